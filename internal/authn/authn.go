@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package authn turns the credentials of a request into an Identity, once per
+// request, wherever it enters. Nobody trusts an identity header.
+//
+// Invariants: a token is stored and looked up only as its SHA-256; a container's
+// token never carries its owner's role; the store being down makes new tokens
+// ErrUnavailable while those seen lately go on (static stability).
+package authn
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"panal/internal/plat"
+)
+
+// Role is a user's role in the organization (data.md §3).
+type Role string
+
+// Roles.
+const (
+	RoleAdmin     Role = "admin"
+	RoleDeveloper Role = "developer"
+	RoleRegular   Role = "regular"
+)
+
+// Kind tells what holds the credential.
+type Kind string
+
+// Kinds of identity.
+const (
+	KindUser      Kind = "user"
+	KindContainer Kind = "container"
+)
+
+// Scope is what a container token may touch (compute.md §13.3). Zero for users.
+type Scope struct {
+	Workload plat.WorkloadID
+	// Training containers: their definition, version and job.
+	Definition plat.JobDefinitionID
+	Version    int
+	Job        plat.JobID
+	// Service containers: their deployment, code version and service, and the
+	// models that they may download.
+	Deployment  plat.DeploymentID
+	CodeVersion plat.VersionID
+	Service     plat.ServiceID
+	Models      []plat.ModelID
+}
+
+// Identity is an authenticated caller.
+type Identity struct {
+	Kind  Kind
+	Org   plat.OrgID
+	User  plat.UserID // the owner; for a container, who created the workload
+	Role  Role        // empty for a container
+	Scope Scope
+	// Ended is true for a container token whose workload has ended: it is good
+	// only for results and logs, until it expires.
+	Ended bool
+}
+
+// Token is a stored credential.
+type Token struct {
+	Hash      string // HashToken of the secret
+	Kind      Kind
+	Org       plat.OrgID
+	User      plat.UserID
+	Scope     Scope
+	CreatedAt time.Time
+	EndedAt   time.Time // container: when its workload ended; zero while it lives
+	ExpiresAt time.Time // zero = never
+}
+
+// Store keeps tokens. Implemented by sqlstore.
+type Store interface {
+	// CreateToken stores t; ErrExists for a hash that is there.
+	CreateToken(ctx context.Context, t Token) error
+	// TokenByHash returns the token and its user's current role (empty for
+	// containers); ErrNotFound for an unknown or deleted one.
+	TokenByHash(ctx context.Context, hash string) (Token, Role, error)
+	// EndWorkloadTokens marks the workload's tokens ended at and expiring at.
+	EndWorkloadTokens(ctx context.Context, w plat.WorkloadID, at, expires time.Time) error
+	// DeleteExpiredTokens removes tokens that expired before t.
+	DeleteExpiredTokens(ctx context.Context, t time.Time) error
+}
+
+// HashToken returns the form in which a token is stored.
+func HashToken(secret string) string {
+	sum := sha256.Sum256([]byte(secret))
+	return hex.EncodeToString(sum[:])
+}
+
+const (
+	freshFor  = 2 * time.Second  // how long a revocation may go unnoticed
+	staleFor  = 15 * time.Minute // how long a token seen before works without the store
+	cacheSize = 10_000
+	maxHeader = 4 << 10
+)
+
+// Authenticator authenticates requests. It is safe for concurrent use.
+type Authenticator struct {
+	store Store
+	now   plat.Clock
+
+	mu    sync.Mutex
+	cache map[string]cached
+}
+
+type cached struct {
+	token Token
+	role  Role
+	at    time.Time
+}
+
+// New returns an Authenticator over s.
+func New(s Store, now plat.Clock) *Authenticator {
+	return &Authenticator{store: s, now: now, cache: map[string]cached{}}
+}
+
+// Request authenticates an HTTP request by its Authorization header: Basic
+// "user-<id>:<token>", or Bearer. ErrUnauthenticated when there is none or it is
+// wrong; ErrUnavailable when it can't be checked now.
+func (a *Authenticator) Request(r *http.Request) (Identity, error) {
+	return a.Header(r.Context(), r.Header.Get("Authorization"))
+}
+
+// Header authenticates the value of an Authorization header.
+func (a *Authenticator) Header(ctx context.Context, h string) (Identity, error) {
+	if h == "" {
+		return Identity{}, plat.Errorf(plat.ErrUnauthenticated, "no credentials; send Authorization: Basic user-<id>:<token> or Bearer <token>")
+	}
+	if len(h) > maxHeader {
+		return Identity{}, plat.Errorf(plat.ErrUnauthenticated, "the Authorization header is longer than %d bytes", maxHeader)
+	}
+	scheme, rest, _ := strings.Cut(h, " ")
+	rest = strings.TrimSpace(rest)
+	switch strings.ToLower(scheme) {
+	case "bearer":
+		return a.token(ctx, rest, "")
+	case "basic":
+		raw, err := base64.StdEncoding.DecodeString(rest)
+		if err != nil {
+			return Identity{}, plat.Errorf(plat.ErrUnauthenticated, "the Basic credentials are not base64")
+		}
+		name, secret, ok := strings.Cut(string(raw), ":")
+		if !ok || name == "" {
+			return Identity{}, plat.Errorf(plat.ErrUnauthenticated, "the Basic credentials are not user-<id>:<token>")
+		}
+		return a.token(ctx, secret, plat.UserID(strings.TrimPrefix(name, "user-")))
+	}
+	return Identity{}, plat.Errorf(plat.ErrUnauthenticated, "unknown authorization scheme; use Basic or Bearer")
+}
+
+func (a *Authenticator) token(ctx context.Context, secret string, user plat.UserID) (Identity, error) {
+	wrong := plat.Errorf(plat.ErrUnauthenticated, "the token is unknown, expired or of another user")
+	if secret == "" {
+		return Identity{}, wrong
+	}
+	c, err := a.lookup(ctx, HashToken(secret))
+	if err != nil {
+		return Identity{}, err
+	}
+	t, now := c.token, a.now()
+	switch {
+	case !t.ExpiresAt.IsZero() && !now.Before(t.ExpiresAt):
+		return Identity{}, wrong
+	case user != "" && (t.Kind != KindUser || t.User != user):
+		return Identity{}, wrong
+	}
+	return Identity{Kind: t.Kind, Org: t.Org, User: t.User, Role: c.role, Scope: t.Scope, Ended: !t.EndedAt.IsZero()}, nil
+}
+
+// lookup finds a token by hash, from the cache while it is fresh, and from a
+// stale cache while the store can't answer. Unknown hashes are not cached: a
+// caller must not be able to fill it with nonsense.
+func (a *Authenticator) lookup(ctx context.Context, hash string) (cached, error) {
+	now := a.now()
+	a.mu.Lock()
+	c, hit := a.cache[hash]
+	a.mu.Unlock()
+	if hit && now.Sub(c.at) < freshFor {
+		return c, nil
+	}
+	t, role, err := a.store.TokenByHash(ctx, hash)
+	switch kind := plat.KindOf(err); {
+	case err == nil:
+		c = cached{token: t, role: role, at: now}
+		a.remember(hash, c)
+		return c, nil
+	case kind == plat.ErrNotFound: //nolint:errorlint // KindOf returns the sentinel itself
+		a.Forget(hash)
+		return cached{}, plat.Errorf(plat.ErrUnauthenticated, "the token is unknown, expired or of another user")
+	case hit && now.Sub(c.at) < staleFor:
+		return c, nil
+	default:
+		return cached{}, &plat.Error{Kind: plat.ErrUnavailable, Public: "credentials can't be checked right now; try again", Err: fmt.Errorf("look up token: %w", err)}
+	}
+}
+
+func (a *Authenticator) remember(hash string, c cached) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.cache) >= cacheSize {
+		for k := range a.cache { // any will do: the map's order is random
+			delete(a.cache, k)
+			break
+		}
+	}
+	a.cache[hash] = c
+}
+
+// Forget drops a token from the cache, so that a change to it counts at once.
+func (a *Authenticator) Forget(hash string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.cache, hash)
+}
+
+type ctxKey struct{}
+
+// WithIdentity returns a context that carries id.
+func WithIdentity(ctx context.Context, id Identity) context.Context {
+	return context.WithValue(ctx, ctxKey{}, id)
+}
+
+// FromContext returns the identity that an edge put into ctx.
+func FromContext(ctx context.Context) (Identity, bool) {
+	id, ok := ctx.Value(ctxKey{}).(Identity)
+	return id, ok
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package authz is the one authorisation table: operation × role → allow. Every
+// API operation names its row; a test walks the API and fails on one that does
+// not. The cells follow data.md §3 and compute.md §13.3.
+package authz
+
+import (
+	"slices"
+
+	"panal/internal/authn"
+	"panal/internal/plat"
+)
+
+// Op names an operation: a row of the table.
+type Op string
+
+// Target is what a request wants to touch, as far as its path tells. Container
+// tokens are held to their own scope by it.
+type Target struct {
+	Org         plat.OrgID
+	Workload    plat.WorkloadID
+	Definition  plat.JobDefinitionID
+	Version     int
+	Job         plat.JobID
+	Model       plat.ModelID
+	Deployment  plat.DeploymentID
+	CodeVersion plat.VersionID
+	Service     plat.ServiceID
+}
+
+// Reach is what a container token may do with an operation.
+type Reach int
+
+// Reaches.
+const (
+	Never      Reach = iota // no container
+	InOrg                   // any container of the organization (data)
+	OwnWork                 // the container's own workload, job, definition, deployment or model
+	OwnWorkEnd              // as OwnWork, and also for an hour after the workload ended (results, logs)
+)
+
+// Row is one line of the table.
+type Row struct {
+	Roles     []authn.Role
+	Container Reach
+}
+
+var (
+	everyone = []authn.Role{authn.RoleAdmin, authn.RoleDeveloper, authn.RoleRegular}
+	makers   = []authn.Role{authn.RoleAdmin, authn.RoleDeveloper}
+)
+
+// Check returns nil when id may do op on t: ErrForbidden otherwise. An op
+// without a row is a bug and is refused.
+func Check(id authn.Identity, op Op, t Target) error {
+	row, ok := Table()[op]
+	if !ok {
+		return plat.Errorf(plat.ErrForbidden, "operation %s has no row in the authorisation table", op)
+	}
+	if t.Org != "" && t.Org != id.Org {
+		return plat.Errorf(plat.ErrForbidden, "these credentials belong to another organization")
+	}
+	switch id.Kind {
+	case authn.KindUser:
+		if slices.Contains(row.Roles, id.Role) {
+			return nil
+		}
+		return plat.Errorf(plat.ErrForbidden, "the role %q may not do this (%s)", id.Role, op)
+	case authn.KindContainer:
+		if containerMay(row.Container, id, t) {
+			return nil
+		}
+		return plat.Errorf(plat.ErrForbidden, "a container's token may not do this (%s)", op)
+	}
+	return plat.Errorf(plat.ErrForbidden, "unknown kind of identity %q", id.Kind)
+}
+
+func containerMay(reach Reach, id authn.Identity, t Target) bool {
+	switch reach {
+	case Never:
+		return false
+	case InOrg:
+		return !id.Ended
+	case OwnWork:
+		return !id.Ended && within(id.Scope, t)
+	case OwnWorkEnd:
+		return within(id.Scope, t)
+	}
+	return false
+}
+
+// within tells whether everything that t names is the scope's own, and that t
+// names at least one thing.
+func within(s authn.Scope, t Target) bool {
+	named := false
+	own := func(want, have string) bool {
+		if want == "" {
+			return true
+		}
+		named = true
+		return want == have
+	}
+	ok := own(string(t.Workload), string(s.Workload)) &&
+		own(string(t.Job), string(s.Job)) &&
+		own(string(t.Deployment), string(s.Deployment)) &&
+		own(string(t.CodeVersion), string(s.CodeVersion)) &&
+		own(string(t.Service), string(s.Service))
+	if !ok {
+		return false
+	}
+	if t.Version != 0 {
+		if named = true; t.Version != s.Version {
+			return false
+		}
+	}
+	if t.Model != "" { // a service may read its models, which live under another definition
+		return slices.Contains(s.Models, t.Model)
+	}
+	return own(string(t.Definition), string(s.Definition)) && named
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package authz
+
+// Operations. Read is for everyone in the organization; changes are for admins
+// and developers (data.md §3).
+const (
+	OrgRead Op = "organization.read"
+
+	ChannelCreate Op = "channel.create"
+	ChannelRead   Op = "channel.read"
+	ChannelUpdate Op = "channel.update"
+	FileUpload    Op = "file.upload"
+	FileRead      Op = "file.read"
+	FileUpdate    Op = "file.update"
+	FileDelete    Op = "file.delete"
+
+	DatasetCreate Op = "dataset.create"
+	DatasetRead   Op = "dataset.read"
+	DatasetUpdate Op = "dataset.update"
+	DatasetDelete Op = "dataset.delete"
+
+	DefinitionCreate Op = "definition.create"
+	DefinitionRead   Op = "definition.read"
+	DefinitionUpdate Op = "definition.update"
+	DefinitionDelete Op = "definition.delete"
+	SourceDownload   Op = "definition.source"
+	JobCreate        Op = "job.create"
+	JobRead          Op = "job.read"
+	JobUpdate        Op = "job.update"
+	JobReport        Op = "job.report" // statistics
+	JobResultRead    Op = "job.result.read"
+	JobResultWrite   Op = "job.result.write"
+	ModelCreate      Op = "model.create"
+	ModelRead        Op = "model.read"
+	ModelUpdate      Op = "model.update"
+	ModelDownload    Op = "model.download"
+
+	DeploymentCreate Op = "deployment.create"
+	DeploymentRead   Op = "deployment.read"
+	DeploymentUpdate Op = "deployment.update"
+	DeploymentDelete Op = "deployment.delete"
+	CodeCreate       Op = "code.create"
+	CodeRead         Op = "code.read"
+	CodeDelete       Op = "code.delete"
+	CodeDownload     Op = "code.download"
+	ServiceCreate    Op = "service.create"
+	ServiceRead      Op = "service.read"
+	ServiceUpdate    Op = "service.update"
+	ServiceDelete    Op = "service.delete"
+	EndpointCreate   Op = "endpoint.create"
+	EndpointRead     Op = "endpoint.read"
+	EndpointUpdate   Op = "endpoint.update"
+	EndpointDelete   Op = "endpoint.delete"
+	Infer            Op = "inference"
+
+	LogIngest Op = "log.ingest"
+	LogRead   Op = "log.read"
+
+	// NotBuilt is the row of every operation of the documents that answers 501.
+	NotBuilt Op = "not.built"
+)
+
+// Table returns the whole authorisation table.
+func Table() map[Op]Row {
+	read := Row{Roles: everyone}
+	readInOrg := Row{Roles: everyone, Container: InOrg}
+	write := Row{Roles: makers}
+	return map[Op]Row{
+		OrgRead: readInOrg,
+
+		ChannelCreate: write, ChannelRead: readInOrg, ChannelUpdate: write,
+		FileUpload: {Roles: makers, Container: InOrg},
+		FileRead:   readInOrg,
+		FileUpdate: write, FileDelete: write,
+
+		DatasetCreate: write, DatasetRead: readInOrg, DatasetUpdate: write, DatasetDelete: write,
+
+		DefinitionCreate: write, DefinitionRead: read, DefinitionUpdate: write, DefinitionDelete: write,
+		SourceDownload: {Roles: everyone, Container: OwnWork},
+		JobCreate:      write, JobUpdate: write,
+		JobRead:        {Roles: everyone, Container: OwnWork},
+		JobReport:      {Roles: makers, Container: OwnWork},
+		JobResultRead:  {Roles: everyone, Container: OwnWork},
+		JobResultWrite: {Container: OwnWorkEnd},
+		ModelCreate:    {Roles: makers, Container: OwnWork},
+		ModelRead:      read, ModelUpdate: write,
+		ModelDownload: {Roles: makers, Container: OwnWork},
+
+		DeploymentCreate: write, DeploymentRead: read, DeploymentUpdate: write, DeploymentDelete: write,
+		CodeCreate: write, CodeRead: read, CodeDelete: write,
+		CodeDownload:  {Roles: makers, Container: OwnWork},
+		ServiceCreate: write, ServiceRead: read, ServiceUpdate: write, ServiceDelete: write,
+		EndpointCreate: write, EndpointRead: read, EndpointUpdate: write, EndpointDelete: write,
+		Infer: read,
+
+		LogIngest: {Container: OwnWorkEnd},
+		LogRead:   read,
+
+		NotBuilt: read,
+	}
+}

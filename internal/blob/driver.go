@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package blob
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// Driver is what an adapter implements: a flat, byte-ordered map of keys to
+// immutable-until-overwritten objects, shaped after S3. Callers use Store, which
+// has already validated keys and ranges; a driver need not repeat that.
+//
+// All methods are safe for concurrent use. Errors match plat kinds: ErrNotFound,
+// ErrExists (a conditional put lost), ErrExhausted (disk or quota full),
+// ErrUnavailable (passing), ErrInvalid (a body whose length is not the declared
+// one); a cancelled context's error is returned as it is.
+type Driver interface {
+	// Put stores everything that r yields under key. It is atomic and durable:
+	// when it returns nil the object survives a power cut, whole; when it returns
+	// an error nothing is visible under key (or what was there before still is).
+	// size is the exact length, or -1 when unknown; a body that is shorter or
+	// longer than a known size is ErrInvalid. Memory use does not depend on size.
+	Put(ctx context.Context, key string, r io.Reader, size int64, opt PutOptions) error
+	// Open returns a reader over the object's bytes [off, off+n); n < 0 means to
+	// the end. The reader sees one version of the object even when the key is
+	// overwritten or deleted meanwhile. Info describes the whole object.
+	Open(ctx context.Context, key string, off, n int64) (io.ReadCloser, Info, error)
+	// Stat describes the object.
+	Stat(ctx context.Context, key string) (Info, error)
+	// Delete removes the object. A missing key is not an error.
+	Delete(ctx context.Context, key string) error
+	// List returns up to limit objects whose key starts with prefix and is
+	// greater than after, in byte order of the key. more tells whether others follow.
+	List(ctx context.Context, prefix, after string, limit int) (infos []Info, more bool, err error)
+	// Close releases what the driver holds. Later calls fail.
+	Close() error
+}
+
+// PutOptions modifies a Put. The zero value overwrites.
+type PutOptions struct {
+	// IfNoneMatch makes the put fail with ErrExists when the key exists. Check
+	// and put are one atomic step.
+	IfNoneMatch bool
+	// ContentType is kept beside the object where the engine can (S3); the index
+	// row is the truth, so a driver may drop it.
+	ContentType string
+}
+
+// Info describes an object.
+type Info struct {
+	Key     string
+	Size    int64
+	ModTime time.Time // UTC
+}
+
+// Presigner is optional: a driver that can hand out URLs which give direct,
+// self-authorising access to one object for a limited time (S3). Where it is
+// missing the platform serves signed URLs of its own.
+type Presigner interface {
+	// PresignGet returns a URL for GET (and HEAD) that works until expiry, answering with contentType.
+	PresignGet(ctx context.Context, key, contentType string, expiry time.Duration) (string, error)
+	// PresignPut returns a URL for one PUT of the object. The signature binds no content type.
+	PresignPut(ctx context.Context, key string, expiry time.Duration) (string, error)
+}

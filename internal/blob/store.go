@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package blob
+
+import (
+	"context"
+	"crypto/md5" //nolint:gosec // the wire's ETag is MD5 by definition (data.md §13); it protects nothing
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"io"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"panal/internal/plat"
+)
+
+// MaxKeyLen is the longest key in bytes, as on S3.
+const MaxKeyLen = 1024
+
+// Store is the portable object store. It is safe for concurrent use.
+type Store struct {
+	d Driver
+}
+
+// New returns a Store over d.
+func New(d Driver) *Store { return &Store{d: d} }
+
+// Written describes a stored object.
+type Written struct {
+	Size int64
+	ETag string // S3 style over 5 MiB chunks (data.md §13), unquoted
+}
+
+// Put stores everything r yields under key; see Driver.Put. It returns the
+// length and ETag of what was stored.
+func (s *Store) Put(ctx context.Context, key string, r io.Reader, size int64, opt PutOptions) (Written, error) {
+	if err := CheckKey(key); err != nil {
+		return Written{}, err
+	}
+	e := newETagger()
+	if err := s.d.Put(ctx, key, io.TeeReader(r, e), size, opt); err != nil {
+		return Written{}, fmt.Errorf("put %s: %w", key, err)
+	}
+	return Written{Size: e.size, ETag: e.ETag()}, nil
+}
+
+// Open returns a reader over bytes [off, off+n) of the object (n < 0: to the
+// end). A range that starts past the end is ErrInvalid.
+func (s *Store) Open(ctx context.Context, key string, off, n int64) (io.ReadCloser, Info, error) {
+	if err := CheckKey(key); err != nil {
+		return nil, Info{}, err
+	}
+	if off < 0 {
+		return nil, Info{}, plat.Errorf(plat.ErrInvalid, "range starts at %d", off)
+	}
+	rc, info, err := s.d.Open(ctx, key, off, n)
+	if err != nil {
+		return nil, Info{}, fmt.Errorf("open %s: %w", key, err)
+	}
+	if off > info.Size {
+		_ = rc.Close()
+		return nil, Info{}, plat.Errorf(plat.ErrInvalid, "range starts at %d, past the end (%d bytes)", off, info.Size)
+	}
+	return rc, info, nil
+}
+
+// Stat describes the object.
+func (s *Store) Stat(ctx context.Context, key string) (Info, error) {
+	if err := CheckKey(key); err != nil {
+		return Info{}, err
+	}
+	info, err := s.d.Stat(ctx, key)
+	if err != nil {
+		return Info{}, fmt.Errorf("stat %s: %w", key, err)
+	}
+	return info, nil
+}
+
+// Delete removes the object; a missing key is not an error.
+func (s *Store) Delete(ctx context.Context, key string) error {
+	if err := CheckKey(key); err != nil {
+		return err
+	}
+	if err := s.d.Delete(ctx, key); err != nil {
+		return fmt.Errorf("delete %s: %w", key, err)
+	}
+	return nil
+}
+
+// List returns up to limit objects under prefix after the key after, in byte order.
+func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]Info, bool, error) {
+	if limit < 1 {
+		return nil, false, plat.Errorf(plat.ErrInvalid, "list limit %d", limit)
+	}
+	infos, more, err := s.d.List(ctx, prefix, after, limit)
+	if err != nil {
+		return nil, false, fmt.Errorf("list %s: %w", prefix, err)
+	}
+	return infos, more, nil
+}
+
+// PresignGet returns a direct URL where the driver has one; ok is false where not.
+func (s *Store) PresignGet(ctx context.Context, key, contentType string, expiry time.Duration) (url string, ok bool, err error) {
+	p, ok := s.d.(Presigner)
+	if !ok {
+		return "", false, nil
+	}
+	url, err = p.PresignGet(ctx, key, contentType, expiry)
+	return url, err == nil, err
+}
+
+// PresignPut returns a direct upload URL where the driver has one; ok is false where not.
+func (s *Store) PresignPut(ctx context.Context, key string, expiry time.Duration) (url string, ok bool, err error) {
+	p, ok := s.d.(Presigner)
+	if !ok {
+		return "", false, nil
+	}
+	url, err = p.PresignPut(ctx, key, expiry)
+	return url, err == nil, err
+}
+
+// Close closes the driver.
+func (s *Store) Close() error { return s.d.Close() }
+
+// CheckKey returns ErrInvalid unless key fits the rules of the package comment.
+func CheckKey(key string) error {
+	switch {
+	case key == "" || len(key) > MaxKeyLen:
+		return plat.Errorf(plat.ErrInvalid, "object key has %d bytes; it must have 1 to %d", len(key), MaxKeyLen)
+	case !utf8.ValidString(key):
+		return plat.Errorf(plat.ErrInvalid, "object key is not UTF-8")
+	}
+	for seg := range strings.SplitSeq(key, "/") {
+		if seg == "" || seg == "." || seg == ".." {
+			return plat.Errorf(plat.ErrInvalid, "object key has an empty, \".\" or \"..\" segment")
+		}
+	}
+	for _, r := range key {
+		if r < 0x20 || r == 0x7f {
+			return plat.Errorf(plat.ErrInvalid, "object key has a control character")
+		}
+	}
+	return nil
+}
+
+const etagChunk = 5 << 20
+
+// etagger computes the S3-style ETag of a stream in constant memory.
+type etagger struct {
+	size  int64
+	room  int64 // bytes left in the current chunk
+	chunk hash.Hash
+	sums  hash.Hash // over the chunks' binary sums
+	n     int       // finished chunks
+}
+
+func newETagger() *etagger {
+	return &etagger{room: etagChunk, chunk: md5.New(), sums: md5.New()} //nolint:gosec // see import
+}
+
+// Write implements io.Writer; it never fails.
+func (e *etagger) Write(p []byte) (int, error) {
+	total := len(p)
+	for len(p) > 0 {
+		if e.room == 0 {
+			e.finishChunk()
+		}
+		k := min(int64(len(p)), e.room)
+		_, _ = e.chunk.Write(p[:k])
+		p, e.room, e.size = p[k:], e.room-k, e.size+k
+	}
+	return total, nil
+}
+
+func (e *etagger) finishChunk() {
+	var sum [md5.Size]byte
+	_, _ = e.sums.Write(e.chunk.Sum(sum[:0]))
+	e.chunk.Reset()
+	e.n++
+	e.room = etagChunk
+}
+
+// ETag returns the tag of everything written so far. Call it once, at the end.
+func (e *etagger) ETag() string {
+	if e.n == 0 {
+		return hex.EncodeToString(e.chunk.Sum(nil))
+	}
+	e.finishChunk()
+	return fmt.Sprintf("%s-%d", hex.EncodeToString(e.sums.Sum(nil)), e.n)
+}

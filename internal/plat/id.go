@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plat
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"regexp"
+	"strconv"
+	"time"
+)
+
+// Typed ids. The wire form of each is a string (compute.md §1.3, data.md §4).
+type (
+	// OrgID names an organization: 13 decimal digits.
+	OrgID string
+	// UserID names a user: 13 decimal digits, without the "user-" prefix.
+	UserID string
+	// ChannelID names a DataLake channel: 13 decimal digits.
+	ChannelID string
+	// FileID names a file in a channel: UTC second of the upload plus a UUID,
+	// so that sorting ids sorts by time (data.md §4).
+	FileID string
+	// DatasetID names a dataset: 13 decimal digits.
+	DatasetID string
+	// JobDefinitionID names a job definition: 13 decimal digits.
+	JobDefinitionID string
+	// JobID names a training job: 13 decimal digits.
+	JobID string
+	// ModelID names a training model: 13 decimal digits.
+	ModelID string
+	// DeploymentID names a deployment: 13 decimal digits.
+	DeploymentID string
+	// VersionID names a code version of a deployment: "ver-" and 16 hex digits.
+	VersionID string
+	// ServiceID names a service: "ser-" and 16 hex digits.
+	ServiceID string
+	// EndpointID names an endpoint: "pnt-" and 16 hex digits.
+	EndpointID string
+	// WorkloadID names one started process tree (a job's attempt or a service's
+	// instance): "wl-" and 16 hex digits. It never starts twice.
+	WorkloadID string
+)
+
+// NewDecimalID returns a random 13-digit decimal id. Random, not serial: ids are
+// made before the row is written, on any number of servers.
+func NewDecimalID() string {
+	const lo, span = 1_000_000_000_000, 9_000_000_000_000
+	return strconv.FormatUint(lo+randUint64()%span, 10)
+}
+
+// NewHexID returns prefix, a dash and 16 random hex digits.
+func NewHexID(prefix string) string {
+	var b [8]byte
+	mustRand(b[:])
+	return prefix + "-" + hex.EncodeToString(b[:])
+}
+
+// NewFileID returns the id of a file whose upload was requested at t.
+func NewFileID(t time.Time) FileID {
+	return FileID(t.UTC().Format("20060102T150405") + "-" + NewUUID())
+}
+
+// NewUUID returns a random (version 4) UUID in its canonical text form.
+func NewUUID() string {
+	var u [16]byte
+	mustRand(u[:])
+	u[6] = u[6]&0x0f | 0x40
+	u[8] = u[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", u[0:4], u[4:6], u[6:8], u[8:10], u[10:])
+}
+
+// NewToken returns a fresh bearer secret: 40 lower-case hex digits (160 bits),
+// the form that every known client has seen (data.md §2).
+func NewToken() string {
+	var b [20]byte
+	mustRand(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+var fileIDPattern = regexp.MustCompile(`^\d{8}T\d{6}-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
+
+// ValidFileID tells whether s has the form of a file id.
+func ValidFileID(s string) bool { return fileIDPattern.MatchString(s) }
+
+func randUint64() uint64 {
+	var b [8]byte
+	mustRand(b[:])
+	return binary.BigEndian.Uint64(b[:])
+}
+
+// mustRand fills b. crypto/rand.Read never fails on the platforms we support
+// (it ends the process instead), so an error here is impossible.
+func mustRand(b []byte) {
+	if _, err := rand.Read(b); err != nil {
+		panic("BUG: crypto/rand: " + err.Error())
+	}
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner
+
+import (
+	"context"
+	"time"
+
+	"panal/internal/plat"
+)
+
+// Runner starts, watches and stops workloads. All methods are safe for
+// concurrent use.
+type Runner interface {
+	// Start starts the workload and returns once its agent runs (not once it is
+	// ready). ErrExhausted: it does not fit now (the text says which resource and
+	// how much is free); ErrInvalid: it can never fit, or its image is no known
+	// profile (the text names the configuration key). After any error no process
+	// of it is left. A known id is nil and starts nothing.
+	Start(ctx context.Context, spec Spec) error
+	// Stop asks the workload to end (SIGTERM to the agent) and kills what is left
+	// after grace. It returns at once; the end arrives as a Status. Unknown or
+	// ended ids are not errors.
+	Stop(ctx context.Context, id plat.WorkloadID, grace time.Duration) error
+	// List returns the status of every workload that was started and not removed,
+	// ended ones included.
+	List(ctx context.Context) ([]Status, error)
+	// Watch returns a channel on which an id arrives soon (< 100 ms) after the
+	// status of that workload changed. It is a wake-up, not the truth: ids may be
+	// coalesced or repeated; call Get. The channel closes when ctx ends.
+	Watch(ctx context.Context) <-chan plat.WorkloadID
+	// Get returns the status of one workload; ErrNotFound when it is unknown.
+	Get(ctx context.Context, id plat.WorkloadID) (Status, error)
+	// Spool returns the log lines that an ended workload's agent could not ship,
+	// or nil. The caller stores them before Remove.
+	Spool(ctx context.Context, id plat.WorkloadID) ([]SpoolBatch, error)
+	// Remove forgets an ended workload and deletes its work directory.
+	// ErrConflict while it runs; unknown ids are not errors.
+	Remove(ctx context.Context, id plat.WorkloadID) error
+	// Capacity tells what the machine (or cluster) has and what is taken.
+	Capacity(ctx context.Context) (Capacity, error)
+	// Isolation names the wall between user code and the platform: "uid",
+	// "landlock", … or "none". Reason says why it is none.
+	Isolation() (level, reason string)
+	// Close stops watching. Workloads go on.
+	Close() error
+}
+
+// Kind is what an agent does with the user's code.
+type Kind string
+
+// Kinds of workload; each is the agent command of that name (compute.md §13.1).
+const (
+	KindTraining Kind = "training"
+	KindService  Kind = "service"
+)
+
+// Spec describes a workload. It holds a secret (Token): a runner never logs it.
+type Spec struct {
+	ID    plat.WorkloadID
+	Org   plat.OrgID
+	Kind  Kind
+	Image string // profile name, e.g. "abeja-inc/all-cpu:19.10"
+	// Resources is the limit and the reservation: it counts against Capacity.
+	Resources plat.Resources
+	// Env is the complete environment of the agent as compute.md §13.2 wants it,
+	// user variables included, without PLATFORM_AUTH_TOKEN.
+	Env map[string]string
+	// Token is the container's bearer token, injected as PLATFORM_AUTH_TOKEN.
+	Token string
+	// LogStream is the stream that the workload's lines belong to (logs.Stream).
+	LogStream string
+	// Reserve marks work that may use the share of the machine that is kept for
+	// services (true for services, false for jobs).
+	Reserve bool
+}
+
+// Phase is where in its life a workload is. It only moves forward.
+type Phase string
+
+// Phases.
+const (
+	// PhaseStarting: the agent runs; code, environment or import are not done yet.
+	PhaseStarting Phase = "starting"
+	// PhaseRunning: user code runs (training) or answers requests (service).
+	PhaseRunning Phase = "running"
+	// PhaseExited: the agent is gone, and so is every process of the workload.
+	PhaseExited Phase = "exited"
+)
+
+// Status is what a runner knows of a workload.
+type Status struct {
+	ID        plat.WorkloadID
+	Org       plat.OrgID
+	Kind      Kind
+	LogStream string
+	Phase     Phase
+	// Healthy is true while a running service's runtime answers its health check.
+	Healthy   bool
+	PID       int // of the agent, on this machine; 0 elsewhere
+	StartedAt time.Time
+	// Addr is where the gateway reaches a service instance; zero for training.
+	Addr Addr
+
+	// The rest is set once Phase is PhaseExited.
+	EndedAt  time.Time
+	ExitCode int // of the agent: 0 success, 1 failure of any kind; 137 when it was killed
+	// Reason says in a sentence why it did not end well ("killed: memory limit
+	// 2.0 GiB reached", "handler raised on import"), with the last lines of its
+	// log (a traceback) after a newline. Empty on success.
+	Reason string
+	// Stopped tells that Stop had been called.
+	Stopped bool
+}
+
+// Addr is the address of a service instance.
+type Addr struct {
+	Network string // "unix" or "tcp"
+	Address string // path or host:port
+	// Key is a per-instance secret that the gateway sends in X-Panal-Instance-Key
+	// and the agent demands, so that nobody else on the machine can call the
+	// instance. Empty when the network itself is walled.
+	Key string
+}
+
+// SpoolBatch is a run of log lines as the agent spooled them: encoded
+// logs.Batch JSON, one per element.
+type SpoolBatch []byte
+
+// Capacity is what there is, and what started workloads have reserved of it.
+type Capacity struct {
+	Total plat.Resources
+	// JobShare is how much of Total jobs may use; the rest is kept for services.
+	JobShare plat.Resources
+	Used     plat.Resources
+}
