@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"panal/internal/outbox"
+	"panal/internal/plat"
+)
+
+// Dialect is what differs between the engines.
+type Dialect struct {
+	// Name is "sqlite" or "postgres".
+	Name string
+	// SkipLocked is appended to a queue claim's SELECT (" FOR UPDATE SKIP LOCKED"
+	// on PostgreSQL, empty on SQLite, which has one writer).
+	SkipLocked string
+	// Translate maps a driver's error to a plat kind, or returns it unchanged.
+	Translate func(error) error
+	// MaxParams is how many placeholders one statement takes.
+	MaxParams int
+	// EventColumns and EventVisible are the outbox's: see events.go.
+	EventXID     string
+	EventVisible string
+}
+
+// DB is one database (on SQLite one file, on PostgreSQL the whole database),
+// migrated and ready. It is safe for concurrent use.
+type DB struct {
+	read    *sql.DB
+	write   *sql.DB // one connection on SQLite; the same pool as read on PostgreSQL
+	dialect Dialect
+	hub     *outbox.Hub
+}
+
+// NewDB returns a DB over opened pools. Called by the engines' Open.
+func NewDB(read, write *sql.DB, d Dialect) *DB {
+	return &DB{read: read, write: write, dialect: d, hub: outbox.NewHub()}
+}
+
+// Dialect returns the engine's dialect.
+func (db *DB) Dialect() Dialect { return db.dialect }
+
+// Hub returns the wake-ups of this database's events.
+func (db *DB) Hub() *outbox.Hub { return db.hub }
+
+// Querier is what *sql.DB and *sql.Tx share.
+type Querier interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// Read returns the pool for reads.
+func (db *DB) Read() Querier { return db.read }
+
+// Tx is a write transaction. Events added to it commit with it, and wake their
+// topics' watchers once they have.
+type Tx struct {
+	*sql.Tx
+	db     *DB
+	topics map[string]bool
+}
+
+// Write runs fn in one transaction and commits it durably. fn must use only tx:
+// on SQLite the writer is a single connection, and anything else would wait for
+// itself. An error or panic rolls back.
+func (db *DB) Write(ctx context.Context, fn func(tx *Tx) error) (err error) {
+	raw, err := db.write.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("begin: %w", db.translate(err))
+	}
+	tx := &Tx{Tx: raw, db: db}
+	done := false
+	defer func() {
+		if !done {
+			_ = raw.Rollback()
+		}
+	}()
+	if err := fn(tx); err != nil {
+		return db.translate(err)
+	}
+	if err := raw.Commit(); err != nil {
+		return fmt.Errorf("commit: %w", db.translate(err))
+	}
+	done = true
+	for topic := range tx.topics {
+		db.hub.Wake(topic)
+	}
+	return nil
+}
+
+// Ping checks that the database answers.
+func (db *DB) Ping(ctx context.Context) error {
+	return db.translate(db.read.PingContext(ctx))
+}
+
+// Close closes the pools.
+func (db *DB) Close() error {
+	err := db.write.Close()
+	if db.read != db.write {
+		err = errors.Join(err, db.read.Close())
+	}
+	return err
+}
+
+// translate maps driver errors to plat kinds. Errors that carry a kind already,
+// context errors and nil pass unchanged.
+func (db *DB) translate(err error) error {
+	switch {
+	case err == nil, plat.KindOf(err) != nil, errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	}
+	return db.dialect.Translate(err)
+}
+
+// one scans a single row; a missing one is ErrNotFound with the given noun.
+func (db *DB) one(row *sql.Row, noun string, id any, dest ...any) error {
+	err := row.Scan(dest...)
+	if errors.Is(err, sql.ErrNoRows) {
+		return plat.NotFound(noun, id)
+	}
+	return db.translate(err)
+}
+
+// mustAffect turns an UPDATE or DELETE that hit no row into ErrNotFound.
+func mustAffect(res sql.Result, noun string, id any) error {
+	n, err := res.RowsAffected()
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return plat.NotFound(noun, id)
+	}
+	return nil
+}
+
+// micros is how a time is stored: Unix microseconds, 0 for the zero time.
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+// fromMicros reads what micros wrote.
+func fromMicros(us int64) time.Time {
+	if us == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(us).UTC()
+}
+
+// toJSON encodes v for a TEXT column. Only values that always encode are stored.
+func toJSON(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("BUG: sqlstore: value does not encode: " + err.Error())
+	}
+	return string(b)
+}
+
+// fromJSON decodes a TEXT column that toJSON wrote.
+func fromJSON(s string, v any) error {
+	if s == "" {
+		return nil
+	}
+	if err := json.Unmarshal([]byte(s), v); err != nil {
+		return fmt.Errorf("decode stored JSON: %w", err)
+	}
+	return nil
+}
+
+// scanAll runs a query and scans each row with scan.
+func scanAll[T any](ctx context.Context, db *DB, q Querier, scan func(interface{ Scan(...any) error }) (T, error), query string, args ...any) ([]T, error) {
+	rows, err := q.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, db.translate(err)
+	}
+	defer func() { _ = rows.Close() }()
+	out := []T{}
+	for rows.Next() {
+		v, err := scan(rows)
+		if err != nil {
+			return nil, db.translate(err)
+		}
+		out = append(out, v)
+	}
+	return out, db.translate(rows.Err())
+}

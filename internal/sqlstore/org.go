@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sqlstore
+
+import (
+	"context"
+	"time"
+
+	"panal/internal/authn"
+	"panal/internal/org"
+	"panal/internal/plat"
+)
+
+// Orgs keeps organizations, users and tokens. It implements org.Store and authn.Store.
+type Orgs struct{ db *DB }
+
+var (
+	_ org.Store   = (*Orgs)(nil)
+	_ authn.Store = (*Orgs)(nil)
+)
+
+// NewOrgs returns the store on the control database.
+func NewOrgs(db *DB) *Orgs { return &Orgs{db: db} }
+
+// CreateOrganization implements org.Store.
+func (s *Orgs) CreateOrganization(ctx context.Context, o org.Organization) error {
+	return s.db.Write(ctx, func(tx *Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO organization (id, name, created_at, updated_at) VALUES ($1, $2, $3, $4)`,
+			string(o.ID), o.Name, micros(o.CreatedAt), micros(o.UpdatedAt))
+		if err != nil {
+			return err
+		}
+		return tx.Event(ctx, "organization", string(o.ID), "created", o.CreatedAt)
+	})
+}
+
+const orgColumns = `id, name, created_at, updated_at`
+
+func scanOrg(r interface{ Scan(...any) error }) (org.Organization, error) {
+	var o org.Organization
+	var created, updated int64
+	err := r.Scan(&o.ID, &o.Name, &created, &updated)
+	o.CreatedAt, o.UpdatedAt = fromMicros(created), fromMicros(updated)
+	return o, err
+}
+
+// Organization implements org.Store.
+func (s *Orgs) Organization(ctx context.Context, idOrName string) (org.Organization, error) {
+	all, err := scanAll(ctx, s.db, s.db.Read(), scanOrg, `SELECT `+orgColumns+` FROM organization WHERE id = $1 OR name = $1`, idOrName)
+	if err != nil {
+		return org.Organization{}, err
+	}
+	if len(all) == 0 {
+		return org.Organization{}, plat.NotFound("organization", idOrName)
+	}
+	return all[0], nil
+}
+
+// Organizations implements org.Store.
+func (s *Orgs) Organizations(ctx context.Context) ([]org.Organization, error) {
+	return scanAll(ctx, s.db, s.db.Read(), scanOrg, `SELECT `+orgColumns+` FROM organization ORDER BY created_at, id`)
+}
+
+// CreateUser implements org.Store.
+func (s *Orgs) CreateUser(ctx context.Context, u org.User) error {
+	return s.db.Write(ctx, func(tx *Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO person (id, org_id, email, display_name, role, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+			string(u.ID), string(u.Org), u.Email, u.DisplayName, string(u.Role), micros(u.CreatedAt), micros(u.UpdatedAt))
+		return err
+	})
+}
+
+// User implements org.Store.
+func (s *Orgs) User(ctx context.Context, id plat.UserID) (org.User, error) {
+	var u org.User
+	var created, updated int64
+	row := s.db.Read().QueryRowContext(ctx, `SELECT id, org_id, email, display_name, role, created_at, updated_at FROM person WHERE id = $1`, string(id))
+	err := s.db.one(row, "user", id, &u.ID, &u.Org, &u.Email, &u.DisplayName, &u.Role, &created, &updated)
+	u.CreatedAt, u.UpdatedAt = fromMicros(created), fromMicros(updated)
+	return u, err
+}
+
+// CreateToken implements authn.Store.
+func (s *Orgs) CreateToken(ctx context.Context, t authn.Token) error {
+	return s.db.Write(ctx, func(tx *Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO token (hash, kind, org_id, user_id, workload, scope, created_at, ended_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+			t.Hash, string(t.Kind), string(t.Org), string(t.User), string(t.Scope.Workload), toJSON(t.Scope),
+			micros(t.CreatedAt), micros(t.EndedAt), micros(t.ExpiresAt))
+		return err
+	})
+}
+
+// TokenByHash implements authn.Store.
+func (s *Orgs) TokenByHash(ctx context.Context, hash string) (authn.Token, authn.Role, error) {
+	t := authn.Token{Hash: hash}
+	var role, scope string
+	var created, ended, expires int64
+	row := s.db.Read().QueryRowContext(ctx,
+		`SELECT t.kind, t.org_id, t.user_id, t.scope, t.created_at, t.ended_at, t.expires_at, COALESCE(p.role, '')
+		 FROM token t LEFT JOIN person p ON p.id = t.user_id WHERE t.hash = $1`, hash)
+	if err := s.db.one(row, "token", "", &t.Kind, &t.Org, &t.User, &scope, &created, &ended, &expires, &role); err != nil {
+		return authn.Token{}, "", err
+	}
+	if err := fromJSON(scope, &t.Scope); err != nil {
+		return authn.Token{}, "", err
+	}
+	t.CreatedAt, t.EndedAt, t.ExpiresAt = fromMicros(created), fromMicros(ended), fromMicros(expires)
+	if t.Kind == authn.KindContainer {
+		role = "" // a container never has its owner's role
+	} else if role == "" {
+		return authn.Token{}, "", plat.NotFound("token", "") // its user is gone
+	}
+	return t, authn.Role(role), nil
+}
+
+// EndWorkloadTokens implements authn.Store.
+func (s *Orgs) EndWorkloadTokens(ctx context.Context, w plat.WorkloadID, at, expires time.Time) error {
+	return s.db.Write(ctx, func(tx *Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE token SET ended_at = $1, expires_at = $2 WHERE workload = $3 AND ended_at = 0`,
+			micros(at), micros(expires), string(w))
+		return err
+	})
+}
+
+// DeleteExpiredTokens implements authn.Store.
+func (s *Orgs) DeleteExpiredTokens(ctx context.Context, t time.Time) error {
+	return s.db.Write(ctx, func(tx *Tx) error {
+		_, err := tx.ExecContext(ctx, `DELETE FROM token WHERE expires_at > 0 AND expires_at < $1`, micros(t))
+		return err
+	})
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package postgres opens PostgreSQL (15 or newer) for sqlstore.
+package postgres
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/database"
+	"github.com/pressly/goose/v3/lock"
+
+	"panal/internal/plat"
+	"panal/internal/sqlstore"
+)
+
+//go:embed migrations
+var migrations embed.FS
+
+// Open connects to the database at dsn (postgres://…) and brings it to the newest
+// schema of the given concerns, under a lock, so that several servers may start at once.
+func Open(ctx context.Context, dsn string, maxConns int, concerns ...string) (*sqlstore.DB, error) {
+	cfg, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		// The parser's error repeats the DSN, password included.
+		return nil, plat.Errorf(plat.ErrInvalid, "the database URL can't be read; write postgres://user:password@host:port/name")
+	}
+	db := stdlib.OpenDB(*cfg)
+	db.SetMaxOpenConns(maxConns)
+	db.SetMaxIdleConns(maxConns)
+	for _, c := range concerns {
+		if err := migrate(ctx, db, c); err != nil {
+			return nil, errors.Join(fmt.Errorf("migrate %s: %w", c, translate(err)), db.Close())
+		}
+	}
+	return sqlstore.NewDB(db, db, Dialect()), nil
+}
+
+func migrate(ctx context.Context, db *sql.DB, concern string) error {
+	folder, err := fs.Sub(migrations, "migrations/"+concern)
+	if err != nil {
+		return err
+	}
+	store, err := database.NewStore(goose.DialectPostgres, "goose_"+concern)
+	if err != nil {
+		return err
+	}
+	locker, err := lock.NewPostgresSessionLocker()
+	if err != nil {
+		return err
+	}
+	p, err := goose.NewProvider("", db, folder, goose.WithStore(store), goose.WithSessionLocker(locker))
+	if err != nil {
+		return err
+	}
+	_, err = p.Up(ctx)
+	return err
+}
+
+// Dialect returns PostgreSQL's dialect.
+func Dialect() sqlstore.Dialect {
+	return sqlstore.Dialect{
+		Name:         "postgres",
+		SkipLocked:   " FOR UPDATE SKIP LOCKED",
+		Translate:    translate,
+		MaxParams:    65_000,
+		EventXID:     "pg_current_xact_id()::text::bigint",
+		EventVisible: "txid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint",
+	}
+}
+
+// translate maps SQLSTATEs and connection failures to kinds.
+func translate(err error) error {
+	kind := error(nil)
+	var pe *pgconn.PgError
+	var ne net.Error
+	var ce *pgconn.ConnectError
+	switch {
+	case errors.As(err, &pe):
+		kind = kindOfState(pe.Code)
+	case errors.As(err, &ce), errors.As(err, &ne), errors.Is(err, sql.ErrConnDone), pgconn.SafeToRetry(err):
+		kind = plat.ErrUnavailable
+	}
+	if kind == nil {
+		return err
+	}
+	return fmt.Errorf("%w: %w", kind, err)
+}
+
+func kindOfState(state string) error {
+	switch state {
+	case "23505":
+		return plat.ErrExists
+	case "23503":
+		return plat.ErrConflict
+	case "53100", "53200", "53400":
+		return plat.ErrExhausted
+	case "40001", "40P01", "53300", "55P03":
+		return plat.ErrUnavailable
+	}
+	if len(state) == 5 && (state[:2] == "08" || state[:2] == "57") {
+		return plat.ErrUnavailable
+	}
+	return nil
+}

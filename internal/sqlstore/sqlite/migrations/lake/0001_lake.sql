@@ -1,0 +1,3 @@
+-- +goose Up
+-- The DataLake: tables follow in later files of this folder.
+SELECT 1;

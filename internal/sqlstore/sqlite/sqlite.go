@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package sqlite opens SQLite databases for sqlstore: one file per concern, WAL,
+// synchronous=FULL (an acknowledged commit survives a power cut), one writer.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"runtime"
+
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/database"
+	"modernc.org/sqlite"
+	sqlitelib "modernc.org/sqlite/lib"
+
+	"panal/internal/plat"
+	"panal/internal/sqlstore"
+)
+
+//go:embed migrations
+var migrations embed.FS
+
+// Open opens (or creates) the database file at path and brings it to the newest
+// schema of the concerns ("outbox", "control", "lake"): folders of migrations.
+func Open(ctx context.Context, path string, concerns ...string) (*sqlstore.DB, error) {
+	write, err := pool(path, "&_txlock=immediate", 1)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	for _, c := range concerns {
+		if err := migrate(ctx, write, c); err != nil {
+			return nil, errors.Join(fmt.Errorf("migrate %s to %s: %w", path, c, translate(err)), write.Close())
+		}
+	}
+	read, err := pool(path, "&_pragma=query_only(1)", max(4, runtime.GOMAXPROCS(0)))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), write.Close())
+	}
+	return sqlstore.NewDB(read, write, Dialect()), nil
+}
+
+// pool opens a connection pool of at most n connections, all kept.
+func pool(path, extra string, n int) (*sql.DB, error) {
+	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() +
+		"?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
+		"&_pragma=foreign_keys(1)&_pragma=temp_store(MEMORY)&_pragma=cache_size(-8000)" + extra
+	db, err := sql.Open("sqlite", dsn)
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(n)
+	db.SetMaxIdleConns(n)
+	return db, nil
+}
+
+func migrate(ctx context.Context, db *sql.DB, concern string) error {
+	folder, err := fs.Sub(migrations, "migrations/"+concern)
+	if err != nil {
+		return err
+	}
+	store, err := database.NewStore(goose.DialectSQLite3, "goose_"+concern)
+	if err != nil {
+		return err
+	}
+	p, err := goose.NewProvider("", db, folder, goose.WithStore(store))
+	if err != nil {
+		return err
+	}
+	_, err = p.Up(ctx)
+	return err
+}
+
+// Dialect returns SQLite's dialect.
+func Dialect() sqlstore.Dialect {
+	return sqlstore.Dialect{
+		Name:         "sqlite",
+		Translate:    translate,
+		MaxParams:    32_000,
+		EventXID:     "0",
+		EventVisible: "1 = 1",
+	}
+}
+
+// translate maps SQLite's result codes to kinds.
+func translate(err error) error {
+	var se *sqlite.Error
+	if !errors.As(err, &se) {
+		return err
+	}
+	kind := error(nil)
+	switch se.Code() {
+	case sqlitelib.SQLITE_CONSTRAINT_PRIMARYKEY, sqlitelib.SQLITE_CONSTRAINT_UNIQUE:
+		kind = plat.ErrExists
+	case sqlitelib.SQLITE_CONSTRAINT_FOREIGNKEY:
+		kind = plat.ErrConflict
+	default:
+		switch se.Code() & 0xff {
+		case sqlitelib.SQLITE_FULL:
+			kind = plat.ErrExhausted
+		case sqlitelib.SQLITE_BUSY, sqlitelib.SQLITE_LOCKED:
+			kind = plat.ErrUnavailable
+		}
+	}
+	if kind == nil {
+		return err
+	}
+	return fmt.Errorf("%w: %w", kind, err)
+}
