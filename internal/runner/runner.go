@@ -4,6 +4,7 @@ package runner
 
 import (
 	"context"
+	"strconv"
 	"time"
 
 	"panal/internal/plat"
@@ -133,4 +134,61 @@ type Capacity struct {
 	// JobShare is how much of Total jobs may use; the rest is kept for services.
 	JobShare plat.Resources
 	Used     plat.Resources
+	// JobUsed is the part of Used that jobs (Spec.Reserve false) hold.
+	JobUsed plat.Resources
 }
+
+// Admit is the one rule of admission, the same for every runner. It returns nil
+// when need fits now; ErrInvalid when it is more than there is at all;
+// ErrExhausted, naming what is needed and what is free, when it must wait.
+//
+// What uses the reserve (services) may take all that is free. A job stays within
+// JobShare together with the other jobs, except that a job that is alone may
+// take all that is free: otherwise one larger than the share could never run.
+func (c Capacity) Admit(need plat.Resources, reserve bool) error {
+	type row struct {
+		name                            string
+		need, total, used, share, taken int64
+		show                            func(int64) string
+	}
+	rows := []row{
+		{"CPU", need.MilliCPU, c.Total.MilliCPU, c.Used.MilliCPU, c.JobShare.MilliCPU, c.JobUsed.MilliCPU, showCPU},
+		{"memory", need.Memory, c.Total.Memory, c.Used.Memory, c.JobShare.Memory, c.JobUsed.Memory, showBytes},
+		{"GPU slots", int64(need.GPUs), int64(c.Total.GPUs), int64(c.Used.GPUs), int64(c.JobShare.GPUs), int64(c.JobUsed.GPUs), showCount},
+	}
+	for _, r := range rows {
+		if r.need < 0 {
+			return plat.Errorf(plat.ErrInvalid, "%s: a negative amount is needed", r.name)
+		}
+		if r.need > r.total {
+			return plat.Errorf(plat.ErrInvalid, "%s: %s are needed, but there are only %s at all; choose a smaller instance type",
+				r.name, r.show(r.need), r.show(r.total))
+		}
+	}
+	alone := c.JobUsed == plat.Resources{}
+	for _, r := range rows {
+		free := r.total - r.used
+		if !reserve && !alone {
+			free = min(free, r.share-r.taken)
+		}
+		if r.need > 0 && r.need > free {
+			kept := ""
+			if free < r.total-r.used {
+				kept = " for jobs (the rest is kept for services)"
+			}
+			return plat.Errorf(plat.ErrExhausted, "waiting for %s: %s needed, %s of %s free%s",
+				r.name, r.show(r.need), r.show(max(free, 0)), r.show(r.total), kept)
+		}
+	}
+	return nil
+}
+
+func showCPU(n int64) string {
+	return strconv.FormatFloat(float64(n)/1000, 'f', -1, 64) + " vCPU"
+}
+
+func showBytes(n int64) string {
+	return strconv.FormatFloat(float64(n)/(1<<30), 'f', 2, 64) + " GiB"
+}
+
+func showCount(n int64) string { return strconv.FormatInt(n, 10) }
