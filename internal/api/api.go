@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package api is the HTTP API: huma operations and plain handlers on one chi
+// router, one file per resource. It turns requests into calls of the domain
+// services and their results into the wire of the documents; it holds no rules of
+// its own. Imported by app only.
+//
+// Invariants: every operation names its row of the authorisation table (a test
+// walks them); success is 200 with a JSON object; an error is always an ErrorBody.
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humachi"
+	"github.com/go-chi/chi/v5"
+
+	"panal/internal/authn"
+	"panal/internal/authz"
+	"panal/internal/blob"
+	"panal/internal/org"
+	"panal/internal/plat"
+	"panal/internal/x/signedurl"
+)
+
+// Deps is what the API stands on. A zero Deps is enough to emit the spec.
+type Deps struct {
+	Log     *slog.Logger
+	Now     plat.Clock
+	Version string
+	// PublicURL is the base of absolute URLs; empty means the request's Host.
+	PublicURL string
+	Auth      *authn.Authenticator
+	Orgs      *org.Service
+	Blobs     *blob.Store
+	Signer    *signedurl.Signer
+}
+
+// API is the HTTP API.
+type API struct {
+	Deps
+	log    *slog.Logger
+	router *chi.Mux
+	huma   huma.API
+	ops    []operation
+}
+
+// New builds the API.
+func New(d Deps) *API {
+	hookErrors()
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	if d.Now == nil {
+		d.Now = plat.SystemClock
+	}
+	a := &API{Deps: d, log: d.Log, router: chi.NewRouter()}
+	a.router.NotFound(func(w http.ResponseWriter, _ *http.Request) {
+		writeError(w, newError(http.StatusNotFound, "no such path; GET /openapi.json lists them all", nil))
+	})
+	a.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		writeError(w, newError(http.StatusMethodNotAllowed, r.Method+" is not allowed on this path", nil))
+	})
+	cfg := huma.DefaultConfig("Panal", d.Version)
+	cfg.Info.Description = "The HTTP API of Panal. Send Authorization: Basic user-<id>:<token>, or Bearer <token>."
+	cfg.CreateHooks = nil // no $schema in bodies: clients reject unknown shapes
+	cfg.DocsPath, cfg.SchemasPath = "", ""
+	cfg.OpenAPIPath = "/openapi"
+	cfg.AllowAdditionalPropertiesByDefault = true // unknown keys are ignored (compute.md §1.5)
+	cfg.FieldsOptionalByDefault = true
+	cfg.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		"basic":  {Type: "http", Scheme: "basic", Description: "user-<id> and a personal access token"},
+		"bearer": {Type: "http", Scheme: "bearer", Description: "a personal access token, or a container's token"},
+	}
+	cfg.Security = []map[string][]string{{"basic": {}}, {"bearer": {}}}
+	a.huma = huma.NewAPI(cfg, wild{humachi.NewAdapter(a.router)})
+	for _, add := range a.resources() {
+		add()
+	}
+	a.addNotBuilt()
+	return a
+}
+
+// resources lists the files of this package that add operations, one each.
+func (a *API) resources() []func() {
+	return []func(){
+		a.addOrganization,
+		a.addBlobs,
+	}
+}
+
+// Handler returns the API with its middleware: request ids, lenient paths, panics
+// turned into 500, the base URL in the context.
+func (a *API) Handler() http.Handler {
+	return a.middleware(a.router)
+}
+
+// caller returns who is asking. The edge has authenticated and authorised.
+func caller(ctx context.Context) authn.Identity {
+	id, ok := authn.FromContext(ctx)
+	if !ok {
+		panic("BUG: api: operation without identity")
+	}
+	return id
+}
+
+// OperationInfo describes an operation to the tests that walk the API.
+type OperationInfo struct {
+	Method, Path string
+	Op           authz.Op
+	Public       bool
+}
+
+// Operations lists every operation of the API.
+func Operations() []OperationInfo {
+	var all []OperationInfo
+	for _, o := range New(Deps{}).ops {
+		all = append(all, OperationInfo{Method: o.Method, Path: o.Path, Op: o.Op, Public: o.Public})
+	}
+	return all
+}
+
+// SpecJSON returns the OpenAPI 3.1 document, indented, as GET /openapi.json serves it.
+func SpecJSON() ([]byte, error) {
+	raw, err := New(Deps{Version: "dev"}).huma.OpenAPI().MarshalJSON()
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	if err := json.Indent(&out, raw, "", "  "); err != nil {
+		return nil, err
+	}
+	out.WriteByte('\n')
+	return out.Bytes(), nil
+}

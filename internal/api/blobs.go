@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"panal/internal/blob"
+	"panal/internal/plat"
+	"panal/internal/x/httpx"
+	"panal/internal/x/signedurl"
+)
+
+// urlLife is how long a signed URL works (data.md §10.6).
+const urlLife = time.Hour
+
+// idleLimit ends a transfer that makes no progress. There is no total limit.
+const idleLimit = 60 * time.Second
+
+// downloadURL returns an absolute, self-authorising URL that answers GET with the
+// object under key: storage's own where it has them, else ours. It always has a "?".
+func (a *API) downloadURL(ctx context.Context, key, contentType string) (string, time.Time, error) {
+	expires := a.Now().Add(urlLife)
+	if u, ok, err := a.Blobs.PresignGet(ctx, key, contentType, urlLife); ok || err != nil {
+		return u, expires, err
+	}
+	g := signedurl.Grant{Method: http.MethodGet, Key: key, ContentType: contentType, Expires: expires}
+	return baseURL(ctx) + "/blobs/" + escapeKey(key) + "?" + a.Signer.Query(g), expires, nil
+}
+
+// uploadURL returns a URL for one PUT of at most maxBytes under key. It binds no
+// content type: known clients send none, or one of several (compute.md §5.2).
+func (a *API) uploadURL(ctx context.Context, key string, maxBytes int64) (string, error) {
+	if u, ok, err := a.Blobs.PresignPut(ctx, key, urlLife); ok || err != nil {
+		return u, err
+	}
+	g := signedurl.Grant{Method: http.MethodPut, Key: key, MaxBytes: maxBytes, Expires: a.Now().Add(urlLife)}
+	return baseURL(ctx) + "/blobs/" + escapeKey(key) + "?" + a.Signer.Query(g), nil
+}
+
+func escapeKey(key string) string {
+	segs := strings.Split(key, "/")
+	for i, s := range segs {
+		segs[i] = url.PathEscape(s)
+	}
+	return strings.Join(segs, "/")
+}
+
+func (a *API) addBlobs() {
+	for _, m := range []string{http.MethodGet, http.MethodHead} {
+		a.raw(operation{
+			ID: strings.ToLower(m) + "-blob", Method: m, Path: "/blobs/{key}", Rest: "key", Public: true,
+			Summary: "Download an object by signed URL", Tag: "blob", Family: familyLake,
+		}, a.getBlob)
+	}
+	a.raw(operation{
+		ID: "put-blob", Method: http.MethodPut, Path: "/blobs/{key}", Rest: "key", Public: true,
+		Summary: "Upload an object by signed URL", Tag: "blob", Family: familyLake,
+	}, a.putBlob)
+}
+
+func (a *API) grant(r *http.Request) (signedurl.Grant, error) {
+	key, err := url.PathUnescape(strings.TrimPrefix(r.URL.EscapedPath(), "/blobs/"))
+	if err != nil {
+		return signedurl.Grant{}, plat.Errorf(plat.ErrInvalid, "the object key is not percent-encoded")
+	}
+	g, ok := a.Signer.Verify(r.Method, key, r.URL.Query(), a.Now())
+	if !ok {
+		return signedurl.Grant{}, plat.Errorf(plat.ErrForbidden, "the signed URL has expired or was changed; ask for a new one")
+	}
+	return g, nil
+}
+
+func (a *API) getBlob(w http.ResponseWriter, r *http.Request) {
+	g, err := a.grant(r)
+	if err != nil {
+		a.fail(w, r, familyLake, err)
+		return
+	}
+	a.serveBlob(w, r, g.Key, g.ContentType)
+}
+
+// serveBlob streams an object, a range of it, or (HEAD) its headers.
+func (a *API) serveBlob(w http.ResponseWriter, r *http.Request, key, contentType string) {
+	info, err := a.Blobs.Stat(r.Context(), key)
+	if err != nil {
+		a.fail(w, r, familyLake, err)
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", contentType) // exactly as stored, no charset added (data.md §10.6)
+	h.Set("Accept-Ranges", "bytes")
+	h.Set("X-Content-Type-Options", "nosniff")
+	off, n, ok := httpx.ParseRange(r.Header.Get("Range"), info.Size)
+	if !ok {
+		h.Set("Content-Range", "bytes */"+strconv.FormatInt(info.Size, 10))
+		writeError(w, newError(http.StatusRequestedRangeNotSatisfiable, "the range is past the end of the object", nil))
+		return
+	}
+	status := http.StatusOK
+	if n != info.Size || off != 0 {
+		status = http.StatusPartialContent
+		h.Set("Content-Range", "bytes "+strconv.FormatInt(off, 10)+"-"+strconv.FormatInt(off+n-1, 10)+"/"+strconv.FormatInt(info.Size, 10))
+	}
+	h.Set("Content-Length", strconv.FormatInt(n, 10))
+	if r.Method == http.MethodHead {
+		w.WriteHeader(status)
+		return
+	}
+	rc, _, err := a.Blobs.Open(r.Context(), key, off, n)
+	if err != nil {
+		h.Del("Content-Length")
+		h.Del("Content-Range")
+		a.fail(w, r, familyLake, err)
+		return
+	}
+	defer func() { _ = rc.Close() }()
+	w.WriteHeader(status)
+	// A failed copy means that the client is gone or the store broke; the length
+	// that was announced tells the client either way.
+	_, _ = io.Copy(httpx.IdleWriter(w, idleLimit), rc)
+}
+
+func (a *API) putBlob(w http.ResponseWriter, r *http.Request) {
+	g, err := a.grant(r)
+	if err != nil {
+		a.fail(w, r, familyLake, err)
+		return
+	}
+	if r.ContentLength > g.MaxBytes {
+		a.fail(w, r, familyLake, &http.MaxBytesError{Limit: g.MaxBytes})
+		return
+	}
+	src := httpx.IdleReader(w, http.MaxBytesReader(w, r.Body, g.MaxBytes), idleLimit)
+	got, err := a.Blobs.Put(r.Context(), g.Key, src, r.ContentLength, blob.PutOptions{})
+	if err != nil {
+		a.fail(w, r, familyLake, httpx.Body(err))
+		return
+	}
+	w.Header().Set("ETag", `"`+got.ETag+`"`)
+	writeJSON(w, http.StatusOK, struct{}{})
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"panal/internal/plat"
+	"panal/internal/x/httpx"
+)
+
+// ErrorBody is the API's error: always a JSON object (data.md §5.1, compute.md §1.4).
+type ErrorBody struct {
+	status      int
+	retryAfter  string
+	Code        string              `json:"error" doc:"snake_case code" example:"not_found"`
+	Description string              `json:"error_description" doc:"what is wrong and how to mend it"`
+	Detail      map[string][]string `json:"error_detail" doc:"field name to messages"`
+}
+
+// Error implements error.
+func (e *ErrorBody) Error() string { return e.Description }
+
+// GetStatus implements huma.StatusError.
+func (e *ErrorBody) GetStatus() int { return e.status }
+
+// GetHeaders implements huma.HeadersError.
+func (e *ErrorBody) GetHeaders() http.Header {
+	if e.retryAfter == "" {
+		return nil
+	}
+	return http.Header{"Retry-After": {e.retryAfter}}
+}
+
+// ContentType implements huma.ContentTypeFilter: plain JSON, never problem+json.
+func (e *ErrorBody) ContentType(string) string { return "application/json" }
+
+// codeOf is the wire's error code of a status: snake_case of its reason phrase.
+func codeOf(status int) string {
+	text := http.StatusText(status)
+	if text == "" {
+		text = "error"
+	}
+	return strings.NewReplacer(" ", "_", "-", "_").Replace(strings.ToLower(text))
+}
+
+func newError(status int, description string, detail map[string][]string) *ErrorBody {
+	e := &ErrorBody{status: status, Code: codeOf(status), Description: description, Detail: detail}
+	if status == http.StatusServiceUnavailable {
+		e.retryAfter = "2"
+	}
+	return e
+}
+
+// Family is what differs on the wire between the two documents' resources.
+type Family struct {
+	// Exists is the status for a duplicate, Conflict for a wrong state, Exhausted
+	// for a limit or a full disk.
+	Exists, Conflict, Exhausted int
+	// IncludeArchived: lists without filter_archived show archived ones too.
+	IncludeArchived bool
+}
+
+// Families of the wire.
+var (
+	familyLake    = Family{Exists: 409, Conflict: 409, Exhausted: 507}
+	familyDataset = Family{Exists: 400, Conflict: 400, Exhausted: 507}
+	familyCompute = Family{Exists: 400, Conflict: 400, Exhausted: 507, IncludeArchived: true}
+	familyLogs    = Family{Exists: 409, Conflict: 409, Exhausted: 503}
+)
+
+// status maps an error's kind to the HTTP status; 500 for an internal error.
+func (f Family) status(err error) int {
+	switch {
+	case errors.Is(err, plat.ErrInvalid):
+		return http.StatusBadRequest
+	case errors.Is(err, plat.ErrUnauthenticated):
+		return http.StatusUnauthorized
+	case errors.Is(err, plat.ErrForbidden):
+		return http.StatusForbidden
+	case errors.Is(err, plat.ErrNotFound):
+		return http.StatusNotFound
+	case errors.Is(err, plat.ErrExists):
+		return f.Exists
+	case errors.Is(err, plat.ErrConflict):
+		return f.Conflict
+	case errors.Is(err, plat.ErrExhausted):
+		return f.Exhausted
+	case errors.Is(err, plat.ErrUnavailable):
+		return http.StatusServiceUnavailable
+	case errors.Is(err, plat.ErrUnsupported):
+		return http.StatusNotImplemented
+	}
+	return http.StatusInternalServerError
+}
+
+// body turns any error into what the caller may read. Only *plat.Error texts go
+// out; the rest is summed up by its status and logged.
+func (a *API) body(ctx context.Context, f Family, err error) *ErrorBody {
+	var have *ErrorBody
+	if errors.As(err, &have) {
+		return have
+	}
+	var tooBig *http.MaxBytesError
+	if errors.As(err, &tooBig) {
+		return newError(http.StatusRequestEntityTooLarge, "the body is larger than this operation takes", nil)
+	}
+	var cut *httpx.BodyError
+	if errors.As(err, &cut) {
+		return newError(http.StatusBadRequest, "the body ended before its declared length, or stalled; nothing was stored", nil)
+	}
+	status := f.status(err)
+	var pe *plat.Error
+	if errors.As(err, &pe) {
+		return newError(status, pe.Public, pe.Detail)
+	}
+	text := map[int]string{
+		http.StatusInternalServerError: "something went wrong on the server; its log has the details under this request id",
+		http.StatusServiceUnavailable:  "not available right now; try again",
+		http.StatusInsufficientStorage: "the storage is full",
+	}[status]
+	if text == "" {
+		text = strings.ToLower(http.StatusText(status))
+	}
+	if status >= 500 && ctx.Err() == nil {
+		a.log.LogAttrs(ctx, slog.LevelError, "request failed", slog.String(plat.LogRequest, requestID(ctx)), slog.String(plat.LogError, err.Error()))
+	}
+	return newError(status, text, nil)
+}
+
+// fail writes err as the answer of a plain handler.
+func (a *API) fail(w http.ResponseWriter, r *http.Request, f Family, err error) {
+	writeError(w, a.body(r.Context(), f, err))
+}
+
+func writeError(w http.ResponseWriter, e *ErrorBody) {
+	if e.retryAfter != "" {
+		w.Header().Set("Retry-After", e.retryAfter)
+	}
+	writeJSON(w, e.status, e)
+}
+
+// writeJSON answers with v as JSON.
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	b, err := json.Marshal(v)
+	if err != nil {
+		status, b = http.StatusInternalServerError, []byte(`{"error":"internal_server_error","error_description":"the answer does not encode","error_detail":null}`)
+	}
+	w.WriteHeader(status)
+	_, _ = w.Write(append(b, '\n')) // the client may be gone; there is nobody left to tell
+}
+
+// hookErrors makes huma's own errors (bad parameters, bad bodies) ours. huma keeps
+// its hooks in process-wide variables, so they are set once.
+var hookErrors = sync.OnceFunc(func() { //nolint:gochecknoglobals // huma's hooks are globals
+	huma.NewError = func(status int, msg string, errs ...error) huma.StatusError {
+		if status == http.StatusUnprocessableEntity {
+			status = http.StatusBadRequest
+		}
+		if status >= http.StatusInternalServerError && status != http.StatusServiceUnavailable {
+			return newError(status, "something went wrong on the server", nil)
+		}
+		var detail map[string][]string
+		for _, err := range errs {
+			field, text := "body", err.Error()
+			var d *huma.ErrorDetail
+			if errors.As(err, &d) {
+				field, text = fieldOf(d.Location), d.Message
+			}
+			if detail == nil {
+				detail = map[string][]string{}
+			}
+			detail[field] = append(detail[field], text)
+		}
+		if len(detail) > 0 {
+			msg = "one or more fields are missing or invalid: " + summary(detail)
+		}
+		return newError(status, msg, detail)
+	}
+	huma.NewErrorWithContext = func(_ huma.Context, status int, msg string, errs ...error) huma.StatusError {
+		return huma.NewError(status, msg, errs...)
+	}
+})
+
+// fieldOf makes a field name of huma's location: "body.user.name" → "user.name".
+func fieldOf(location string) string {
+	for _, prefix := range []string{"body.", "query.", "path.", "header."} {
+		if rest, ok := strings.CutPrefix(location, prefix); ok {
+			return rest
+		}
+	}
+	if location == "" {
+		return "body"
+	}
+	return location
+}
+
+func summary(detail map[string][]string) string {
+	for field, msgs := range detail { // one is enough for the sentence; error_detail has all
+		return field + ": " + msgs[0]
+	}
+	return ""
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"reflect"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"panal/internal/plat"
+)
+
+var errorType = reflect.TypeFor[ErrorBody]()
+
+// HeaderRequestID carries the id of a request, from the edge to user code.
+const HeaderRequestID = "X-Abeja-Request-Id"
+
+type ctxKey int
+
+const (
+	ctxRequestID ctxKey = iota
+	ctxBaseURL
+)
+
+// requestID returns the request's id.
+func requestID(ctx context.Context) string {
+	s, _ := ctx.Value(ctxRequestID).(string)
+	return s
+}
+
+// baseURL returns the base of absolute URLs for this request, without a slash at the end.
+func baseURL(ctx context.Context) string {
+	s, _ := ctx.Value(ctxBaseURL).(string)
+	return s
+}
+
+func (a *API) middleware(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		id := plat.NewUUID()
+		base := a.PublicURL
+		if base == "" {
+			scheme := "http"
+			if r.TLS != nil {
+				scheme = "https"
+			}
+			base = scheme + "://" + r.Host
+		}
+		ctx := context.WithValue(context.WithValue(r.Context(), ctxRequestID, id), ctxBaseURL, base)
+		r = r.WithContext(ctx)
+		w.Header().Set(HeaderRequestID, id)
+		rec := &recorder{ResponseWriter: w}
+		defer func() {
+			if p := recover(); p != nil {
+				if p == http.ErrAbortHandler { //nolint:errorlint // net/http's own sentinel, by identity
+					panic(p)
+				}
+				a.log.LogAttrs(ctx, slog.LevelError, "request panicked", slog.String(plat.LogRequest, id),
+					slog.String(plat.LogError, fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
+				if rec.status == 0 {
+					writeError(rec, newError(http.StatusInternalServerError, "something went wrong on the server; its log has the details under this request id", nil))
+				}
+			}
+			a.log.LogAttrs(ctx, slog.LevelDebug, "request", slog.String(plat.LogRequest, id), slog.String(plat.LogMethod, r.Method),
+				slog.String(plat.LogPath, r.URL.Path), slog.Int(plat.LogStatus, rec.status), slog.Duration(plat.LogDuration, time.Since(start)))
+		}()
+		normalize(r)
+		next.ServeHTTP(rec, r)
+	})
+}
+
+// normalize makes trailing and doubled slashes equivalent to single ones
+// (compute.md §1.5), without a redirect: that would turn a POST into a GET. Paths
+// whose tail belongs to somebody else keep it: objects' keys and what follows the
+// service or alias of an inference path.
+func normalize(r *http.Request) {
+	path := r.URL.EscapedPath()
+	if !strings.Contains(path, "//") && (path == "/" || !strings.HasSuffix(path, "/")) {
+		return
+	}
+	var segs []string
+	rest := path
+	for rest != "" {
+		rest = strings.TrimLeft(rest, "/")
+		if rest == "" {
+			break
+		}
+		var seg string
+		if i := strings.IndexByte(rest, '/'); i < 0 {
+			seg, rest = rest, ""
+		} else {
+			seg, rest = rest[:i], rest[i:]
+		}
+		segs = append(segs, seg)
+		if opaqueTail(segs) {
+			break
+		}
+	}
+	clean := "/" + strings.Join(segs, "/")
+	if opaqueTail(segs) {
+		clean += rest
+	}
+	u, err := r.URL.Parse(clean)
+	if err != nil {
+		return
+	}
+	r.URL.Path, r.URL.RawPath = u.Path, u.RawPath
+}
+
+// opaqueTail tells whether what follows segs is not ours to touch.
+func opaqueTail(segs []string) bool {
+	switch {
+	case len(segs) == 1 && segs[0] == "blobs":
+		return true
+	case len(segs) >= 3 && segs[0] == "deployments" && segs[2] == "services":
+		return len(segs) == 4
+	case len(segs) == 3 && segs[0] == "deployments":
+		return true
+	case len(segs) == 5 && segs[0] == "organizations" && segs[2] == "buckets" && segs[4] == "files":
+		return true
+	}
+	return false
+}
+
+// recorder remembers the status. It passes Flush, Hijack and deadlines through
+// (http.ResponseController unwraps it).
+type recorder struct {
+	http.ResponseWriter
+	status int
+}
+
+// Unwrap implements the contract of http.ResponseController.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (r *recorder) WriteHeader(status int) {
+	if r.status == 0 && status >= 200 {
+		r.status = status
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (r *recorder) Write(p []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	return r.ResponseWriter.Write(p)
+}
+
+// Flush implements http.Flusher.
+func (r *recorder) Flush() {
+	if f, ok := r.ResponseWriter.(http.Flusher); ok {
+		f.Flush()
+	}
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humachi"
+	"github.com/go-chi/chi/v5"
+
+	"panal/internal/authn"
+	"panal/internal/authz"
+	"panal/internal/plat"
+)
+
+// operation is one row of the API.
+type operation struct {
+	ID      string // "list-channels"
+	Method  string
+	Path    string // with {parameters} as the documents name them
+	Summary string
+	Tag     string
+	Family  Family
+	Op      authz.Op // its row of the authorisation table; "" only with Public
+	Public  bool     // needs no identity (signed URLs, health)
+	Rest    string   // name of a last path parameter that may hold slashes
+	MaxBody int64    // bytes of a JSON body; 0 = 1 MiB
+}
+
+const defaultMaxBody = 1 << 20
+
+// body wraps what an operation answers.
+type body[O any] struct{ Body *O }
+
+// register adds an operation with typed input and output. I is a huma input
+// struct (path, query, header fields and an optional Body, a pointer so that an
+// empty body is allowed); O is the answer's body.
+//
+// The caller is authenticated, its organization resolved ({organization_id} takes
+// id or name) and the table asked before h runs; h finds the identity with
+// caller(ctx). Whatever h returns as an error becomes an ErrorBody.
+func register[I, O any](a *API, o operation, h func(ctx context.Context, in *I) (*O, error)) {
+	a.ops = append(a.ops, o)
+	op := a.describe(o)
+	if o.Op != "" {
+		op.Middlewares = huma.Middlewares{a.humaAuth(o)}
+	}
+	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*body[O], error) {
+		out, err := h(ctx, in)
+		if err != nil {
+			return nil, a.body(ctx, o.Family, err)
+		}
+		return &body[O]{Body: out}, nil
+	})
+}
+
+// raw adds a plain handler: streams, and whatever huma does not fit. It is
+// authenticated like any other operation and stands in the spec.
+func (a *API) raw(o operation, h http.HandlerFunc) {
+	a.ops = append(a.ops, o)
+	op := a.describe(o)
+	for _, name := range pathParams(o.Path) {
+		op.Parameters = append(op.Parameters, &huma.Param{Name: name, In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}})
+	}
+	op.Responses = map[string]*huma.Response{"200": {Description: "OK"}, "default": {Description: "an error", Content: map[string]*huma.MediaType{
+		"application/json": {Schema: a.huma.OpenAPI().Components.Schemas.Schema(errorType, true, "ErrorBody")},
+	}}}
+	a.huma.OpenAPI().AddOperation(&op)
+	next := h
+	if o.Op != "" {
+		next = func(w http.ResponseWriter, r *http.Request) {
+			id, err := a.admit(r.Context(), o, r.Header.Get("Authorization"), func(name string) string { return param(r, name) })
+			if err != nil {
+				a.fail(w, r, o.Family, err)
+				return
+			}
+			h(w, r.WithContext(authn.WithIdentity(r.Context(), id)))
+		}
+	}
+	a.router.Method(o.Method, routePattern(o), next)
+}
+
+func (a *API) describe(o operation) huma.Operation {
+	if o.Op == "" && !o.Public {
+		panic("BUG: api: operation " + o.ID + " names no row of the authorisation table")
+	}
+	op := huma.Operation{
+		OperationID: o.ID, Method: o.Method, Path: o.Path, Summary: o.Summary,
+		DefaultStatus: http.StatusOK, MaxBodyBytes: o.MaxBody,
+		Errors:           []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound},
+		SkipValidateBody: false,
+		Extensions:       map[string]any{"x-panal-operation": string(o.Op)},
+	}
+	if op.MaxBodyBytes == 0 {
+		op.MaxBodyBytes = defaultMaxBody
+	}
+	if o.Tag != "" {
+		op.Tags = []string{o.Tag}
+	}
+	if o.Public {
+		op.Security = []map[string][]string{}
+	}
+	if o.Rest != "" {
+		op.Metadata = map[string]any{"rest": o.Rest}
+	}
+	return op
+}
+
+// humaAuth is admit as huma middleware.
+func (a *API) humaAuth(o operation) func(huma.Context, func(huma.Context)) {
+	return func(ctx huma.Context, next func(huma.Context)) {
+		id, err := a.admit(ctx.Context(), o, ctx.Header("Authorization"), ctx.Param)
+		if err != nil {
+			_, w := humachi.Unwrap(ctx)
+			writeError(w, a.body(ctx.Context(), o.Family, err))
+			return
+		}
+		next(huma.WithContext(ctx, authn.WithIdentity(ctx.Context(), id)))
+	}
+}
+
+// admit authenticates a request and asks the authorisation table.
+func (a *API) admit(ctx context.Context, o operation, authorization string, param func(string) string) (authn.Identity, error) {
+	id, err := a.Auth.Header(ctx, authorization)
+	if err != nil {
+		return authn.Identity{}, err
+	}
+	t := authz.Target{
+		Workload:    plat.WorkloadID(param("workload_id")),
+		Definition:  plat.JobDefinitionID(param("job_definition")),
+		Job:         plat.JobID(param("training_job_id")),
+		Model:       plat.ModelID(param("model_id")),
+		Deployment:  plat.DeploymentID(param("deployment_id")),
+		CodeVersion: plat.VersionID(param("version_id")),
+		Service:     plat.ServiceID(param("service_id")),
+	}
+	if v := param("version"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 1 {
+			return authn.Identity{}, plat.InvalidField("version", "%q is not a version number", v)
+		}
+		t.Version = n
+	}
+	if name := param("organization_id"); name != "" && name != string(id.Org) {
+		found, err := a.Orgs.Get(ctx, name)
+		switch {
+		case errors.Is(err, plat.ErrNotFound):
+			// Nobody learns from here which organizations exist.
+			return authn.Identity{}, plat.Errorf(plat.ErrForbidden, "these credentials belong to another organization")
+		case err != nil:
+			return authn.Identity{}, err
+		}
+		t.Org = found.ID
+	}
+	return id, authz.Check(id, o.Op, t)
+}
+
+// wild lets the last path parameter hold slashes on chi while the spec shows its
+// name: the route gets a "*" where the spec says {key}.
+type wild struct{ huma.Adapter }
+
+// Handle implements huma.Adapter.
+func (a wild) Handle(op *huma.Operation, h func(huma.Context)) {
+	name, ok := op.Metadata["rest"].(string)
+	if !ok {
+		a.Adapter.Handle(op, h)
+		return
+	}
+	c := *op
+	c.Path = strings.TrimSuffix(op.Path, "{"+name+"}") + "*"
+	a.Adapter.Handle(&c, func(x huma.Context) { h(restCtx{x, name}) })
+}
+
+type humaCtx huma.Context // an embedded field may not be called Context
+
+type restCtx struct {
+	humaCtx
+	name string
+}
+
+// Unwrap lets humachi find the request.
+func (c restCtx) Unwrap() huma.Context { return c.humaCtx }
+
+// Param implements huma.Context.
+func (c restCtx) Param(n string) string {
+	if n == c.name {
+		n = "*"
+	}
+	return c.humaCtx.Param(n)
+}
+
+func routePattern(o operation) string {
+	if o.Rest != "" {
+		return strings.TrimSuffix(o.Path, "{"+o.Rest+"}") + "*"
+	}
+	return o.Path
+}
+
+// param returns a path parameter of a plain handler.
+func param(r *http.Request, name string) string { return chi.URLParam(r, name) }
+
+func pathParams(path string) []string {
+	var names []string
+	for seg := range strings.SplitSeq(path, "/") {
+		if strings.HasPrefix(seg, "{") && strings.HasSuffix(seg, "}") {
+			names = append(names, seg[1:len(seg)-1])
+		}
+	}
+	return names
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package cli is the command line: one file per noun, each command a struct whose
+// fields are its flags and whose Run does it. Commands that talk to a server use
+// package client only.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/alecthomas/kong"
+	"go.yaml.in/yaml/v3"
+
+	"panal/internal/client"
+	"panal/internal/plat"
+)
+
+// root is every command.
+type root struct {
+	Config configFlag `help:"YAML file of flags (see panal config print)." placeholder:"FILE" env:"PANAL_CONFIG" type:"path"`
+	Output string     `help:"table or json." default:"table" enum:"table,json" short:"o" env:"PANAL_OUTPUT"`
+	API    apiFlags   `embed:"" group:"Connection"`
+
+	Version versionCmd `cmd:"" help:"Print the version."`
+}
+
+// apiFlags say which server is called, and as whom. The original clients'
+// variables are read too.
+type apiFlags struct {
+	URL   string `name:"api-url" help:"API base URL." default:"http://127.0.0.1:8600" env:"PANAL_API_URL,ABEJA_API_URL"`
+	Org   string `name:"organization" help:"Organization id or name." default:"default" env:"PANAL_ORGANIZATION_ID,ABEJA_ORGANIZATION_ID"`
+	User  string `name:"user" help:"User id." env:"PANAL_USER_ID,ABEJA_PLATFORM_USER_ID"`
+	Token string `name:"token" help:"Personal access token. Better given by the environment: others can read a command line." env:"PANAL_PERSONAL_ACCESS_TOKEN,ABEJA_PLATFORM_PERSONAL_ACCESS_TOKEN"`
+}
+
+// env is what a command works with. Run methods take *env.
+type env struct {
+	ctx    context.Context //nolint:containedctx // one command, one context: kong passes values, not parameters
+	stdin  io.Reader
+	stdout io.Writer
+	stderr io.Writer
+	json   bool
+	api    *client.Client
+}
+
+// Main runs the command line and returns the exit code.
+func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	var r root
+	exit := -1
+	parser, err := kong.New(&r,
+		kong.Name("panal"),
+		kong.Description("A self-hosted machine-learning platform in one binary.\n\nStart a server with 'panal serve', then: eval \"$(panal env)\" and try 'panal channel list'."),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(code int) { exit = code }),
+		kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+	)
+	if err != nil {
+		_, _ = fmt.Fprintln(stderr, "panal:", err)
+		return 1
+	}
+	kctx, err := parser.Parse(args)
+	if exit >= 0 { // --help
+		return exit
+	}
+	if err != nil {
+		_, _ = fmt.Fprintf(stderr, "panal: %v\n", err)
+		return exitInvalid
+	}
+	e := &env{
+		ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, json: r.Output == "json",
+		api: client.New(r.API.URL, r.API.Org, r.API.User, r.API.Token),
+	}
+	if err := kctx.Run(e); err != nil {
+		report(stderr, err)
+		return exitCode(err)
+	}
+	return 0
+}
+
+// Exit codes by kind of error; 1 is anything else.
+const (
+	exitInvalid         = 2
+	exitUnauthenticated = 3
+	exitForbidden       = 4
+	exitNotFound        = 5
+	exitConflict        = 6
+	exitExhausted       = 7
+	exitUnavailable     = 8
+	exitUnsupported     = 9
+	exitInterrupted     = 130
+)
+
+func exitCode(err error) int {
+	for _, c := range []struct {
+		kind error
+		code int
+	}{
+		{context.Canceled, exitInterrupted},
+		{plat.ErrInvalid, exitInvalid},
+		{plat.ErrUnauthenticated, exitUnauthenticated},
+		{plat.ErrForbidden, exitForbidden},
+		{plat.ErrNotFound, exitNotFound},
+		{plat.ErrExists, exitConflict},
+		{plat.ErrConflict, exitConflict},
+		{plat.ErrExhausted, exitExhausted},
+		{plat.ErrUnavailable, exitUnavailable},
+		{plat.ErrUnsupported, exitUnsupported},
+	} {
+		if errors.Is(err, c.kind) {
+			return c.code
+		}
+	}
+	return 1
+}
+
+// report prints an error for people, with the fields that are wrong.
+func report(w io.Writer, err error) {
+	_, _ = fmt.Fprintln(w, "panal:", err)
+	var ae *client.Error
+	if errors.As(err, &ae) {
+		for field, msgs := range ae.Detail {
+			for _, m := range msgs {
+				_, _ = fmt.Fprintf(w, "  %s: %s\n", field, m)
+			}
+		}
+	}
+}
+
+// configFlag loads a YAML file of flag values, below flags and environment.
+type configFlag string
+
+// BeforeResolve implements kong's hook: it adds the file as a resolver.
+func (c configFlag) BeforeResolve(k *kong.Kong, ctx *kong.Context, trace *kong.Path) error {
+	path := string(ctx.FlagValue(trace.Flag).(configFlag))
+	if path == "" {
+		return nil
+	}
+	b, err := os.ReadFile(filepath.Clean(path))
+	if err != nil {
+		return plat.InvalidField("config", "%v", err)
+	}
+	values := map[string]any{}
+	if err := yaml.Unmarshal(b, &values); err != nil {
+		return plat.InvalidField("config", "%s is not YAML: %v", path, err)
+	}
+	ctx.AddResolver(kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, f *kong.Flag) (any, error) {
+		return values[f.Name], nil
+	}))
+	return nil
+}

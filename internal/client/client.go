@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package client is the API client that the CLI and the tests use. It speaks the
+// documents' wire and nothing else: what it can do, curl can do.
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"panal/internal/plat"
+)
+
+// maxAnswer bounds a JSON answer held in memory.
+const maxAnswer = 256 << 20
+
+// Client calls one Panal as one user.
+type Client struct {
+	base string
+	// Org is the organization that the calls are about.
+	Org   string
+	user  string
+	token string
+	http  *http.Client
+}
+
+// New returns a client of the API at base (no slash at the end).
+func New(base, org, user, token string) *Client {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.MaxIdleConnsPerHost = 64
+	return &Client{base: strings.TrimRight(base, "/"), Org: org, user: strings.TrimPrefix(user, "user-"), token: token, http: &http.Client{Transport: t}}
+}
+
+// Error is an error answer of the API. It matches the plat kind of its status.
+type Error struct {
+	Status      int
+	Code        string              `json:"error"`
+	Description string              `json:"error_description"`
+	Detail      map[string][]string `json:"error_detail"`
+	Body        []byte              `json:"-"` // the whole answer
+}
+
+// Error implements error.
+func (e *Error) Error() string { return e.Description }
+
+// Unwrap returns the kind.
+func (e *Error) Unwrap() error {
+	switch e.Status {
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusMethodNotAllowed:
+		return plat.ErrInvalid
+	case http.StatusUnauthorized:
+		return plat.ErrUnauthenticated
+	case http.StatusForbidden:
+		return plat.ErrForbidden
+	case http.StatusNotFound:
+		return plat.ErrNotFound
+	case http.StatusConflict:
+		return plat.ErrConflict
+	case http.StatusTooManyRequests, http.StatusInsufficientStorage:
+		return plat.ErrExhausted
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return plat.ErrUnavailable
+	case http.StatusNotImplemented:
+		return plat.ErrUnsupported
+	}
+	return nil
+}
+
+// OrgPath returns /organizations/{org} followed by the segments, each escaped.
+func (c *Client) OrgPath(segments ...string) string {
+	return Path(append([]string{"organizations", c.Org}, segments...)...)
+}
+
+// Path joins escaped segments into a path.
+func Path(segments ...string) string {
+	var b strings.Builder
+	for _, s := range segments {
+		b.WriteByte('/')
+		b.WriteString(url.PathEscape(s))
+	}
+	return b.String()
+}
+
+// Request is one call.
+type Request struct {
+	Method string
+	// Path starts with a slash (see Path), or is a whole URL: then it is a signed
+	// one and no credentials are sent.
+	Path   string
+	Query  url.Values
+	Header http.Header
+	// Body is sent as it is. Size is its length, or -1 when unknown.
+	Body io.Reader
+	Size int64
+}
+
+// Do sends r and returns the answer, whose body the caller closes. An answer of
+// 400 or more is an *Error.
+func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
+	target, signed := c.base+r.Path, false
+	if strings.HasPrefix(r.Path, "http://") || strings.HasPrefix(r.Path, "https://") {
+		target, signed = r.Path, true
+	}
+	if len(r.Query) > 0 {
+		target += "?" + r.Query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, r.Method, target, r.Body)
+	if err != nil {
+		return nil, plat.Errorf(plat.ErrInvalid, "the API URL %q can't be used", c.base)
+	}
+	if r.Body != nil && r.Size >= 0 {
+		req.ContentLength = r.Size
+		if r.Size == 0 {
+			req.Body = http.NoBody
+		}
+	}
+	for k, v := range r.Header {
+		req.Header[k] = v // as it is: some names have underscores or percent signs
+	}
+	if !signed && c.token != "" {
+		if c.user != "" {
+			req.SetBasicAuth("user-"+c.user, c.token)
+		} else {
+			req.Header.Set("Authorization", "Bearer "+c.token)
+		}
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, &plat.Error{Kind: plat.ErrUnavailable, Public: "the server at " + c.base + " does not answer; is it running? (panal serve)", Err: errors.Unwrap(err)}
+	}
+	if res.StatusCode < 400 {
+		return res, nil
+	}
+	defer func() { _ = res.Body.Close() }()
+	b, _ := io.ReadAll(io.LimitReader(res.Body, 1<<20)) // what there is of it will do
+	e := &Error{Status: res.StatusCode, Body: b}
+	if json.Unmarshal(b, e) != nil || e.Description == "" {
+		e.Description = fmt.Sprintf("%s answered %s", r.Method, res.Status)
+	}
+	return nil, e
+}
+
+// JSON sends in (nil: no body) and decodes the answer into out (nil: dropped).
+func (c *Client) JSON(ctx context.Context, method, path string, query url.Values, in, out any) error {
+	r := Request{Method: method, Path: path, Query: query}
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("encode request: %w", err)
+		}
+		r.Body, r.Size, r.Header = bytes.NewReader(b), int64(len(b)), http.Header{"Content-Type": {"application/json"}}
+	}
+	res, err := c.Do(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = res.Body.Close() }()
+	if out == nil {
+		_, err := io.Copy(io.Discard, io.LimitReader(res.Body, maxAnswer))
+		return err
+	}
+	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(out); err != nil {
+		return fmt.Errorf("%s %s: decode answer: %w", method, path, err)
+	}
+	return nil
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package config is Panal's one configuration struct. Precedence: flags, then
+// PANAL_* environment variables, then the file named by --config, then defaults.
+package config
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"panal/internal/plat"
+)
+
+// Server is the configuration of panal serve. The tags are what the command line,
+// the environment and the configuration file read; help is the reference.
+type Server struct {
+	Data          string            `help:"Data directory." default:"./panal-data" env:"PANAL_DATA" type:"path"`
+	Listen        string            `help:"Address to listen on. A non-loopback one needs TLS in front, or --insecure." default:"127.0.0.1:8600" env:"PANAL_LISTEN"`
+	Insecure      bool              `help:"Allow a non-loopback address without TLS." env:"PANAL_INSECURE"`
+	PublicURL     string            `name:"public-url" help:"Base of absolute URLs in answers; default: the request's Host." env:"PANAL_PUBLIC_URL"`
+	AgentURL      string            `name:"agent-url" help:"Base URL at which workloads reach the API; default: the listen address." env:"PANAL_AGENT_URL"`
+	Database      string            `help:"postgres://… instead of the embedded SQLite files." env:"PANAL_DATABASE" secret:"true"`
+	LogLevel      string            `name:"log-level" help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error" env:"PANAL_LOG_LEVEL"`
+	LogFormat     string            `name:"log-format" help:"text or json." default:"text" enum:"text,json" env:"PANAL_LOG_FORMAT"`
+	Admin         string            `name:"admin-listen" help:"Loopback address for pprof; empty: none." env:"PANAL_ADMIN_LISTEN"`
+	Drain         time.Duration     `help:"How long a shutdown waits for requests in flight." default:"30s" env:"PANAL_DRAIN"`
+	Python        string            `help:"Interpreter of the built-in profiles (abeja-inc/*)." default:"/usr/bin/python3" env:"PANAL_PYTHON"`
+	Profiles      map[string]string `help:"Further images: NAME=INTERPRETER;…, e.g. custom/*=/opt/py/bin/python3." env:"PANAL_PROFILES"`
+	PipIndexURL   string            `name:"pip-index-url" help:"Package index for requirements; empty: pip's own." env:"PANAL_PIP_INDEX_URL"`
+	PipFindLinks  string            `name:"pip-find-links" help:"Directory of wheels; with --pip-no-index the only source." env:"PANAL_PIP_FIND_LINKS"`
+	PipNoIndex    bool              `name:"pip-no-index" help:"Install requirements from the wheel directory only." env:"PANAL_PIP_NO_INDEX"`
+	CPU           float64           `name:"capacity-cpu" help:"vCPUs for workloads; 0: detected." env:"PANAL_CAPACITY_CPU"`
+	MemoryMB      int64             `name:"capacity-memory-mb" help:"Memory for workloads in MiB; 0: detected." env:"PANAL_CAPACITY_MEMORY_MB"`
+	Isolation     string            `help:"auto, or none to run user code without walls (single organization only)." default:"auto" enum:"auto,none" env:"PANAL_ISOLATION"`
+	LogTTL        time.Duration     `name:"log-ttl" help:"How long log lines of workloads stay." default:"720h" env:"PANAL_LOG_TTL"`
+	LogCeilingMB  int64             `name:"log-ceiling-mb" help:"Disk that log lines may take, in MiB; at it, ingest answers 503 and agents keep their lines." default:"10240" env:"PANAL_LOG_CEILING_MB"`
+	EnvironmentMB int64             `name:"environments-mb" help:"Disk that Python environments may take, in MiB." default:"20480" env:"PANAL_ENVIRONMENTS_MB"`
+	HoldTimeout   time.Duration     `name:"hold-timeout" help:"How long a request waits for an instance to become ready." default:"30s" env:"PANAL_HOLD_TIMEOUT"`
+	IdleTimeout   time.Duration     `name:"idle-timeout" help:"How long an inference stream may make no progress." default:"30s" env:"PANAL_IDLE_TIMEOUT"`
+}
+
+// Validate checks everything that can be checked before anything starts.
+func (c *Server) Validate() error {
+	host, port, err := net.SplitHostPort(c.Listen)
+	if err != nil || port == "" {
+		return plat.InvalidField("listen", "%q is not HOST:PORT", c.Listen)
+	}
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) && !c.Insecure {
+		return plat.InvalidField("listen", "%s is not a loopback address and nothing here speaks TLS; put a TLS proxy in front and pass --insecure, or listen on 127.0.0.1", c.Listen)
+	}
+	for name, v := range map[string]string{"public-url": c.PublicURL, "agent-url": c.AgentURL} {
+		if u, err := url.Parse(v); v != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || (u.Path != "" && u.Path != "/")) {
+			return plat.InvalidField(name, "%q is not http(s)://HOST[:PORT]", v)
+		}
+	}
+	if c.Database != "" && !strings.HasPrefix(c.Database, "postgres://") && !strings.HasPrefix(c.Database, "postgresql://") {
+		return plat.InvalidField("database", "must start with postgres://")
+	}
+	if !filepath.IsAbs(c.Python) {
+		return plat.InvalidField("python", "%q must be an absolute path", c.Python)
+	}
+	for name, v := range map[string]int64{"log-ceiling-mb": c.LogCeilingMB, "environments-mb": c.EnvironmentMB} {
+		if v <= 0 {
+			return plat.InvalidField(name, "must be more than 0")
+		}
+	}
+	if c.LogTTL < time.Hour {
+		return plat.InvalidField("log-ttl", "must be at least 1h")
+	}
+	if c.CPU < 0 || c.MemoryMB < 0 {
+		return plat.InvalidField("capacity-cpu", "capacities can't be negative")
+	}
+	return nil
+}
+
+// Print writes the configuration as YAML that --config reads back, with secrets
+// replaced by "redacted".
+func (c *Server) Print(w io.Writer) error {
+	node := &yaml.Node{Kind: yaml.MappingNode}
+	v, t := reflect.ValueOf(*c), reflect.TypeFor[Server]()
+	for i := range t.NumField() {
+		f := t.Field(i)
+		key := f.Tag.Get("name")
+		if key == "" {
+			key = strings.ToLower(f.Name)
+		}
+		val := v.Field(i).Interface()
+		if d, ok := val.(time.Duration); ok {
+			val = d.String()
+		}
+		if f.Tag.Get("secret") == "true" && v.Field(i).String() != "" {
+			val = "redacted"
+		}
+		kn, vn := &yaml.Node{}, &yaml.Node{}
+		if err := kn.Encode(key); err != nil {
+			return fmt.Errorf("print %s: %w", key, err)
+		}
+		if err := vn.Encode(val); err != nil {
+			return fmt.Errorf("print %s: %w", key, err)
+		}
+		kn.HeadComment = f.Tag.Get("help")
+		node.Content = append(node.Content, kn, vn)
+	}
+	enc := yaml.NewEncoder(w)
+	enc.SetIndent(2)
+	if err := enc.Encode(node); err != nil {
+		return fmt.Errorf("print configuration: %w", err)
+	}
+	return enc.Close()
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package httpx holds small HTTP helpers: ranges, and streams that are bounded by
+// idle progress instead of total time.
+package httpx
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// ParseRange reads a Range header against an object of size bytes and returns
+// the offset and length to send. An absent, malformed or multi-part range means
+// the whole object (RFC 9110 §14.2 lets a server ignore it); ok is false when
+// the range starts past the end (416).
+func ParseRange(h string, size int64) (off, n int64, ok bool) {
+	spec, found := strings.CutPrefix(h, "bytes=")
+	first, last, dash := strings.Cut(strings.TrimSpace(spec), "-")
+	if !found || !dash || strings.Contains(spec, ",") {
+		return 0, size, true
+	}
+	if first == "" { // the last n bytes
+		k, err := strconv.ParseInt(last, 10, 64)
+		switch {
+		case err != nil || k < 0:
+			return 0, size, true
+		case k == 0 || size == 0:
+			return 0, 0, false
+		}
+		k = min(k, size)
+		return size - k, k, true
+	}
+	from, err := strconv.ParseInt(first, 10, 64)
+	if err != nil || from < 0 {
+		return 0, size, true
+	}
+	if from >= size {
+		return 0, 0, false
+	}
+	to := size - 1
+	if last != "" {
+		if to, err = strconv.ParseInt(last, 10, 64); err != nil || to < from {
+			return 0, size, true
+		}
+		to = min(to, size-1)
+	}
+	return from, to - from + 1, true
+}
+
+// idle moves a connection's deadline ahead at most every quarter of its limit,
+// so that a fast stream does not pay a system call per read.
+type idle struct {
+	limit time.Duration
+	next  time.Time
+	set   func(time.Time) error
+}
+
+func (i *idle) progress() {
+	if now := time.Now(); now.After(i.next) {
+		i.next = now.Add(i.limit / 4)
+		_ = i.set(now.Add(i.limit + i.limit/4)) // not supported (a test's recorder): no deadline then
+	}
+}
+
+type idleReader struct {
+	idle
+	r io.Reader
+}
+
+// Read implements io.Reader.
+func (r *idleReader) Read(p []byte) (int, error) {
+	r.progress()
+	return r.r.Read(p)
+}
+
+// IdleReader returns a reader over a request's body that fails when the client
+// sends nothing for about limit.
+func IdleReader(w http.ResponseWriter, body io.Reader, limit time.Duration) io.Reader {
+	return &idleReader{idle{limit: limit, set: http.NewResponseController(w).SetReadDeadline}, body}
+}
+
+type idleWriter struct {
+	idle
+	w io.Writer
+}
+
+// Write implements io.Writer.
+func (w *idleWriter) Write(p []byte) (int, error) {
+	w.progress()
+	return w.w.Write(p)
+}
+
+// IdleWriter returns a writer to a response that fails when the client takes
+// nothing for about limit.
+func IdleWriter(w http.ResponseWriter, limit time.Duration) io.Writer {
+	return &idleWriter{idle{limit: limit, set: http.NewResponseController(w).SetWriteDeadline}, w}
+}
+
+// BodyError marks an error that comes from the client's body.
+type BodyError struct{ Err error }
+
+// Error implements error.
+func (e *BodyError) Error() string { return "request body: " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *BodyError) Unwrap() error { return e.Err }
+
+// Body returns err wrapped in a BodyError when it says that the client's body
+// ended early or stalled, else err itself.
+func Body(err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return &BodyError{Err: err}
+	}
+	return err
+}
