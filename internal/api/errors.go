@@ -69,7 +69,7 @@ type Family struct {
 	IncludeArchived bool
 }
 
-// Families of the wire.
+// Families of the wire: constants, as near as Go has structs of them.
 var (
 	familyLake    = Family{Exists: 409, Conflict: 409, Exhausted: 507}
 	familyDataset = Family{Exists: 400, Conflict: 400, Exhausted: 507}
@@ -105,21 +105,17 @@ func (f Family) status(err error) int {
 // body turns any error into what the caller may read. Only *plat.Error texts go
 // out; the rest is summed up by its status and logged.
 func (a *API) body(ctx context.Context, f Family, err error) *ErrorBody {
-	var have *ErrorBody
-	if errors.As(err, &have) {
+	if have, ok := errors.AsType[*ErrorBody](err); ok {
 		return have
 	}
-	var tooBig *http.MaxBytesError
-	if errors.As(err, &tooBig) {
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return newError(http.StatusRequestEntityTooLarge, "the body is larger than this operation takes", nil)
 	}
-	var cut *httpx.BodyError
-	if errors.As(err, &cut) {
+	if _, ok := errors.AsType[*httpx.BodyError](err); ok {
 		return newError(http.StatusBadRequest, "the body ended before its declared length, or stalled; nothing was stored", nil)
 	}
 	status := f.status(err)
-	var pe *plat.Error
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*plat.Error](err); ok {
 		return newError(status, pe.Public, pe.Detail)
 	}
 	text := map[int]string{
@@ -172,8 +168,7 @@ var hookErrors = sync.OnceFunc(func() { //nolint:gochecknoglobals // huma's hook
 		var detail map[string][]string
 		for _, err := range errs {
 			field, text := "body", err.Error()
-			var d *huma.ErrorDetail
-			if errors.As(err, &d) {
+			if d, ok := errors.AsType[*huma.ErrorDetail](err); ok {
 				field, text = fieldOf(d.Location), d.Message
 			}
 			if detail == nil {

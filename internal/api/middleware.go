@@ -7,15 +7,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"reflect"
 	"runtime/debug"
 	"strings"
 	"time"
 
 	"panal/internal/plat"
 )
-
-var errorType = reflect.TypeFor[ErrorBody]()
 
 // HeaderRequestID carries the id of a request, from the edge to user code.
 const HeaderRequestID = "X-Abeja-Request-Id"

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"reflect"
 	"strconv"
 	"strings"
 
@@ -68,7 +69,7 @@ func (a *API) raw(o operation, h http.HandlerFunc) {
 		op.Parameters = append(op.Parameters, &huma.Param{Name: name, In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}})
 	}
 	op.Responses = map[string]*huma.Response{"200": {Description: "OK"}, "default": {Description: "an error", Content: map[string]*huma.MediaType{
-		"application/json": {Schema: a.huma.OpenAPI().Components.Schemas.Schema(errorType, true, "ErrorBody")},
+		"application/json": {Schema: a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[ErrorBody](), true, "ErrorBody")},
 	}}}
 	a.huma.OpenAPI().AddOperation(&op)
 	next := h

@@ -46,11 +46,6 @@ type Row struct {
 	Container Reach
 }
 
-var (
-	everyone = []authn.Role{authn.RoleAdmin, authn.RoleDeveloper, authn.RoleRegular}
-	makers   = []authn.Role{authn.RoleAdmin, authn.RoleDeveloper}
-)
-
 // Check returns nil when id may do op on t: ErrForbidden otherwise. An op
 // without a row is a bug and is refused.
 func Check(id authn.Identity, op Op, t Target) error {

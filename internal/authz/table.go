@@ -2,6 +2,8 @@
 
 package authz
 
+import "panal/internal/authn"
+
 // Operations. Read is for everyone in the organization; changes are for admins
 // and developers (data.md §3).
 const (
@@ -63,6 +65,8 @@ const (
 
 // Table returns the whole authorisation table.
 func Table() map[Op]Row {
+	everyone := []authn.Role{authn.RoleAdmin, authn.RoleDeveloper, authn.RoleRegular}
+	makers := []authn.Role{authn.RoleAdmin, authn.RoleDeveloper}
 	read := Row{Roles: everyone}
 	readInOrg := Row{Roles: everyone, Container: InOrg}
 	write := Row{Roles: makers}

@@ -122,8 +122,7 @@ func exitCode(err error) int {
 // report prints an error for people, with the fields that are wrong.
 func report(w io.Writer, err error) {
 	_, _ = fmt.Fprintln(w, "panal:", err)
-	var ae *client.Error
-	if errors.As(err, &ae) {
+	if ae, ok := errors.AsType[*client.Error](err); ok {
 		for field, msgs := range ae.Detail {
 			for _, m := range msgs {
 				_, _ = fmt.Fprintf(w, "  %s: %s\n", field, m)

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -121,9 +122,8 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 			req.Body = http.NoBody
 		}
 	}
-	for k, v := range r.Header {
-		req.Header[k] = v // as it is: some names have underscores or percent signs
-	}
+	// as it is: some names have underscores or percent signs
+	maps.Copy(req.Header, r.Header)
 	if !signed && c.token != "" {
 		if c.user != "" {
 			req.SetBasicAuth("user-"+c.user, c.token)

@@ -1,0 +1,54 @@
+# The two commands: `make demo` runs the platform, `make test` passes the tests.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export GOTOOLCHAIN := local
+
+.PHONY: help
+help: ## Say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+.PHONY: setup
+setup: ## Install the system packages and build the pinned tools
+	@scripts/setup
+
+.PHONY: build
+build: ## Build bin/panal (static)
+	@scripts/need-go
+	@CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/panal ./cmd/panal
+
+.PHONY: demo
+demo: ## Tell the story: STEP=data|train|serve, DATA=/path/to/labelled/folders, DEMO_EXIT=1 to end after it
+	@scripts/setup demo
+	@$(MAKE) --no-print-directory build
+	@STEP='$(STEP)' DATA='$(DATA)' DEMO_EXIT='$(DEMO_EXIT)' scripts/demo
+
+.PHONY: load
+load: ## The load this design was born from, against a server of its own
+	@scripts/setup demo
+	@$(MAKE) --no-print-directory build
+	@scripts/load $(LOADFLAGS)
+
+.PHONY: check
+check: ## The quick half of test: format, lint, vet, architecture
+	@scripts/setup tools
+	@scripts/check
+
+.PHONY: test
+test: ## Everything CI runs
+	@scripts/setup
+	@scripts/test
+
+.PHONY: dist
+dist: build ## dist/: the static binary and a systemd unit
+	@rm -rf dist && mkdir -p dist
+	@cp bin/panal deploy/panal.service LICENSE dist/
+	@cd dist && sha256sum panal panal.service > SHA256SUMS && ls -l
+
+.PHONY: golden
+golden: ## Rewrite the golden files (review the diff)
+	@go test ./internal/api -run TestSpecGolden -update
+	@go test ./internal/archtest -run TestBinary -update
+
+.PHONY: clean
+clean: ## Remove what was built
+	@rm -rf bin dist
