@@ -14,27 +14,35 @@ import (
 //
 // All methods are safe for concurrent use. Errors match plat kinds: ErrNotFound,
 // ErrExists (a conditional put lost), ErrExhausted (disk or quota full),
-// ErrUnavailable (passing), ErrInvalid (a body whose length is not the declared
-// one); a cancelled context's error is returned as it is.
+// ErrUnavailable (passing, or the driver is closed), ErrInvalid (a body whose
+// length is not the declared one); a cancelled context's error is returned as it
+// is. What a call has done is seen by every call that starts after it returned.
 type Driver interface {
 	// Put stores everything that r yields under key. It is atomic and durable:
 	// when it returns nil the object survives a power cut, whole; when it returns
 	// an error nothing is visible under key (or what was there before still is).
 	// size is the exact length, or -1 when unknown; a body that is shorter or
-	// longer than a known size is ErrInvalid. Memory use does not depend on size.
+	// longer than a known size is ErrInvalid, and an error of r is returned wrapped.
+	// r is read at most once, is not closed and not used after the return. Memory
+	// use does not depend on size.
 	Put(ctx context.Context, key string, r io.Reader, size int64, opt PutOptions) error
 	// Open returns a reader over the object's bytes [off, off+n); n < 0 means to
-	// the end. The reader sees one version of the object even when the key is
-	// overwritten or deleted meanwhile. Info describes the whole object.
+	// the end. A range is cut at the object's end; one that starts there or later is
+	// empty. The reader sees one version of the object even when the key is
+	// overwritten or deleted meanwhile. Info describes the whole of that version.
+	// The caller closes the reader.
 	Open(ctx context.Context, key string, off, n int64) (io.ReadCloser, Info, error)
 	// Stat describes the object.
 	Stat(ctx context.Context, key string) (Info, error)
-	// Delete removes the object. A missing key is not an error.
+	// Delete removes the object, as durably as Put stores. A missing key is not an error.
 	Delete(ctx context.Context, key string) error
 	// List returns up to limit objects whose key starts with prefix and is
 	// greater than after, in byte order of the key. more tells whether others follow.
+	// Any prefix and any after will do, also ones that no key could be. Objects that
+	// come or go during the call may or may not be in the result.
 	List(ctx context.Context, prefix, after string, limit int) (infos []Info, more bool, err error)
-	// Close releases what the driver holds. Later calls fail.
+	// Close releases what the driver holds. Later calls fail with ErrUnavailable, and
+	// nothing changes any more once it has returned. A second Close does nothing.
 	Close() error
 }
 

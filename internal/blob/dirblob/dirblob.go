@@ -1,0 +1,458 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dirblob
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"panal/internal/blob"
+	"panal/internal/blob/dirblob/vfs"
+	"panal/internal/plat"
+)
+
+const (
+	formatLine = "dirblob 1\n"
+
+	// copyBuffer is a compromise: fewer system calls, yet small beside a
+	// process that takes hundreds of uploads at once.
+	copyBuffer = 128 << 10
+)
+
+var errClosed = plat.Errorf(plat.ErrUnavailable, "the object store is closed")
+
+// Driver keeps objects in a directory.
+type Driver struct {
+	fs    vfs.FS
+	dirs  *dirs
+	locks keyLocks
+
+	session string // tells this process's temporary names from another's
+	serial  atomic.Uint64
+	buffers sync.Pool
+
+	// closing is held for reading while the tree is changed, for writing by Close.
+	closing sync.RWMutex
+	closed  atomic.Bool
+}
+
+var _ blob.Driver = (*Driver)(nil)
+
+// Open opens the store in dir, which is made if it is missing, and removes what
+// an earlier process left half-written. No other process may use dir meanwhile.
+func Open(ctx context.Context, dir string) (*Driver, error) {
+	fsys, err := vfs.NewOS(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open object directory %s: %w", dir, translate(err))
+	}
+	d, err := OpenFS(ctx, fsys)
+	if err != nil {
+		return nil, fmt.Errorf("open object directory %s: %w", dir, err)
+	}
+	return d, nil
+}
+
+// OpenFS is Open on a file layer.
+func OpenFS(ctx context.Context, fsys vfs.FS) (*Driver, error) {
+	d := &Driver{
+		fs:      fsys,
+		dirs:    newDirs(fsys),
+		session: strconv.FormatUint(rand.Uint64(), 36), //nolint:gosec // a name, not a secret
+		buffers: sync.Pool{New: func() any { b := make([]byte, copyBuffer); return &b }},
+	}
+	for _, name := range []string{tmpDir, objectsDir} {
+		if err := fsys.Mkdir(name); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, translate(err)
+		}
+	}
+	if err := d.sweep(ctx); err != nil {
+		return nil, translate(err)
+	}
+	if err := d.checkFormat(); err != nil {
+		return nil, err
+	}
+	// Also when all was there: an earlier process may have ended before its sync.
+	if err := fsys.SyncDir("."); err != nil {
+		return nil, translate(err)
+	}
+	return d, nil
+}
+
+// sweep removes what is left in tmp/. Removals need not be durable: what comes
+// back is removed next time.
+func (d *Driver) sweep(ctx context.Context) error {
+	var left []string
+	err := d.fs.ReadNames(tmpDir, func(names []string) error {
+		left = append(left, names...)
+		return ctx.Err()
+	})
+	if err != nil {
+		return err
+	}
+	for _, name := range left {
+		if err := d.fs.Remove(tmpDir + "/" + name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkFormat reads the format file, or writes it in a new store.
+func (d *Driver) checkFormat() error {
+	f, err := d.fs.Open(formatFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return translate(d.writeFormat())
+	}
+	if err != nil {
+		return translate(err)
+	}
+	line, err := io.ReadAll(io.LimitReader(f, int64(len(formatLine))+1))
+	if err := errors.Join(err, f.Close()); err != nil {
+		return translate(err)
+	}
+	if string(line) != formatLine {
+		return plat.Errorf(plat.ErrUnsupported, "the object directory has format %q; this version reads %q", line, formatLine)
+	}
+	return nil
+}
+
+func (d *Driver) writeFormat() error {
+	tmp := d.tempName()
+	f, err := d.fs.Create(tmp)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write([]byte(formatLine))
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		_ = d.fs.Remove(tmp)
+		return err
+	}
+	return d.fs.Rename(tmp, formatFile)
+}
+
+func (d *Driver) tempName() string {
+	return tmpDir + "/" + d.session + "-" + strconv.FormatUint(d.serial.Add(1), 36)
+}
+
+// Put implements blob.Driver. opt.ContentType is dropped.
+func (d *Driver) Put(ctx context.Context, key string, r io.Reader, size int64, opt blob.PutOptions) error {
+	if err := d.check(ctx); err != nil {
+		return err
+	}
+	dir, name := keyPath(key)
+	if opt.IfNoneMatch {
+		// Most losers are told before they send their body; commit decides.
+		if _, err := d.fs.Stat(name); err == nil {
+			return d.refuse(ctx, key, dir)
+		}
+	}
+	tmp := d.tempName()
+	if err := d.receive(ctx, tmp, r, size); err != nil {
+		return err
+	}
+	if err := d.commit(ctx, key, dir, name, tmp, opt.IfNoneMatch); err != nil {
+		_ = d.fs.Remove(tmp)
+		return err
+	}
+	return nil
+}
+
+// receive writes the body to a new synced file tmp, or leaves nothing.
+func (d *Driver) receive(ctx context.Context, tmp string, r io.Reader, size int64) error {
+	f, err := d.fs.Create(tmp)
+	if err != nil {
+		return translate(err)
+	}
+	err = d.copyBody(ctx, f, r, size)
+	if err == nil {
+		err = translate(f.Sync())
+	}
+	if cerr := f.Close(); err == nil && cerr != nil {
+		err = translate(cerr)
+	}
+	if err != nil {
+		_ = d.fs.Remove(tmp)
+	}
+	return err
+}
+
+func (d *Driver) copyBody(ctx context.Context, w io.Writer, r io.Reader, size int64) error {
+	buf, ok := d.buffers.Get().(*[]byte)
+	if !ok {
+		panic("BUG: dirblob's pool holds something else")
+	}
+	defer d.buffers.Put(buf)
+	var got int64
+	for {
+		if err := d.check(ctx); err != nil {
+			return err
+		}
+		n, rerr := r.Read(*buf)
+		got += int64(n)
+		if size >= 0 && got > size {
+			return plat.Errorf(plat.ErrInvalid, "the body is longer than the declared %d bytes", size)
+		}
+		if n > 0 {
+			if _, err := w.Write((*buf)[:n]); err != nil {
+				return translate(err)
+			}
+		}
+		switch {
+		case rerr == io.EOF: //nolint:errorlint // the reader contract says this very value
+			if size >= 0 && got < size {
+				return plat.Errorf(plat.ErrInvalid, "the body ended after %d of the declared %d bytes", got, size)
+			}
+			return nil
+		case rerr != nil:
+			return fmt.Errorf("read body: %w", rerr)
+		}
+	}
+}
+
+// commit gives the synced file tmp its name.
+func (d *Driver) commit(ctx context.Context, key, dir, name, tmp string, ifNoneMatch bool) error {
+	end, err := d.begin(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer end()
+	line := d.dirs.acquire(dir)
+	defer d.dirs.release(line)
+
+	_, err = d.fs.Stat(name)
+	exists := err == nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return translate(err)
+	}
+	if exists && ifNoneMatch {
+		return d.refuseLocked(line, dir)
+	}
+	if err := d.dirs.make(line); err != nil {
+		return translate(err)
+	}
+
+	// The old version keeps a name until the new one is durable, so that a disk
+	// that fails in between leaves what was there. A file system without hard
+	// links does without.
+	old := tmp + "-old"
+	kept := exists && d.fs.Link(name, old) == nil
+	if err := d.fs.Rename(tmp, name); err != nil {
+		if kept {
+			_ = d.fs.Remove(old)
+		}
+		return translate(err)
+	}
+	if err := d.dirs.sync(dir); err != nil {
+		switch {
+		case kept:
+			_ = d.fs.Rename(old, name)
+		case !exists:
+			_ = d.fs.Remove(name)
+		}
+		return translate(err)
+	}
+	if kept {
+		_ = d.fs.Remove(old) // else Open removes it
+	}
+	return nil
+}
+
+// refuse returns ErrExists for an object that was seen.
+func (d *Driver) refuse(ctx context.Context, key, dir string) error {
+	end, err := d.begin(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer end()
+	line := d.dirs.acquire(dir)
+	defer d.dirs.release(line)
+	return d.refuseLocked(line, dir)
+}
+
+// refuseLocked returns ErrExists once the object in the way is sure to stay: it
+// must not vanish in a power cut after a caller was told of it.
+func (d *Driver) refuseLocked(line []string, dir string) error {
+	if err := d.dirs.make(line); err != nil {
+		return translate(err)
+	}
+	if err := d.dirs.sync(dir); err != nil {
+		return translate(err)
+	}
+	return plat.Errorf(plat.ErrExists, "the object already exists")
+}
+
+// begin starts a change of key's object: it holds off other changes of it and Close.
+func (d *Driver) begin(ctx context.Context, key string) (end func(), err error) {
+	unlock, err := d.locks.lock(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	d.closing.RLock()
+	if err := d.check(ctx); err != nil {
+		d.closing.RUnlock()
+		unlock()
+		return nil, err
+	}
+	return func() {
+		d.closing.RUnlock()
+		unlock()
+	}, nil
+}
+
+// check returns the error of a cancelled context or a closed driver.
+func (d *Driver) check(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if d.closed.Load() {
+		return errClosed
+	}
+	return nil
+}
+
+// Delete implements blob.Driver.
+func (d *Driver) Delete(ctx context.Context, key string) error {
+	if err := d.check(ctx); err != nil {
+		return err
+	}
+	dir, name := keyPath(key)
+	end, err := d.begin(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if err := d.remove(dir, name); err != nil {
+		return translate(err)
+	}
+	d.dirs.prune(dir)
+	return nil
+}
+
+func (d *Driver) remove(dir, name string) error {
+	line := d.dirs.acquire(dir)
+	defer d.dirs.release(line)
+	if err := d.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// Also when the object is missing: an earlier process may have removed it
+	// and ended before the sync.
+	if err := d.dirs.sync(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Stat implements blob.Driver.
+func (d *Driver) Stat(ctx context.Context, key string) (blob.Info, error) {
+	if err := d.check(ctx); err != nil {
+		return blob.Info{}, err
+	}
+	_, name := keyPath(key)
+	fi, err := d.fs.Stat(name)
+	if err != nil {
+		return blob.Info{}, translateFind(err)
+	}
+	return infoOf(key, fi), nil
+}
+
+func infoOf(key string, fi fs.FileInfo) blob.Info {
+	return blob.Info{Key: key, Size: fi.Size(), ModTime: fi.ModTime().UTC().Truncate(time.Microsecond)}
+}
+
+// Open implements blob.Driver.
+func (d *Driver) Open(ctx context.Context, key string, off, n int64) (io.ReadCloser, blob.Info, error) {
+	if err := d.check(ctx); err != nil {
+		return nil, blob.Info{}, err
+	}
+	_, name := keyPath(key)
+	f, err := d.fs.Open(name)
+	if err != nil {
+		return nil, blob.Info{}, translateFind(err)
+	}
+	fi, err := f.Stat()
+	if err == nil && off > 0 {
+		_, err = f.Seek(off, io.SeekStart)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, blob.Info{}, translate(err)
+	}
+	left := max(fi.Size()-off, 0)
+	if n >= 0 {
+		left = min(left, n)
+	}
+	return &reader{file: f, body: io.LimitedReader{R: f, N: left}}, infoOf(key, fi), nil
+}
+
+// Close implements blob.Driver. Changes under way are finished first, bodies
+// still coming in are dropped; open readers stay usable.
+func (d *Driver) Close() error {
+	d.closing.Lock()
+	defer d.closing.Unlock()
+	d.closed.Store(true)
+	return nil
+}
+
+// reader reads a range of an open file.
+type reader struct {
+	file vfs.File
+	body io.LimitedReader
+}
+
+// Read implements io.Reader. A file that was cut short under us is an error, not
+// the end.
+func (r *reader) Read(p []byte) (int, error) {
+	n, err := r.body.Read(p)
+	if err == io.EOF && r.body.N > 0 { //nolint:errorlint // the reader contract says this very value
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// WriteTo implements io.WriterTo. A socket recognises an io.LimitedReader over
+// an *os.File and has the kernel send the file.
+func (r *reader) WriteTo(w io.Writer) (int64, error) {
+	n, err := io.Copy(w, &r.body)
+	if err == nil && r.body.N > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// Close implements io.Closer.
+func (r *reader) Close() error { return r.file.Close() }
+
+// translateFind is translate for looking up an object: what is missing is the object.
+func translateFind(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return plat.Errorf(plat.ErrNotFound, "the object does not exist")
+	}
+	return translate(err)
+}
+
+// translate gives an error of the file layer its kind. A missing file is none:
+// in a write it means that someone else is in the directory.
+func translate(err error) error {
+	var kind error
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
+		kind = plat.ErrExhausted
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		kind = plat.ErrUnavailable
+	default:
+		return err
+	}
+	return fmt.Errorf("%w: %w", kind, err)
+}

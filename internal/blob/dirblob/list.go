@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dirblob
+
+import (
+	"container/heap"
+	"context"
+	"errors"
+	"io/fs"
+	"math"
+	"slices"
+	"strings"
+
+	"panal/internal/blob"
+)
+
+// List implements blob.Driver. Objects that come or go during the call may or
+// may not be among the result.
+func (d *Driver) List(ctx context.Context, prefix, after string, limit int) ([]blob.Info, bool, error) {
+	if err := d.check(ctx); err != nil {
+		return nil, false, err
+	}
+	if len(prefix) > blob.MaxKeyLen {
+		return nil, false, nil
+	}
+	l := lister{d: d, prefix: prefix, after: after, want: min(limit, math.MaxInt-1) + 1}
+	dir, text := prefixDir(prefix)
+	if err := l.walk(ctx, dir, text); err != nil {
+		return nil, false, translate(err)
+	}
+	if len(l.found) > limit {
+		return l.found[:limit], true, nil
+	}
+	return l.found, false, nil
+}
+
+// lister collects one page.
+type lister struct {
+	d             *Driver
+	prefix, after string
+	want          int
+	found         []blob.Info
+}
+
+// walk adds the wanted objects of the tree below dir, whose keys start with text.
+func (l *lister) walk(ctx context.Context, dir, text string) error {
+	last, started := "", false
+	for {
+		children, more, err := l.next(ctx, dir, text, last, started)
+		if err != nil {
+			return err
+		}
+		for _, c := range children {
+			last, started = c.text, true
+			if c.leaf {
+				fi, err := l.d.fs.Stat(dir + "/" + c.name)
+				if errors.Is(err, fs.ErrNotExist) {
+					continue // deleted meanwhile
+				}
+				if err != nil {
+					return err
+				}
+				l.found = append(l.found, infoOf(text+c.text, fi))
+			} else if err := l.walk(ctx, dir+"/"+c.name, text+c.text); err != nil {
+				return err
+			}
+			if len(l.found) == l.want {
+				return nil
+			}
+		}
+		// Directories may turn out empty, so a full batch may yield too little.
+		if !more {
+			return nil
+		}
+	}
+}
+
+// next returns, in order, the first children of dir behind the child last that
+// may hold wanted objects: as many as the page still lacks. It reads all names
+// but keeps only those.
+func (l *lister) next(ctx context.Context, dir, text, last string, started bool) (children []child, more bool, err error) {
+	room := l.want - len(l.found)
+	kept := childHeap{}
+	err = l.d.fs.ReadNames(dir, func(names []string) error {
+		if err := l.d.check(ctx); err != nil {
+			return err
+		}
+		for _, name := range names {
+			c, ok := parseName(name)
+			if !ok || started && c.text <= last || !l.wanted(text+c.text, c.leaf) {
+				continue
+			}
+			switch {
+			case len(kept) < room:
+				heap.Push(&kept, c)
+			case c.text < kept[0].text:
+				kept[0] = c
+				heap.Fix(&kept, 0)
+				more = true
+			default:
+				more = true
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, false, nil // no such prefix, or the directory went meanwhile
+	}
+	slices.SortFunc(kept, func(a, b child) int { return strings.Compare(a.text, b.text) })
+	// Some file systems show a name twice when it is replaced during the reading.
+	kept = slices.Compact(kept)
+	return kept, more, err
+}
+
+// wanted tells whether the object with key text, or any whose key starts with
+// it, may belong to the page.
+func (l *lister) wanted(text string, leaf bool) bool {
+	if leaf {
+		return strings.HasPrefix(text, l.prefix) && text > l.after
+	}
+	if !strings.HasPrefix(text, l.prefix) && !strings.HasPrefix(l.prefix, text) {
+		return false
+	}
+	return text > l.after || strings.HasPrefix(l.after, text)
+}
+
+// childHeap has the child with the greatest text on top.
+type childHeap []child
+
+func (h childHeap) Len() int           { return len(h) }
+func (h childHeap) Less(i, j int) bool { return h[i].text > h[j].text }
+func (h childHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+
+// Push implements heap.Interface.
+func (h *childHeap) Push(x any) {
+	c, ok := x.(child)
+	if !ok {
+		panic("BUG: not a child")
+	}
+	*h = append(*h, c)
+}
+
+// Pop implements heap.Interface.
+func (h *childHeap) Pop() any {
+	old := *h
+	c := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return c
+}
