@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package procrunner
+
+// Walls lists what SwitchOff takes down, so that a test can prove that its attack
+// would work without it.
+type Walls = walls
+
+// Names of walls for tests in the external package.
+var (
+	OffUID       = func(w *Walls) { w.uid = true }
+	OffMounts    = func(w *Walls) { w.mounts = true }
+	OffPIDs      = func(w *Walls) { w.pids = true }
+	OffPrivs     = func(w *Walls) { w.privs = true }
+	OffLandlock  = func(w *Walls) { w.landlock = true }
+	OffMemory    = func(w *Walls) { w.memory = true }
+	OffProcesses = func(w *Walls) { w.processes = true }
+	OffDisk      = func(w *Walls) { w.disk = true }
+	OffReads     = func(w *Walls) { w.reads = true }
+	OffEnviron   = func(w *Walls) { w.environ = true }
+	OffFiles     = func(w *Walls) { w.files = true }
+)
+
+// SwitchOff takes walls down.
+func (c *Config) SwitchOff(off ...func(*Walls)) {
+	for _, f := range off {
+		f(&c.off)
+	}
+}
+
+// Force pretends that the machine gives less than it does.
+func (c *Config) Force(noNamespaces, noCgroups bool) {
+	c.force.noNamespaces, c.force.noCgroups = noNamespaces, noCgroups
+}
+
+// HasCgroups tells whether limits are enforced by control groups.
+func (r *Runner) HasCgroups() bool { return r.groups != nil }
+
+// Namespaces tells whether workloads have namespaces of their own.
+func (r *Runner) Namespaces() bool { return r.iso.namespaces }
+
+// StaysInside is exported for its table.
+var StaysInside = staysInside

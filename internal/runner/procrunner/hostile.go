@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package procrunner
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+
+	"panal/internal/runner"
+	"panal/internal/runner/agentctl"
+)
+
+// This file reads what user code could have written. Every name may be a link
+// out of the directory, a FIFO that never answers, or endless.
+
+// readHostile returns the content of a regular file below root, at most limit
+// bytes; more is an error. Links are not followed.
+func readHostile(root *os.Root, name string, limit int64) ([]byte, error) {
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", name)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%s is longer than %d bytes", name, limit)
+	}
+	return data, nil
+}
+
+// readExit returns what the agent wrote last, if anything usable.
+func readExit(work string, naive bool) (agentctl.Exit, bool) {
+	var e agentctl.Exit
+	data, err := func() ([]byte, error) {
+		if naive { // the wall taken down by a test
+			return os.ReadFile(filepath.Join(work, agentctl.ExitFile))
+		}
+		root, err := os.OpenRoot(work)
+		if err != nil {
+			return nil, err
+		}
+		defer root.Close()
+		return readHostile(root, agentctl.ExitFile, agentctl.MaxExitBytes)
+	}()
+	if err != nil || json.Unmarshal(data, &e) != nil {
+		return agentctl.Exit{}, false
+	}
+	e.Reason, e.Tail = clip(e.Reason, 1024), clip(e.Tail, 4096)
+	return e, true
+}
+
+// clip keeps the end of a text, where a traceback says what happened, as valid
+// UTF-8 without zero bytes (which PostgreSQL refuses).
+func clip(s string, limit int) string {
+	s = strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "�")
+	if len(s) <= limit {
+		return s
+	}
+	s = s[len(s)-limit:]
+	for len(s) > 0 && !utf8.RuneStart(s[0]) {
+		s = s[1:]
+	}
+	return s
+}
+
+// Bounds of a spool. The agent bounds its own by the same order; what a hostile
+// one leaves beyond is dropped.
+const (
+	maxSpoolFile  = 4 << 20
+	maxSpoolFiles = 4096
+	spoolSuffix   = ".batch"
+)
+
+// readSpool returns the batches that were not shipped, in the order of names.
+func readSpool(work string) ([]runner.SpoolBatch, error) {
+	root, err := os.OpenRoot(work)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open spool: %w", err)
+	}
+	defer root.Close()
+	spool, err := root.OpenRoot(agentctl.DirSpool)
+	if err != nil {
+		return nil, nil //nolint:nilerr // no directory, or none that is one: nothing was spooled
+	}
+	defer spool.Close()
+	names, err := listHostile(spool, maxSpoolFiles)
+	if err != nil {
+		return nil, fmt.Errorf("list spool: %w", err)
+	}
+	var batches []runner.SpoolBatch
+	for _, name := range names {
+		if !strings.HasSuffix(name, spoolSuffix) {
+			continue
+		}
+		if data, err := readHostile(spool, name, maxSpoolFile); err == nil {
+			batches = append(batches, data)
+		}
+	}
+	return batches, nil
+}
+
+// listHostile returns up to limit names of a directory, sorted.
+func listHostile(root *os.Root, limit int) ([]string, error) {
+	d, err := root.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(limit)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// errTooMany ends a walk that has seen enough.
+var errTooMany = errors.New("too many files")
+
+// diskUse adds up the blocks below dir, each file once however many names it
+// has. It stops early with errTooMany past limit files.
+func diskUse(dir string, limit int) (bytes int64, err error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	type inode struct{ dev, ino uint64 }
+	seen := map[inode]bool{}
+	files := 0
+	err = fs.WalkDir(root.FS(), ".", func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil //nolint:nilerr // it went away while we looked, or is closed to us
+		}
+		if files++; files > limit {
+			return errTooMany
+		}
+		fi, err := d.Info()
+		if err != nil {
+			return nil //nolint:nilerr // as above
+		}
+		st, ok := statOf(fi)
+		if !ok {
+			return nil
+		}
+		if st.Nlink > 1 && !d.IsDir() {
+			key := inode{st.Dev, st.Ino}
+			if seen[key] {
+				return nil
+			}
+			seen[key] = true
+		}
+		bytes += st.Blocks * 512
+		return nil
+	})
+	return bytes, err
+}
