@@ -106,6 +106,14 @@ func (f *FS) Steps() int {
 	return f.steps
 }
 
+// Revive ends a cut without losing anything: not the power went, the process was
+// killed. What it did not sync is still not durable.
+func (f *FS) Revive() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.crashed, f.crashAt = false, -1
+}
+
 // Crashed tells whether the power is cut.
 func (f *FS) Crashed() bool {
 	f.mu.Lock()
