@@ -45,9 +45,10 @@ const (
 type Scope struct {
 	Workload plat.WorkloadID
 	// Training containers: their definition, version and job.
-	Definition plat.JobDefinitionID
-	Version    int
-	Job        plat.JobID
+	Definition     plat.JobDefinitionID
+	DefinitionName string // agents name the definition by it in paths
+	Version        int
+	Job            plat.JobID
 	// Service containers: their deployment, code version and service, and the
 	// models that they may download.
 	Deployment  plat.DeploymentID

@@ -112,5 +112,9 @@ func within(s authn.Scope, t Target) bool {
 	if t.Model != "" { // a service may read its models, which live under another definition
 		return slices.Contains(s.Models, t.Model)
 	}
-	return own(string(t.Definition), string(s.Definition)) && named
+	if t.Definition != "" {
+		named = true
+		return string(t.Definition) == string(s.Definition) || string(t.Definition) == s.DefinitionName
+	}
+	return named
 }

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package authn_test
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"panal/internal/authn"
+	"panal/internal/plat"
+)
+
+// store is a token store whose answers a test sets.
+type store struct {
+	authn.Store
+	tokens map[string]authn.Token
+	role   authn.Role
+	err    error
+	calls  int
+}
+
+func (s *store) TokenByHash(_ context.Context, hash string) (authn.Token, authn.Role, error) {
+	s.calls++
+	if s.err != nil {
+		return authn.Token{}, "", s.err
+	}
+	t, ok := s.tokens[hash]
+	if !ok {
+		return authn.Token{}, "", plat.NotFound("token", "")
+	}
+	return t, s.role, nil
+}
+
+func basic(user, secret string) string {
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+secret))
+}
+
+func newStore() *store {
+	return &store{role: authn.RoleDeveloper, tokens: map[string]authn.Token{
+		authn.HashToken("pat"):     {Kind: authn.KindUser, Org: "o1", User: "u1"},
+		authn.HashToken("job"):     {Kind: authn.KindContainer, Org: "o1", User: "u1", Scope: authn.Scope{Job: "j1"}},
+		authn.HashToken("expired"): {Kind: authn.KindUser, Org: "o1", User: "u1", ExpiresAt: time.Unix(1000, 0)},
+	}}
+}
+
+func TestHeader(t *testing.T) {
+	now := func() time.Time { return time.Unix(2000, 0) }
+	for _, c := range []struct {
+		what, header string
+		want         error
+	}{
+		{"user", basic("user-u1", "pat"), nil},
+		{"user without prefix", basic("u1", "pat"), nil},
+		{"bearer", "Bearer pat", nil},
+		{"scheme in lower case", "bearer pat", nil},
+		{"container", "Bearer job", nil},
+		{"nothing", "", plat.ErrUnauthenticated},
+		{"other user's name", basic("user-u2", "pat"), plat.ErrUnauthenticated},
+		{"container's token as a user's", basic("user-u1", "job"), plat.ErrUnauthenticated},
+		{"unknown", "Bearer nonsense", plat.ErrUnauthenticated},
+		{"empty secret", basic("user-u1", ""), plat.ErrUnauthenticated},
+		{"no name", basic("", "pat"), plat.ErrUnauthenticated},
+		{"expired", "Bearer expired", plat.ErrUnauthenticated},
+		{"not base64", "Basic %%%", plat.ErrUnauthenticated},
+		{"no colon", "Basic " + base64.StdEncoding.EncodeToString([]byte("pat")), plat.ErrUnauthenticated},
+		{"unknown scheme", "Digest x", plat.ErrUnauthenticated},
+		{"endless", "Bearer " + strings.Repeat("x", 5000), plat.ErrUnauthenticated},
+	} {
+		_, err := authn.New(newStore(), now).Header(t.Context(), c.header)
+		if !errors.Is(err, c.want) || (c.want == nil) != (err == nil) {
+			t.Errorf("%s: %v, want %v", c.what, err, c.want)
+		}
+		if err != nil && strings.Contains(err.Error(), "pat") {
+			t.Errorf("%s: the error repeats the secret: %v", c.what, err)
+		}
+	}
+}
+
+func TestContainerNeverHasItsOwnersRole(t *testing.T) {
+	s := newStore()
+	s.role = "" // as the store's contract says for containers
+	id, err := authn.New(s, plat.SystemClock).Header(t.Context(), "Bearer job")
+	if err != nil || id.Kind != authn.KindContainer || id.Role != "" || id.Scope.Job != "j1" {
+		t.Errorf("identity = %+v, %v", id, err)
+	}
+}
+
+// TestStaticStability: with the store down, a token seen lately goes on working
+// and a new one is "try again", not "wrong".
+func TestStaticStability(t *testing.T) {
+	s, now := newStore(), time.Unix(2000, 0)
+	a := authn.New(s, func() time.Time { return now })
+	if _, err := a.Header(t.Context(), "Bearer pat"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Header(t.Context(), "Bearer pat"); err != nil || s.calls != 1 {
+		t.Errorf("a fresh token asked the store again: %d calls, %v", s.calls, err)
+	}
+	s.err = errors.New("connection refused")
+	now = now.Add(10 * time.Minute)
+	if _, err := a.Header(t.Context(), "Bearer pat"); err != nil {
+		t.Errorf("store down, token seen: %v", err)
+	}
+	if _, err := a.Header(t.Context(), "Bearer job"); !errors.Is(err, plat.ErrUnavailable) {
+		t.Errorf("store down, new token: %v, want ErrUnavailable", err)
+	}
+	now = now.Add(6 * time.Minute)
+	if _, err := a.Header(t.Context(), "Bearer pat"); !errors.Is(err, plat.ErrUnavailable) {
+		t.Errorf("store down for longer than a stale token may live: %v", err)
+	}
+	s.err = nil
+	delete(s.tokens, authn.HashToken("pat"))
+	if _, err := a.Header(t.Context(), "Bearer pat"); !errors.Is(err, plat.ErrUnauthenticated) {
+		t.Errorf("revoked: %v", err)
+	}
+}

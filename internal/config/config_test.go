@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config_test
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"panal/internal/config"
+	"panal/internal/plat"
+)
+
+func good() config.Server {
+	return config.Server{
+		Data: "/d", Listen: "127.0.0.1:8600", Python: "/usr/bin/python3", LogLevel: "info", LogFormat: "text",
+		LogTTL: time.Hour, LogCeilingMB: 1, EnvironmentMB: 1,
+	}
+}
+
+func TestValidate(t *testing.T) {
+	for _, c := range []struct {
+		field string // "" is valid
+		set   func(*config.Server)
+	}{
+		{"", func(*config.Server) {}},
+		{"", func(s *config.Server) { s.Listen = "localhost:0" }},
+		{"", func(s *config.Server) { s.Listen = "[::1]:80" }},
+		{"", func(s *config.Server) { s.Listen, s.Insecure = "0.0.0.0:80", true }},
+		{"listen", func(s *config.Server) { s.Listen = "0.0.0.0:80" }},
+		{"listen", func(s *config.Server) { s.Listen = ":80" }},
+		{"listen", func(s *config.Server) { s.Listen = "192.0.2.1:80" }},
+		{"listen", func(s *config.Server) { s.Listen = "8600" }},
+		{"public-url", func(s *config.Server) { s.PublicURL = "panal.example" }},
+		{"public-url", func(s *config.Server) { s.PublicURL = "https://panal.example/sub" }},
+		{"database", func(s *config.Server) { s.Database = "mysql://x" }},
+		{"python", func(s *config.Server) { s.Python = "python3" }},
+		{"log-ttl", func(s *config.Server) { s.LogTTL = time.Minute }},
+		{"log-ceiling-mb", func(s *config.Server) { s.LogCeilingMB = 0 }},
+	} {
+		s := good()
+		c.set(&s)
+		err := s.Validate()
+		if c.field == "" {
+			if err != nil {
+				t.Errorf("%+v: %v", s, err)
+			}
+			continue
+		}
+		if !errors.Is(err, plat.ErrInvalid) || !strings.HasPrefix(err.Error(), c.field+":") {
+			t.Errorf("%s: %v", c.field, err)
+		}
+	}
+}
+
+func TestPrintRedacts(t *testing.T) {
+	s := good()
+	s.Database = "postgres://panal:hunter2@db/panal"
+	var out bytes.Buffer
+	if err := s.Print(&out); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(out.String(), "hunter2") || !strings.Contains(out.String(), "database: redacted") || !strings.Contains(out.String(), "log-ttl: 1h0m0s") {
+		t.Errorf("printed:\n%s", out.String())
+	}
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package signedurl_test
+
+import (
+	"bytes"
+	"net/url"
+	"testing"
+	"time"
+
+	"panal/internal/x/signedurl"
+)
+
+func TestOnlyWhatWasSignedIsAllowed(t *testing.T) {
+	s := signedurl.New(bytes.Repeat([]byte("k"), 32))
+	now := time.Unix(1000, 0)
+	g := signedurl.Grant{Method: "PUT", Key: "a/b", ContentType: "text/plain", MaxBytes: 7, Expires: now.Add(time.Hour)}
+	good, err := url.ParseQuery(s.Query(g))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := s.Verify("PUT", "a/b", good, now); !ok || got.MaxBytes != 7 || got.ContentType != "text/plain" {
+		t.Fatalf("Verify = %+v, %v", got, ok)
+	}
+	with := func(k, v string) url.Values {
+		q := url.Values{}
+		for kk, vv := range good {
+			q[kk] = vv
+		}
+		q.Set(k, v)
+		return q
+	}
+	for what, ok := range map[string]bool{
+		"other method": verify(s, "GET", "a/b", good, now),
+		"other key":    verify(s, "PUT", "a/c", good, now),
+		"expired":      verify(s, "PUT", "a/b", good, now.Add(time.Hour)),
+		"longer life":  verify(s, "PUT", "a/b", with("e", "99999999"), now),
+		"more bytes":   verify(s, "PUT", "a/b", with("n", "8"), now),
+		"other type":   verify(s, "PUT", "a/b", with("t", "text/html"), now),
+		"claimed GET":  verify(s, "GET", "a/b", with("m", "GET"), now),
+		"no signature": verify(s, "PUT", "a/b", with("sig", ""), now),
+		"other secret": verify(signedurl.New(bytes.Repeat([]byte("j"), 32)), "PUT", "a/b", good, now),
+		"nothing":      verify(s, "PUT", "a/b", url.Values{}, now),
+	} {
+		if ok {
+			t.Errorf("%s was allowed", what)
+		}
+	}
+	get, err := url.ParseQuery(s.Query(signedurl.Grant{Method: "GET", Key: "k", Expires: now.Add(time.Hour)}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !verify(s, "HEAD", "k", get, now) {
+		t.Error("HEAD is not allowed where GET is")
+	}
+}
+
+func verify(s *signedurl.Signer, method, key string, q url.Values, now time.Time) bool {
+	_, ok := s.Verify(method, key, q, now)
+	return ok
+}
