@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package deploy
+
+import "maps"
+
+// Defaults of compute.md §5–7.
+const (
+	DefaultHandler      = "main:handler"
+	DefaultInstanceType = "cpu-0.25"
+	DefaultAlias        = "default"
+	DefaultNumber       = 1
+	// MaxNumber is the most instances of a service.
+	MaxNumber = 300
+	// MaxSourceBytes is the most that a version's archive may have.
+	MaxSourceBytes = 5 << 30
+)
+
+// MergeEnvironment lays the code version's values over the deployment's, and the
+// service's own over both (compute.md §12.3).
+func MergeEnvironment(deployment, version, own map[string]string) map[string]string {
+	out := make(map[string]string, len(deployment)+len(version)+len(own))
+	maps.Copy(out, deployment)
+	maps.Copy(out, version)
+	maps.Copy(out, own)
+	return out
+}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package deploy
+
+import (
+	"fmt"
+	"time"
+
+	"panal/internal/plat"
+)
+
+// Deployment groups code versions, services and endpoints.
+type Deployment struct {
+	ID          plat.DeploymentID
+	Org         plat.OrgID
+	Name        string // not unique
+	Description string
+	Environment map[string]string // default_environment
+	Creator     plat.UserID
+	CreatedAt   time.Time
+	ModifiedAt  time.Time
+}
+
+// Version is code with an image and defaults. It never changes; its source is
+// uploaded after it was created, and nothing confirms the upload.
+type Version struct {
+	ID          plat.VersionID
+	Org         plat.OrgID
+	Deployment  plat.DeploymentID
+	Label       string // the user's name for it, unique in the deployment
+	Handler     string
+	Image       string
+	Environment map[string]string // user_parameters
+	Description string
+	Creator     plat.UserID
+	CreatedAt   time.Time
+	ModifiedAt  time.Time
+}
+
+// SourceKey is where the version's archive is in blob.
+func (v Version) SourceKey() string {
+	return fmt.Sprintf("deploy/%s/%s/%s/source", v.Org, v.Deployment, v.ID)
+}
+
+// Service is a number of instances of one version.
+type Service struct {
+	ID            plat.ServiceID
+	Org           plat.OrgID
+	Deployment    plat.DeploymentID
+	Version       plat.VersionID
+	VersionLabel  string
+	Models        map[string]plat.ModelID // by alias; at most one
+	Status        Status
+	StatusMessage string // why it is not READY; empty means null
+	InstanceType  string
+	Number        int // instances wanted
+	Min, Max      int
+	Autoscale     bool // kept and echoed; see control/service
+	RecordChannel plat.ChannelID
+	Environment   map[string]string // its own
+	Merged        map[string]string // what user code gets; see MergeEnvironment
+	Creator       plat.UserID
+	CreatedAt     time.Time
+	ModifiedAt    time.Time
+
+	// Generation counts the changes that need new instances, from 1.
+	Generation int64
+	// ReadyGeneration is the last generation that was READY; 0 before the first.
+	// While it is behind Generation, a roll is under way.
+	ReadyGeneration int64
+	// Failures counts the rounds of failed instances in a row, LastFailure is the
+	// last one's time and RetryAt when the next instance may start.
+	Failures    int
+	LastFailure time.Time
+	RetryAt     time.Time
+}
+
+// Rolled tells that the current generation has been READY: whatever fails later
+// is restarted for ever instead of ending FAILED.
+func (s Service) Rolled() bool { return s.ReadyGeneration == s.Generation }
+
+// Answering tells that the service is meant to answer requests right now: it was
+// READY since it was last started. It may be short of instances for the moment.
+func (s Service) Answering() bool {
+	return s.ReadyGeneration > 0 && s.Status != Stopped && s.Status != Failed
+}
+
+// Wanted is how many healthy instances make the service READY.
+func (s Service) Wanted() int { return min(s.Min, s.Number) }
+
+// InstanceState is what is meant to happen to an instance. It only moves forward.
+type InstanceState string
+
+// States of an instance.
+const (
+	// InstanceUp: it starts or answers requests.
+	InstanceUp InstanceState = "up"
+	// InstanceDraining: it gets no new requests and ends when those it has are done.
+	InstanceDraining InstanceState = "draining"
+	// InstanceStopping: it was told to end.
+	InstanceStopping InstanceState = "stopping"
+)
+
+// Instance is one workload of a service. Its record outlives the service's.
+type Instance struct {
+	Workload   plat.WorkloadID
+	Org        plat.OrgID
+	Deployment plat.DeploymentID
+	Service    plat.ServiceID
+	Generation int64
+	State      InstanceState
+	CreatedAt  time.Time
+	ReadyAt    time.Time // first time it was healthy; zero before
+}
+
+// Endpoint is a stable alias in front of a service.
+type Endpoint struct {
+	ID         plat.EndpointID
+	Org        plat.OrgID
+	Deployment plat.DeploymentID
+	Alias      string         // unique in the deployment
+	Service    plat.ServiceID // the one that answers
+	// Pending is the service that it switches to once that is READY; empty when none.
+	Pending       plat.ServiceID
+	PendingBy     plat.UserID
+	StatusMessage string // what became of the last switch; empty means null
+	CreatedAt     time.Time
+	ModifiedAt    time.Time
+}
+
+// Switch is one line of an endpoint's history: when which service began to answer.
+type Switch struct {
+	Endpoint plat.EndpointID
+	From, To plat.ServiceID // From is empty for the first
+	By       plat.UserID
+	At       time.Time
+}
+
+// Settle decides what becomes of a pending switch now that its target is as s
+// says. It returns the history line to write (nil when the endpoint does not
+// move) and whether the endpoint changed.
+func (e *Endpoint) Settle(s Service, at time.Time) (*Switch, bool) {
+	if e.Pending != s.ID {
+		return nil, false
+	}
+	switch s.Status {
+	case Ready:
+		return e.point(s.ID, e.PendingBy, at), true
+	case Failed, Stopped:
+		e.StatusMessage = fmt.Sprintf("the switch to %s did not happen: it is %s; %s goes on answering", s.ID, s.Status, e.Service)
+		if why := firstLine(s.StatusMessage); why != "" {
+			e.StatusMessage += ". Reason: " + why
+		}
+		e.Pending, e.PendingBy, e.ModifiedAt = "", "", at
+		return nil, true
+	case InProgress:
+	}
+	return nil, false
+}
+
+// point makes the endpoint answer from a service.
+func (e *Endpoint) point(to plat.ServiceID, by plat.UserID, at time.Time) *Switch {
+	sw := &Switch{Endpoint: e.ID, From: e.Service, To: to, By: by, At: at}
+	e.Service, e.Pending, e.PendingBy, e.StatusMessage, e.ModifiedAt = to, "", "", "", at
+	return sw
+}
+
+// ModelRef is what deploy needs to know of a training model.
+type ModelRef struct {
+	ID             plat.ModelID
+	DefinitionName string
+	Job            plat.JobID                // empty for an uploaded model
+	Datasets       map[string]plat.DatasetID // of its training job, by alias
+}

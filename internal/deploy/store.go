@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package deploy
+
+import (
+	"context"
+
+	"panal/internal/plat"
+)
+
+// Topics of the events that the store writes with its changes. The subject is the
+// id; what is "created", "changed", "deleted", a service's new status, or
+// "switched".
+const (
+	TopicDeployment = "deployment"
+	TopicVersion    = "version"
+	TopicService    = "service"
+	TopicEndpoint   = "endpoint"
+)
+
+// Store keeps everything of this package. Implemented by sqlstore; the suite is
+// deploytest. All methods are safe for concurrent use. Lookups of what does not
+// exist are ErrNotFound. Lists are oldest first. Maps are never shared with the
+// caller.
+//
+// An Update method changes one record atomically: change gets the record as it
+// is and edits it; an error of change stores nothing and is returned. Ids,
+// owners, creation times and creators never change. change may be called again
+// when another writer was faster; it must only edit.
+type Store interface {
+	DeploymentStore
+	VersionStore
+	ServiceStore
+	InstanceStore
+	EndpointStore
+}
+
+// DeploymentStore keeps deployments.
+type DeploymentStore interface {
+	CreateDeployment(ctx context.Context, d Deployment) error
+	Deployment(ctx context.Context, org plat.OrgID, id plat.DeploymentID) (Deployment, error)
+	Deployments(ctx context.Context, org plat.OrgID) ([]Deployment, error)
+	UpdateDeployment(ctx context.Context, org plat.OrgID, id plat.DeploymentID, change func(*Deployment) error) (Deployment, error)
+	// DeleteDeployment deletes the deployment with its versions and returns those.
+	// ErrConflict, naming them, while it has services.
+	DeleteDeployment(ctx context.Context, org plat.OrgID, id plat.DeploymentID) ([]Version, error)
+}
+
+// VersionStore keeps code versions.
+type VersionStore interface {
+	// CreateVersion stores v; ErrExists when the deployment has that label,
+	// ErrNotFound when the deployment is gone.
+	CreateVersion(ctx context.Context, v Version) error
+	Version(ctx context.Context, dep plat.DeploymentID, id plat.VersionID) (Version, error)
+	Versions(ctx context.Context, dep plat.DeploymentID) ([]Version, error)
+	// DeleteVersion deletes a version. ErrConflict, naming them, while services
+	// run it.
+	DeleteVersion(ctx context.Context, dep plat.DeploymentID, id plat.VersionID) error
+}
+
+// ServiceStore keeps services.
+type ServiceStore interface {
+	// CreateService stores s; ErrNotFound when its version is gone.
+	CreateService(ctx context.Context, s Service) error
+	// Service returns one service of any deployment.
+	Service(ctx context.Context, id plat.ServiceID) (Service, error)
+	// Services returns a deployment's services, or all there are for "".
+	Services(ctx context.Context, dep plat.DeploymentID) ([]Service, error)
+	// UpdateService changes a service. A change of the status that the state
+	// machine does not have is ErrConflict. Endpoints that wait for the service
+	// are settled (Endpoint.Settle) in the same transaction.
+	UpdateService(ctx context.Context, id plat.ServiceID, change func(*Service) error) (Service, error)
+	// DeleteService deletes the service; its instances stay, for control to end.
+	// ErrConflict, naming them, while endpoints point to it or wait for it.
+	DeleteService(ctx context.Context, id plat.ServiceID) error
+	// ServicesOfModel returns the services that use a model.
+	ServicesOfModel(ctx context.Context, org plat.OrgID, model plat.ModelID) ([]plat.ServiceID, error)
+}
+
+// InstanceStore keeps instances.
+type InstanceStore interface {
+	// CreateInstance stores i; ErrExists when the workload is known.
+	CreateInstance(ctx context.Context, i Instance) error
+	// Instances returns the instances of a service, or all there are for "".
+	Instances(ctx context.Context, service plat.ServiceID) ([]Instance, error)
+	// UpdateInstance stores the instance's state and first ready time.
+	UpdateInstance(ctx context.Context, i Instance) error
+	// DeleteInstance forgets an instance; an unknown one is not an error.
+	DeleteInstance(ctx context.Context, id plat.WorkloadID) error
+}
+
+// EndpointStore keeps endpoints and the history of their switches.
+type EndpointStore interface {
+	// CreateEndpoint stores e with its first history line, unless check refuses
+	// its service as it is in the transaction. ErrExists when the deployment has
+	// that alias; ErrNotFound when the service is not of the deployment.
+	CreateEndpoint(ctx context.Context, e Endpoint, by plat.UserID, check func(Service) error) error
+	// Endpoint returns the deployment's endpoint with that id or alias.
+	Endpoint(ctx context.Context, dep plat.DeploymentID, idOrAlias string) (Endpoint, error)
+	// Endpoints returns a deployment's endpoints, or all there are for "".
+	Endpoints(ctx context.Context, dep plat.DeploymentID) ([]Endpoint, error)
+	// UpdateEndpoint changes an endpoint with a view to the service that it shall
+	// point to: change gets both as they are in the transaction, and the service
+	// that answers now. A history line that change returns is stored with it.
+	// ErrNotFound when the target is not of the deployment.
+	UpdateEndpoint(ctx context.Context, dep plat.DeploymentID, idOrAlias string, target plat.ServiceID,
+		change func(e *Endpoint, current, target Service) (*Switch, error)) (Endpoint, error)
+	// DeleteEndpoint deletes an endpoint with its history and returns it.
+	DeleteEndpoint(ctx context.Context, dep plat.DeploymentID, idOrAlias string) (Endpoint, error)
+	// Switches returns an endpoint's history, newest first, at most limit lines.
+	Switches(ctx context.Context, id plat.EndpointID, limit int) ([]Switch, error)
+}
