@@ -22,8 +22,6 @@ var _ deploy.Store = (*Deploys)(nil)
 // NewDeploys returns the store on the control database.
 func NewDeploys(db *DB) *Deploys { return &Deploys{db: db} }
 
-type scanner = interface{ Scan(...any) error }
-
 const deploymentColumns = `id, org_id, name, description, environment, creator, created_at, modified_at`
 
 func scanDeployment(r scanner) (deploy.Deployment, error) {
