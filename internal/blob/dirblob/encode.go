@@ -49,7 +49,7 @@ func (e *encoder) text(s string) {
 	for i := range len(s) {
 		start := len(e.path)
 		switch c := s[i]; {
-		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '-', c == '_', c == '.':
+		case plain(c):
 			e.path = append(e.path, c)
 		case c >= 'A' && c <= 'Z':
 			e.path = append(e.path, '=', c|0x20)
@@ -141,10 +141,13 @@ func parseName(name string) (c child, ok bool) {
 // decode is the inverse of encoder.text for one element; ok is false for a text
 // that text would not have produced.
 func decode(s string) (text string, ok bool) {
+	if verbatim(s) {
+		return s, true // most names, and without an allocation
+	}
 	out := make([]byte, 0, len(s))
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {
-		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '-', c == '_', c == '.':
+		case plain(c):
 			out = append(out, c)
 		case c == '=':
 			i++
@@ -157,7 +160,7 @@ func decode(s string) (text string, ok bool) {
 				return "", false
 			}
 			hi, lo := strings.IndexByte(hexDigits, s[i+1]), strings.IndexByte(hexDigits, s[i+2])
-			if hi < 0 || lo < 0 || plain(byte(hi<<4|lo)) {
+			if hi < 0 || lo < 0 || !escaped(byte(hi<<4|lo)) {
 				return "", false
 			}
 			out = append(out, byte(hi<<4|lo))
@@ -169,7 +172,21 @@ func decode(s string) (text string, ok bool) {
 	return string(out), true
 }
 
-// plain tells whether c is written otherwise than as "%" and hex digits.
+// plain tells whether c stands for itself.
 func plain(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.' || c == '/'
+	return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.'
+}
+
+// escaped tells whether c is written as "%" and hex digits.
+func escaped(c byte) bool {
+	return !plain(c) && (c < 'A' || c > 'Z') && c != '/'
+}
+
+func verbatim(s string) bool {
+	for i := range len(s) {
+		if !plain(s[i]) {
+			return false
+		}
+	}
+	return true
 }

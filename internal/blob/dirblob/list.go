@@ -81,13 +81,17 @@ func (l *lister) walk(ctx context.Context, dir, text string) error {
 func (l *lister) next(ctx context.Context, dir, text, last string, started bool) (children []child, more bool, err error) {
 	room := l.want - len(l.found)
 	kept := childHeap{}
+	b, some := l.boundsIn(text)
+	if !some {
+		return nil, false, nil
+	}
 	err = l.d.fs.ReadNames(dir, func(names []string) error {
 		if err := l.d.check(ctx); err != nil {
 			return err
 		}
 		for _, name := range names {
 			c, ok := parseName(name)
-			if !ok || started && c.text <= last || !l.wanted(text+c.text, c.leaf) {
+			if !ok || started && c.text <= last || !b.admit(c) {
 				continue
 			}
 			switch {
@@ -112,16 +116,41 @@ func (l *lister) next(ctx context.Context, dir, text, last string, started bool)
 	return kept, more, err
 }
 
-// wanted tells whether the object with key text, or any whose key starts with
-// it, may belong to the page.
-func (l *lister) wanted(text string, leaf bool) bool {
-	if leaf {
-		return strings.HasPrefix(text, l.prefix) && text > l.after
+// bounds are prefix and after as seen from inside a directory.
+type bounds struct {
+	prefix, after string
+	all           bool // everything in the directory comes after
+}
+
+// boundsIn returns the bounds within the directory whose keys start with text;
+// some is false when it can hold nothing wanted.
+func (l *lister) boundsIn(text string) (b bounds, some bool) {
+	switch {
+	case strings.HasPrefix(l.prefix, text):
+		b.prefix = l.prefix[len(text):]
+	case !strings.HasPrefix(text, l.prefix):
+		return bounds{}, false
 	}
-	if !strings.HasPrefix(text, l.prefix) && !strings.HasPrefix(l.prefix, text) {
+	switch {
+	case strings.HasPrefix(l.after, text):
+		b.after = l.after[len(text):]
+	case text < l.after:
+		return bounds{}, false
+	}
+	b.all = l.after < text
+	return b, true
+}
+
+// admit tells whether the object c, or an object below the directory c, may
+// belong to the page.
+func (b bounds) admit(c child) bool {
+	if c.leaf {
+		return strings.HasPrefix(c.text, b.prefix) && (b.all || c.text > b.after)
+	}
+	if !strings.HasPrefix(c.text, b.prefix) && !strings.HasPrefix(b.prefix, c.text) {
 		return false
 	}
-	return text > l.after || strings.HasPrefix(l.after, text)
+	return b.all || c.text > b.after || strings.HasPrefix(b.after, c.text)
 }
 
 // childHeap has the child with the greatest text on top.
