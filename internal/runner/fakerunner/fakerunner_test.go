@@ -30,7 +30,7 @@ func script(spec runner.Spec) fakerunner.Script {
 	case runnertest.DoCrash:
 		return fakerunner.Script{Running: true, Exit: &fakerunner.Exit{Code: 137, Reason: "the agent was killed"}}
 	case runnertest.DoSpool:
-		return fakerunner.Script{Running: true, Exit: &fakerunner.Exit{}, Spool: runnertest.Spooled()}
+		return fakerunner.Script{Running: true, Exit: &fakerunner.Exit{}, Spool: runnertest.Spooled(spec.ID)}
 	}
 	return fakerunner.Script{}
 }

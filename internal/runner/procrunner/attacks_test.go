@@ -184,6 +184,14 @@ func (a *fakeAgent) attack(kind string) int {
 		_ = os.RemoveAll(filepath.Join(a.work, agentctl.DirSpool))
 		_ = os.Symlink(target, filepath.Join(a.work, agentctl.DirSpool))
 		return a.exit(agentctl.Exit{})
+	case "spool-files":
+		file := func(n int) string { return filepath.Join(a.work, agentctl.DirSpool, fmt.Sprintf("%020d.batch", n)) }
+		_ = os.Symlink(target, file(1))
+		_ = syscall.Mkfifo(file(2), 0o600)
+		_ = os.WriteFile(file(3), []byte("junk"), 0o600)
+		_ = os.WriteFile(file(4), []byte(`{"workload_id":"wl-00000000000000ff","stream":"job/1","first_seq":4,"entries":[{"t":1,"m":"forged"}]}`), 0o600)
+		_ = os.Mkdir(file(5), 0)
+		return a.exit(agentctl.Exit{})
 	case "closed-dirs":
 		_ = os.MkdirAll(filepath.Join(a.work, "tmp", "a", "b"), 0o700)
 		_ = os.WriteFile(filepath.Join(a.work, "tmp", "a", "b", "c"), nil, 0)
@@ -231,7 +239,7 @@ func (a *fakeAgent) attack(kind string) int {
 				_ = f.Close()
 			}
 		}
-		if out, err := exec.Command("/bin/sh", "-c", "exec ls / >/dev/null").CombinedOutput(); err != nil {
+		if out, err := exec.Command("/bin/sh", "-c", "exec ls /usr >/dev/null").CombinedOutput(); err != nil {
 			errs = append(errs, string(out))
 		}
 		tell(result{OK: len(errs) == 0, Text: strings.Join(errs, "; ")})

@@ -111,6 +111,13 @@ func writeCgroup(dir, file, value string) error {
 	return nil
 }
 
+// close removes our groups if no workload is left in them.
+func (c *cgroups) close() {
+	for _, p := range c.parents {
+		_ = unix.Rmdir(p) // busy while there are workloads, as it should be
+	}
+}
+
 // limits of one workload; zero means none.
 type limits struct {
 	memory, processes, milliCPU, burst int64

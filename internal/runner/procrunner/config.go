@@ -234,6 +234,8 @@ const (
 	limitsEvery = time.Second
 	// controlTimeout bounds one call to an agent.
 	controlTimeout = 5 * time.Second
+	// adoptTimeout bounds how long New waits for the agents that it takes back.
+	adoptTimeout = 2 * time.Second
 	// startTimeout bounds the way from clone to exec of the agent.
 	startTimeout = 30 * time.Second
 )

@@ -39,5 +39,21 @@ func (r *Runner) HasCgroups() bool { return r.groups != nil }
 // Namespaces tells whether workloads have namespaces of their own.
 func (r *Runner) Namespaces() bool { return r.iso.namespaces }
 
+// MakeGroupsV2 sets up the groups of a workload in a directory that stands for a
+// cgroup2 mount.
+func MakeGroupsV2(root string, memory, processes, milliCPU, burst int64) ([]string, error) {
+	g, err := openV2(root, "panal-test")
+	if err != nil {
+		return nil, err
+	}
+	return g.make("wl-1", limits{memory: memory, processes: processes, milliCPU: milliCPU, burst: burst})
+}
+
+// ReadCounters returns kills and refusals.
+func ReadCounters(dirs []string) (oomKills, pidsMax int64) {
+	c := readCounters(dirs)
+	return c.oomKills, c.pidsMax
+}
+
 // StaysInside is exported for its table.
 var StaysInside = staysInside

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"panal/internal/plat"
 	"panal/internal/runner"
 	"panal/internal/runner/agentctl"
 	"panal/internal/runner/runnertest"
@@ -164,7 +165,7 @@ func (a *fakeAgent) do(kind string) int {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
 	case runnertest.DoSpool:
-		for i, b := range runnertest.Spooled() { // first lines 1 and 3
+		for i, b := range runnertest.Spooled(plat.WorkloadID(os.Getenv(agentctl.EnvWorkloadID))) { // first lines 1 and 3
 			name := filepath.Join(a.work, agentctl.DirSpool, fmt.Sprintf("%020d.batch", 2*i+1))
 			if err := os.WriteFile(name, b, 0o600); err != nil {
 				panic(err)

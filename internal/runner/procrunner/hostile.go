@@ -10,12 +10,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
+	"panal/internal/logs/spool"
+	"panal/internal/plat"
 	"panal/internal/runner"
 	"panal/internal/runner/agentctl"
 )
@@ -83,16 +84,12 @@ func clip(s string, limit int) string {
 	return s
 }
 
-// Bounds of a spool. The agent bounds its own by the same order; what a hostile
-// one leaves beyond is dropped.
-const (
-	maxSpoolFile  = 4 << 20
-	maxSpoolFiles = 4096
-	spoolSuffix   = ".batch"
-)
+// maxSpool bounds what is read of a spool; the agent's own bound is lower.
+const maxSpool = 512 << 20
 
-// readSpool returns the batches that were not shipped, in the order of names.
-func readSpool(work string) ([]runner.SpoolBatch, error) {
+// readSpool returns the batches that were not shipped, in order. Lines that claim
+// to be another workload's are left out: user code can write here.
+func readSpool(work string, id plat.WorkloadID, stream string) ([]runner.SpoolBatch, error) {
 	root, err := os.OpenRoot(work)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -101,40 +98,30 @@ func readSpool(work string) ([]runner.SpoolBatch, error) {
 		return nil, fmt.Errorf("open spool: %w", err)
 	}
 	defer root.Close()
-	spool, err := root.OpenRoot(agentctl.DirSpool)
+	dir, err := root.OpenRoot(agentctl.DirSpool)
 	if err != nil {
 		return nil, nil //nolint:nilerr // no directory, or none that is one: nothing was spooled
 	}
-	defer spool.Close()
-	names, err := listHostile(spool, maxSpoolFiles)
+	defer dir.Close()
+	read, err := spool.Read(dir, maxSpool)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, nil // not root, and user code closed a file of its own: its loss
+	}
 	if err != nil {
-		return nil, fmt.Errorf("list spool: %w", err)
+		return nil, err
 	}
 	var batches []runner.SpoolBatch
-	for _, name := range names {
-		if !strings.HasSuffix(name, spoolSuffix) {
+	for _, b := range read {
+		var head struct {
+			Workload plat.WorkloadID `json:"workload_id"`
+			Stream   string          `json:"stream"`
+		}
+		if err := json.Unmarshal(b.JSON, &head); err != nil || head.Workload != id || head.Stream != stream {
 			continue
 		}
-		if data, err := readHostile(spool, name, maxSpoolFile); err == nil {
-			batches = append(batches, data)
-		}
+		batches = append(batches, runner.SpoolBatch(b.JSON))
 	}
 	return batches, nil
-}
-
-// listHostile returns up to limit names of a directory, sorted.
-func listHostile(root *os.Root, limit int) ([]string, error) {
-	d, err := root.Open(".")
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
-	names, err := d.Readdirnames(limit)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	slices.Sort(names)
-	return names, nil
 }
 
 // errTooMany ends a walk that has seen enough.

@@ -413,9 +413,17 @@ func TestHostileExitFile(t *testing.T) {
 			t.Fatalf("the attack fails without the wall, so it proves nothing: %+v", st)
 		}
 	})
+	t.Run("spool-files", func(t *testing.T) {
+		w := newWorld(t, false, nil, nil)
+		id := start(t, w.r, attackSpec("spool-files", secret(w)))
+		runnertest.AwaitExit(t, w.r, id)
+		if got, err := w.r.Spool(t.Context(), id); err != nil || len(got) != 0 {
+			t.Fatalf("Spool = %q, %v: a link, a FIFO, junk and another's lines must be left out", got, err)
+		}
+	})
 	t.Run("spool-link", func(t *testing.T) {
 		w := newWorld(t, false, nil, nil)
-		if err := os.WriteFile(filepath.Join(w.cfg.Dir, "00000000000000000001.batch"), runnertest.Spooled()[0], 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(w.cfg.Dir, "00000000000000000001.batch"), runnertest.Spooled("wl-0000000000000001")[0], 0o600); err != nil {
 			t.Fatal(err)
 		}
 		id := start(t, w.r, attackSpec("spool-link", w.cfg.Dir))

@@ -42,11 +42,13 @@ type isolation struct {
 	namespaces bool
 	abi        int // of Landlock; 0 when there is none
 	root       bool
+	uid        bool // workloads become users of their own
 }
 
 // detectIsolation tries the walls, best first.
 func (r *Runner) detectIsolation(ctx context.Context) isolation {
 	iso := isolation{root: os.Geteuid() == 0}
+	iso.uid = iso.root
 	if v, err := llsys.LandlockGetABIVersion(); err == nil {
 		iso.abi = v
 	}
@@ -65,6 +67,7 @@ func (r *Runner) detectIsolation(ctx context.Context) isolation {
 			return iso
 		}
 		if err := r.probe(ctx, iso); err != nil {
+			iso.uid = false
 			iso.level, iso.reason = levelNone, fmt.Sprintf("root, but without the right to become another user: %v", err)
 			return iso
 		}
@@ -151,10 +154,10 @@ func (r *Runner) plan(iso isolation, s launchSpec) plan {
 	}
 	// Without a control group; counted per uid and user namespace, so only where
 	// that is this workload alone.
-	if r.groups == nil && !off.processes && (iso.root && !off.uid || !iso.root && iso.namespaces) {
+	if r.groups == nil && !off.processes && (iso.uid && !off.uid || !iso.root && iso.namespaces) {
 		p.Rlimits[unix.RLIMIT_NPROC] = uint64(r.cfg.Processes)
 	}
-	if iso.root && !off.uid {
+	if iso.uid && !off.uid {
 		p.UID = s.uid
 	}
 	shown := slices.Clone(r.cfg.Expose)
@@ -166,7 +169,7 @@ func (r *Runner) plan(iso isolation, s launchSpec) plan {
 	if iso.namespaces && !off.mounts {
 		p.Mounts = r.mountPlan(iso, s, shown)
 	}
-	if !iso.root && !off.landlock && (iso.namespaces && iso.abi >= 2 || iso.abi >= 6) {
+	if !iso.root && !off.landlock && iso.abi >= 2 {
 		p.Landlock = &landlockPlan{
 			RO: append([]string{
 				"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/proc",
@@ -214,7 +217,7 @@ func (r *Runner) mountPlan(iso isolation, s launchSpec, shown []string) *mountPl
 			}
 		}
 	}
-	if iso.root {
+	if iso.uid {
 		for _, b := range m.Binds {
 			if d := closedAncestor(b.To); d != "" && !slices.Contains(m.Cover, d) {
 				m.Cover = append(m.Cover, d)

@@ -79,7 +79,7 @@ func (r *Runner) open() error {
 	}
 	r.total, r.gpus = r.cfg.capacity()
 	r.iso = r.detectIsolation(r.ctx)
-	if r.iso.root && !r.iso.namespaces && r.cfg.RunDir == filepath.Join(r.cfg.Dir, "run") {
+	if r.iso.uid && !r.iso.namespaces && r.cfg.RunDir == filepath.Join(r.cfg.Dir, "run") {
 		// Without mount namespaces the way to work/ must be open to its uid.
 		if d := closedAncestor(filepath.Join(r.cfg.RunDir, "x")); d != "" {
 			if err := r.cfg.shortRunDir("other users can't enter " + d); err != nil {
@@ -110,6 +110,7 @@ func (r *Runner) open() error {
 		return err
 	}
 	r.wg.Go(r.watchLimits)
+	r.awaitStates()
 	return nil
 }
 
@@ -192,7 +193,7 @@ func (r *Runner) reserve(spec runner.Spec) (w *workload, known bool, err error) 
 		LogStream: spec.LogStream, Reserve: spec.Reserve, StartedAt: r.cfg.Now(),
 		Key: plat.NewToken(), Boot: r.boot,
 	})
-	if r.iso.root {
+	if r.iso.uid {
 		if w.rec.UID, err = r.freeUID(); err != nil {
 			return nil, false, err
 		}
@@ -325,6 +326,22 @@ func (r *Runner) adoptOne(rec record) error {
 	return w.finish(exitStatus{})
 }
 
+// awaitStates gives the agents that were taken back a moment to say how they are,
+// so that nobody sees what was running as starting again.
+func (r *Runner) awaitStates() {
+	timeout := time.NewTimer(adoptTimeout)
+	defer timeout.Stop()
+	for _, w := range r.running() {
+		select {
+		case <-w.heard:
+		case <-w.gone:
+		case <-timeout.C:
+			r.cfg.Log.Warn("an agent does not answer", slog.String(plat.LogWorkload, string(w.rec.ID)))
+			return
+		}
+	}
+}
+
 // Stop implements runner.Runner.
 func (r *Runner) Stop(_ context.Context, id plat.WorkloadID, grace time.Duration) error {
 	r.mu.Lock()
@@ -413,7 +430,7 @@ func (r *Runner) Spool(_ context.Context, id plat.WorkloadID) ([]runner.SpoolBat
 	if !ok {
 		return nil, plat.NotFound("workload", id)
 	}
-	return readSpool(filepath.Join(w.dir, dirWork))
+	return readSpool(filepath.Join(w.dir, dirWork), id, w.rec.LogStream)
 }
 
 // Remove implements runner.Runner.
@@ -465,6 +482,9 @@ func (r *Runner) Close() error {
 	r.cancel()
 	r.wg.Wait()
 	r.hub.Close()
+	if r.groups != nil {
+		r.groups.close()
+	}
 	return nil
 }
 

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -37,6 +38,8 @@ type workload struct {
 	envWake   chan struct{} // capacity 1: an environment that was waited for may be there
 	client    *http.Client
 	gone      chan struct{} // closed when the process has ended
+	heard     chan struct{} // closed when the agent has told its state
+	heardOnce sync.Once
 
 	// Guarded by r.mu.
 	rec       record
@@ -50,7 +53,7 @@ type workload struct {
 func newWorkload(r *Runner, rec record) *workload {
 	w := &workload{
 		r: r, dir: filepath.Join(r.cfg.RunDir, string(rec.ID)), rec: rec,
-		launched: make(chan struct{}), envWake: make(chan struct{}, 1), gone: make(chan struct{}),
+		launched: make(chan struct{}), envWake: make(chan struct{}, 1), gone: make(chan struct{}), heard: make(chan struct{}),
 		status: runner.Status{ID: rec.ID, Org: rec.Org, Kind: rec.Kind, LogStream: rec.LogStream, StartedAt: rec.StartedAt},
 	}
 	if rec.Kind == runner.KindService {
@@ -369,6 +372,7 @@ func (w *workload) takeState(st agentctl.State) {
 	}
 	changed := w.status != old
 	w.r.mu.Unlock()
+	w.heardOnce.Do(func() { close(w.heard) })
 	if changed {
 		w.r.hub.Notify(w.rec.ID)
 	}

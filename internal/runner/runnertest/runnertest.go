@@ -51,11 +51,12 @@ const (
 	FailTail   = "Traceback (most recent call last):\nValueError: planted"
 )
 
-// Spooled returns the batches that DoSpool leaves, in order.
-func Spooled() []runner.SpoolBatch {
+// Spooled returns the batches that DoSpool leaves, in order: lines 1 and 2, then 3.
+func Spooled(id plat.WorkloadID) []runner.SpoolBatch {
+	head := `{"workload_id":"` + string(id) + `","stream":"job/1","first_seq":`
 	return []runner.SpoolBatch{
-		runner.SpoolBatch(`{"workload_id":"wl-0000000000000000","stream":"job/1","first_seq":1,"entries":[{"t":1,"m":"one"},{"t":2,"m":"two"}]}`),
-		runner.SpoolBatch(`{"workload_id":"wl-0000000000000000","stream":"job/1","first_seq":3,"entries":[{"t":3,"m":"three"}]}`),
+		runner.SpoolBatch(head + `1,"entries":[{"t":1,"m":"one"},{"t":2,"m":"two"}]}`),
+		runner.SpoolBatch(head + `3,"entries":[{"t":3,"m":"three"}]}`),
 	}
 }
 
@@ -503,7 +504,7 @@ var contract = []struct {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(Spooled(), got); diff != "" {
+			if diff := cmp.Diff(Spooled(id), got); diff != "" {
 				t.Fatal(diff)
 			}
 			r = r.Reopen(t)
