@@ -140,8 +140,9 @@ func Open(root *os.Root, opt Options) (*Spool, error) {
 
 // Append writes the entries and returns when they are safe from the end of the
 // process. While the spool is full it waits for Ack, which is how a program that
-// prints faster than the server takes is slowed down instead of losing lines.
-func (s *Spool) Append(ctx context.Context, entries ...logs.Entry) error {
+// prints faster than the server takes is slowed down instead of losing lines. It
+// returns how many entries are written, all of them unless there is an error.
+func (s *Spool) Append(ctx context.Context, entries ...logs.Entry) (int, error) {
 	return s.append(ctx, entries, 0)
 }
 
@@ -149,38 +150,40 @@ func (s *Spool) Append(ctx context.Context, entries ...logs.Entry) error {
 // a little room beyond the limit, and returns plat.ErrExhausted when that is
 // gone, too.
 func (s *Spool) AppendNow(entries ...logs.Entry) error {
-	return s.append(context.Background(), entries, reserve)
+	_, err := s.append(context.Background(), entries, reserve)
+	return err
 }
 
 // append waits for room, or uses extra room and never waits.
-func (s *Spool) append(ctx context.Context, entries []logs.Entry, extra int64) error {
-	for len(entries) > 0 {
+func (s *Spool) append(ctx context.Context, entries []logs.Entry, extra int64) (int, error) {
+	done := 0
+	for done < len(entries) {
 		s.mu.Lock()
 		if s.closed {
 			s.mu.Unlock()
-			return fmt.Errorf("append to spool: %w", fs.ErrClosed)
+			return done, fmt.Errorf("append to spool: %w", fs.ErrClosed)
 		}
 		if s.bytes >= s.opt.MaxBytes+extra {
 			wake := s.changed
 			s.mu.Unlock()
 			if extra > 0 {
-				return plat.Errorf(plat.ErrExhausted, "the log spool is full")
+				return done, plat.Errorf(plat.ErrExhausted, "the log spool is full")
 			}
 			select {
 			case <-wake:
 				continue
 			case <-ctx.Done():
-				return ctx.Err()
+				return done, ctx.Err()
 			}
 		}
-		n, err := s.write(entries)
+		n, err := s.write(entries[done:])
 		s.mu.Unlock()
+		done += n
 		if err != nil {
-			return fmt.Errorf("append to spool: %w", err)
+			return done, fmt.Errorf("append to spool: %w", err)
 		}
-		entries = entries[n:]
 	}
-	return nil
+	return done, nil
 }
 
 // write appends as many entries as go into the current batch, at least one, by

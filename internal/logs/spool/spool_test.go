@@ -84,7 +84,7 @@ func TestOrderAndAck(t *testing.T) {
 	defer root.Close()
 	s := openSpool(t, root, spool.Options{FlushAfter: time.Millisecond})
 	ctx := t.Context()
-	if err := s.Append(ctx, entry("a"), entry("b <&> \u2028")); err != nil {
+	if _, err := s.Append(ctx, entry("a"), entry("b <&> \u2028")); err != nil {
 		t.Fatal(err)
 	}
 	b, err := s.Next(ctx)
@@ -94,7 +94,7 @@ func TestOrderAndAck(t *testing.T) {
 	if diff := cmp.Diff([]string{"1:a", "2:b <&> \u2028"}, lines(t, b)); diff != "" {
 		t.Fatal(diff)
 	}
-	if err := s.Append(ctx, entry("c")); err != nil {
+	if _, err := s.Append(ctx, entry("c")); err != nil {
 		t.Fatal(err)
 	}
 	if again, err := s.Next(ctx); err != nil || again.First != 1 {
@@ -119,12 +119,12 @@ func TestOrderAndAck(t *testing.T) {
 	if _, err := s.Next(ctx); !errors.Is(err, io.EOF) {
 		t.Fatalf("Next at the end = %v, want EOF", err)
 	}
-	if err := s.Append(ctx, entry("d")); !errors.Is(err, fs.ErrClosed) {
+	if _, err := s.Append(ctx, entry("d")); !errors.Is(err, fs.ErrClosed) {
 		t.Fatalf("Append after the end = %v", err)
 	}
 	// Numbers go on after a reopening, though every file is gone.
 	s = openSpool(t, root, spool.Options{})
-	if err := s.Append(ctx, entry("e")); err != nil {
+	if _, err := s.Append(ctx, entry("e")); err != nil {
 		t.Fatal(err)
 	}
 	left, err := spool.Read(root, 0)
@@ -150,7 +150,7 @@ func TestFull(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for range n {
-			if err := s.Append(t.Context(), entry(line), entry("small")); err != nil {
+			if _, err := s.Append(t.Context(), entry(line), entry("small")); err != nil {
 				t.Error(err)
 			}
 		}
@@ -162,7 +162,10 @@ func TestFull(t *testing.T) {
 	}
 	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	for s.Append(short, entry(line)) == nil { // fill what is left
+	for { // fill what is left
+		if _, err := s.Append(short, entry(line)); err != nil {
+			break
+		}
 	}
 	if !errors.Is(short.Err(), context.DeadlineExceeded) {
 		t.Fatal("Append into a full spool did not wait")
@@ -212,7 +215,7 @@ func TestReadTrustsNothing(t *testing.T) {
 	root := openRoot(t, dir)
 	defer root.Close()
 	s := openSpool(t, root, spool.Options{})
-	if err := s.Append(t.Context(), entry("good")); err != nil {
+	if _, err := s.Append(t.Context(), entry("good")); err != nil {
 		t.Fatal(err)
 	}
 	outside := filepath.Join(t.TempDir(), "secret")
@@ -366,7 +369,7 @@ func TestCrashAnywhere(t *testing.T) {
 					written++
 					es = append(es, entry(fmt.Sprintf("m%d-%s", written, strings.Repeat("y", rapid.IntRange(0, 60).Draw(t, "len")))))
 				}
-				if err := s.Append(ctx, es...); err != nil {
+				if _, err := s.Append(ctx, es...); err != nil {
 					t.Fatal(err)
 				}
 				promised += int64(len(es))
@@ -451,7 +454,7 @@ func BenchmarkAppend(b *testing.B) {
 	}
 	b.SetBytes(300 * 200)
 	for b.Loop() {
-		if err := s.Append(b.Context(), es...); err != nil {
+		if _, err := s.Append(b.Context(), es...); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,0 +1,407 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"panal/internal/plat"
+	"panal/internal/runner"
+	"panal/internal/runner/agentctl"
+)
+
+const (
+	// drainLimit is how long requests in flight may go on after the stop.
+	drainLimit = 28 * time.Second
+	// endLimit is the time from the stop within which the workers are gone, so that
+	// the grace of the platform (35 s) is kept.
+	endLimit = 32 * time.Second
+	// protocolVersion is what the agent calls itself in answers.
+	protocolVersion = "panal/1"
+)
+
+// Answers of compute.md §8.2.
+const (
+	textUnavailable = "service unavailable"
+	textRaised      = "unexpected error occurred"
+	textLost        = "Internal Server Error: unexpected error of the runtime"
+)
+
+// Health of a service.
+const (
+	healthStarting int32 = iota
+	healthReady
+	healthEnded   // stopping, or crashed
+	healthMissing // the runtime ended by itself, without an error
+)
+
+type service struct {
+	a      *agent
+	pool   *pool
+	health atomic.Int32
+	ready  atomic.Int32  // workers
+	slots  chan struct{} // requests that are being read, waiting or answered
+	bodies string
+	keySum [sha256.Size]byte
+	common http.Header // of each answer
+}
+
+// serve runs a service until it is stopped or its runtime ends (§13.5).
+func (a *agent) serve(ctx context.Context) error {
+	s := &service{a: a, slots: make(chan struct{}, a.cfg.workers+a.cfg.queue), bodies: filepath.Join(a.tmp, "bodies"), keySum: sha256.Sum256([]byte(a.cfg.key))}
+	s.common = http.Header{}
+	for k, v := range map[string]string{
+		"X-Abeja-Deployment-Id": a.cfg.deployment, "X-Abeja-Service-Id": a.cfg.service,
+		"X-Abeja-Model-Id": a.cfg.modelID, "X-Abeja-Model-Version": url.QueryEscape(a.cfg.modelVersion),
+		"X-Abeja-Sys-Meta-Proxy-Version": protocolVersion, "X-Abeja-Sys-Meta-Runtime-Version": protocolVersion,
+	} {
+		s.common.Set(k, strings.Map(printable, v))
+	}
+	if err := os.MkdirAll(s.bodies, 0o700); err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	// The listeners come first: 503 until ready.
+	var stops []func(time.Duration)
+	if a.cfg.execute {
+		lns, err := a.listeners(ctx)
+		if err != nil {
+			return err
+		}
+		for i, ln := range lns {
+			stops = append(stops, serveHTTP(ln, s.handler(i == 1), func(err error) { a.sink.say("error", "listener: %v", err) }))
+		}
+	}
+	err := s.run(ctx)
+	a.state.update(func(st *agentctl.State) { st.Healthy = false })
+	s.health.CompareAndSwap(healthStarting, healthEnded)
+	s.health.CompareAndSwap(healthReady, healthEnded)
+	begun := time.Now()
+	for _, stop := range stops {
+		stop(max(drainLimit-time.Since(begun), 100*time.Millisecond))
+	}
+	if s.pool != nil {
+		s.pool.stop(min(childGrace, endLimit-time.Since(begun)))
+	}
+	return err
+}
+
+// listeners opens the request listener and, in a container, the one for probes.
+func (a *agent) listeners(ctx context.Context) ([]net.Listener, error) {
+	if a.cfg.serveFD >= 0 {
+		ln, err := inherited(a.cfg.serveFD)
+		if err != nil {
+			return nil, fmt.Errorf("serve socket: %w", err)
+		}
+		return []net.Listener{ln}, nil
+	}
+	var lns []net.Listener
+	for _, port := range []int{a.cfg.port, a.cfg.healthPort} {
+		var lc net.ListenConfig
+		ln, err := lc.Listen(ctx, "tcp", ":"+strconv.Itoa(port))
+		if err != nil {
+			return nil, fmt.Errorf("listen: %w", err)
+		}
+		lns = append(lns, ln)
+	}
+	return lns, nil
+}
+
+func (s *service) run(ctx context.Context) error {
+	a := s.a
+	if a.cfg.download {
+		a.state.step("download")
+		if err := a.api.fetch(ctx, "code", a.cfg.codePath, a.cfg.codeDir, a.tmp); err != nil {
+			return err
+		}
+		if path := orDefault(a.cfg.modelPath, a.cfg.resultPath); path != "" {
+			if err := a.api.fetch(ctx, "model", path, a.cfg.resultDir, a.tmp); err != nil {
+				return err
+			}
+		}
+	}
+	if !a.cfg.execute {
+		return nil
+	}
+	root := codeRoot(a.cfg.codeDir)
+	a.state.step("environment")
+	site, err := a.environment(ctx, root)
+	if err != nil {
+		return err
+	}
+	a.state.step("import")
+	s.pool = a.newPool(a.sink.ctx, root, site, s.readyChanged)
+	unhook := context.AfterFunc(ctx, s.pool.cancel) // a stop also ends a start
+	defer unhook()
+	if err := s.pool.start(); err != nil {
+		return err
+	}
+	s.health.Store(healthReady)
+	a.state.update(func(st *agentctl.State) {
+		st.Phase, st.Step, st.Healthy = string(runner.PhaseRunning), "", s.ready.Load() > 0
+	})
+	a.sink.say("info", "ready")
+	select {
+	case <-ctx.Done():
+		return nil // asked to end: the drain follows
+	case err := <-s.pool.failed:
+		if err == nil {
+			s.health.Store(healthMissing)
+			a.sink.say("warning", "the runtime ended by itself")
+		}
+		return err
+	}
+}
+
+// readyChanged notes how many workers there are.
+func (s *service) readyChanged(n int) {
+	was := s.ready.Swap(int32(n)) //nolint:gosec // a small number
+	if s.health.Load() == healthReady && (was > 0) != (n > 0) {
+		s.a.state.update(func(st *agentctl.State) { st.Healthy = n > 0 })
+	}
+}
+
+// handler routes the requests of a listener.
+func (s *service) handler(probesOnly bool) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.a.cfg.key != "" {
+			// Sums of equal length: the comparison takes the same time whatever is sent.
+			sum := sha256.Sum256([]byte(r.Header.Get(agentctl.HeaderInstanceKey)))
+			if subtle.ConstantTimeCompare(sum[:], s.keySum[:]) != 1 {
+				writeJSON(w, http.StatusForbidden, statusBody("forbidden"))
+				return
+			}
+		}
+		switch {
+		case r.URL.Path == "/health_check":
+			s.healthCheck(w)
+		case probesOnly:
+			writeJSON(w, http.StatusNotFound, statusBody("not found"))
+		default:
+			s.infer(w, r)
+		}
+	})
+}
+
+func (s *service) healthCheck(w http.ResponseWriter) {
+	switch {
+	case s.health.Load() == healthMissing:
+		writeJSON(w, http.StatusNotFound, statusBody("service not found"))
+	case s.health.Load() == healthReady && s.ready.Load() > 0:
+		writeJSON(w, http.StatusOK, statusBody("ok"))
+	default:
+		writeJSON(w, http.StatusServiceUnavailable, statusBody(textUnavailable))
+	}
+}
+
+// infer answers one request by user code.
+func (s *service) infer(w http.ResponseWriter, r *http.Request) {
+	for k, v := range s.common {
+		w.Header()[k] = v
+	}
+	id := requestID(r)
+	err := s.tryInfer(w, r, id)
+	var he *httpError
+	switch {
+	case err == nil:
+	case errors.As(err, &he):
+		writeJSON(w, he.code, statusBody(he.text))
+	default:
+		s.a.sink.sayFor(id, "error", "request: %v", err)
+		writeJSON(w, http.StatusInternalServerError, statusBody(textLost))
+	}
+}
+
+func (s *service) tryInfer(w http.ResponseWriter, r *http.Request, id string) error {
+	if s.health.Load() != healthReady {
+		return &httpError{http.StatusServiceUnavailable, textUnavailable}
+	}
+	if r.Header.Get("X-Abeja-Arms-Async-Request-Id") != "" {
+		return &httpError{http.StatusNotImplemented, "asynchronous requests are not implemented"}
+	}
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	default:
+		return &httpError{http.StatusServiceUnavailable, textUnavailable}
+	}
+	// The body first: a slow sender keeps no worker waiting.
+	req, files, err := readRequest(w, r, s.bodies, s.a.cfg.maxRequest)
+	defer files.remove()
+	if err != nil {
+		return err
+	}
+	var wk *worker
+	wait := time.NewTimer(s.a.cfg.handlerTimeout)
+	defer wait.Stop()
+	select {
+	case wk = <-s.pool.idle:
+	case <-wait.C:
+		return &httpError{http.StatusServiceUnavailable, textUnavailable}
+	case <-r.Context().Done():
+		return &httpError{http.StatusServiceUnavailable, textUnavailable} // nobody reads it
+	}
+	wk.child.tag(id)
+	resp, err := wk.call(req, s.a.cfg.handlerTimeout)
+	wk.child.tag("")
+	if err != nil {
+		return s.lost(wk, id, err)
+	}
+	out, err := s.open(resp)
+	s.pool.idle <- wk
+	if resp.ErrorMessage != "" { // the runtime has logged the traceback
+		return &httpError{http.StatusInternalServerError, textRaised}
+	}
+	if err != nil {
+		s.a.sink.sayFor(id, "error", "bad answer of the runtime: %v", err)
+		return &httpError{http.StatusInternalServerError, textRaised}
+	}
+	if out != nil {
+		defer out.Close()
+	}
+	return respond(w, resp, out)
+}
+
+// lost handles a worker that gave no answer.
+func (s *service) lost(wk *worker, id string, err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		s.a.sink.sayFor(id, "error", "the handler took longer than %v; its worker is replaced", s.a.cfg.handlerTimeout)
+		s.a.tasks.Go(func() { s.pool.replace(wk) })
+		return &httpError{http.StatusGatewayTimeout, "the handler took too long"}
+	}
+	// Did it die, or only talk nonsense? A dead one ends the service (run).
+	select {
+	case <-wk.child.done:
+		return fmt.Errorf("the runtime ended during the request: it %s", wk.child.describe())
+	case <-time.After(3 * time.Second):
+		s.a.tasks.Go(func() { s.pool.replace(wk) })
+		return err
+	}
+}
+
+// open checks the runtime's answer and opens the file with the body, which has
+// no name any more then. The path is user code's word: it must lie in our
+// temporary directory and be a regular file.
+func (s *service) open(resp runtimeResponse) (*os.File, error) {
+	if resp.StatusCode != nil && (*resp.StatusCode < 200 || *resp.StatusCode > 599) {
+		return nil, plat.Errorf(plat.ErrInvalid, "status code %d", *resp.StatusCode)
+	}
+	if resp.ContentType != nil && strings.HasPrefix(strings.ToLower(*resp.ContentType), "multipart/form-data") {
+		return nil, plat.Errorf(plat.ErrUnsupported, "multipart/form-data")
+	}
+	for k, v := range resp.Metadata {
+		if !validHeader(k, v) {
+			return nil, plat.Errorf(plat.ErrInvalid, "the metadata %q can't be a header", k)
+		}
+	}
+	if resp.Path == nil || *resp.Path == "" {
+		return nil, nil
+	}
+	rel, err := filepath.Rel(s.a.tmp, *resp.Path)
+	if err != nil || !filepath.IsLocal(rel) {
+		return nil, plat.Errorf(plat.ErrInvalid, "its body is not in the temporary directory")
+	}
+	root, err := os.OpenRoot(s.a.tmp)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	f, err := root.OpenFile(rel, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	_ = root.Remove(rel)
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(plat.Errorf(plat.ErrInvalid, "its body is no regular file"), f.Close())
+	}
+	return f, nil
+}
+
+// respond writes the answer of user code.
+func respond(w http.ResponseWriter, resp runtimeResponse, out *os.File) error {
+	code, kind := http.StatusOK, "application/json"
+	if resp.StatusCode != nil {
+		code = *resp.StatusCode
+	}
+	if resp.ContentType != nil {
+		kind = *resp.ContentType
+	}
+	h := w.Header()
+	for k, v := range resp.Metadata {
+		if k = strings.ToLower(k); !isHopHeader(k) && k != "content-length" && k != "content-type" {
+			h.Set(k, v)
+		}
+	}
+	if kind = strings.Map(printable, kind); kind != "" {
+		h.Set("Content-Type", kind)
+	}
+	size := int64(0)
+	if out != nil {
+		info, err := out.Stat()
+		if err != nil {
+			return err
+		}
+		size = info.Size()
+	}
+	bare := code == http.StatusNoContent || code == http.StatusNotModified
+	if !bare {
+		h.Set("Content-Length", strconv.FormatInt(size, 10))
+	}
+	w.WriteHeader(code)
+	rc := http.NewResponseController(w)
+	for size > 0 && !bare {
+		_ = rc.SetWriteDeadline(time.Now().Add(ioIdle))
+		n, err := io.CopyN(w, out, min(size, 4<<20))
+		if size -= n; err != nil || n == 0 {
+			panic(http.ErrAbortHandler) // the client must see that it is cut
+		}
+	}
+	_ = rc.SetWriteDeadline(time.Time{})
+	return nil
+}
+
+// requestID is the gateway's id, bounded.
+func requestID(r *http.Request) string {
+	id := r.Header.Get("X-Abeja-Request-Id")
+	return strings.Map(printable, id[:min(len(id), 128)])
+}
+
+// printable drops what may not be in a header.
+func printable(r rune) rune {
+	if r < ' ' || r > '~' {
+		return -1
+	}
+	return r
+}
+
+// validHeader tells whether name and value can be sent as they are.
+func validHeader(name, value string) bool {
+	if name == "" || len(name) > 256 || len(value) > 16<<10 {
+		return false
+	}
+	for _, c := range []byte(name) {
+		if !strings.ContainsRune("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", rune(c)) {
+			return false
+		}
+	}
+	for _, c := range []byte(value) {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"panal/internal/plat"
+)
+
+// worker is one runtime process and the connection to it. It answers one
+// request at a time.
+type worker struct {
+	name     string
+	dir      string // its socket and the bodies it writes
+	child    *child
+	why      func() string
+	conn     net.Conn
+	in       *bufio.Reader
+	replaced atomic.Bool // its end is our doing
+}
+
+// startWorker starts a runtime and waits until it has imported the handler,
+// however long that takes: the deadline is the platform's.
+func (a *agent) startWorker(ctx context.Context, name, root, site string) (*worker, error) {
+	w := &worker{name: name, dir: filepath.Join(a.tmp, name)}
+	if err := os.Mkdir(w.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("start worker: %w", err)
+	}
+	sock := filepath.Join(w.dir, "ipc")
+	var err error
+	w.child, w.why, err = a.python("serve.py", root, site, name, []string{"ABEJA_IPC_PATH=" + sock})
+	if err != nil {
+		return nil, err
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if w.conn, err = dialSocket(w.dir, sock); err == nil {
+			w.in = bufio.NewReader(w.conn)
+			return w, nil
+		}
+		select {
+		case <-tick.C:
+		case <-w.child.done:
+			return nil, plat.Errorf(plat.ErrInvalid, "%s", orDefault(w.why(), "the runtime "+w.child.describe()+" before it was ready"))
+		case <-ctx.Done():
+			w.stop(childGrace)
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// dialSocket connects to a Unix socket whose path may be longer than the 108
+// bytes that the kernel takes.
+func dialSocket(dir, sock string) (net.Conn, error) {
+	if len(sock) <= 100 {
+		return net.Dial("unix", sock)
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return net.Dial("unix", "/proc/self/fd/"+strconv.Itoa(int(d.Fd()))+"/"+filepath.Base(sock))
+}
+
+// call sends one request and waits for its answer, at most as long as limit.
+func (w *worker) call(req runtimeRequest, limit time.Duration) (runtimeResponse, error) {
+	var resp runtimeResponse
+	if err := w.conn.SetDeadline(time.Now().Add(limit)); err != nil {
+		return resp, err
+	}
+	if err := writeFrame(w.conn, req); err != nil {
+		return resp, err
+	}
+	return resp, readFrame(w.in, &resp)
+}
+
+// stop ends the worker in order.
+func (w *worker) stop(grace time.Duration) {
+	w.replaced.Store(true)
+	if w.conn != nil {
+		_ = w.conn.Close()
+	}
+	w.child.interrupt(grace)
+	_ = os.RemoveAll(w.dir)
+}
+
+// abandon ends the worker at once.
+func (w *worker) abandon() {
+	w.replaced.Store(true)
+	w.child.kill()
+	w.stop(0)
+}
+
+// pool keeps the workers of a service.
+type pool struct {
+	a          *agent
+	root, site string
+	ctx        context.Context // of starting workers; ends with stop
+	cancel     context.CancelFunc
+	changed    func(ready int) // told whenever the number of ready workers changes
+	idle       chan *worker
+	failed     chan error // of the first worker that died on its own; nil: it ended well
+	made       atomic.Int64
+
+	mu      sync.Mutex
+	all     map[*worker]bool
+	stopped bool
+}
+
+func (a *agent) newPool(ctx context.Context, root, site string, changed func(int)) *pool {
+	p := &pool{a: a, root: root, site: site, changed: changed, idle: make(chan *worker, a.cfg.workers), failed: make(chan error, 1), all: map[*worker]bool{}}
+	p.ctx, p.cancel = context.WithCancel(ctx)
+	return p
+}
+
+// start starts all workers, and fails with the first that fails.
+func (p *pool) start() error {
+	errs := make(chan error, p.a.cfg.workers)
+	for range p.a.cfg.workers {
+		p.a.tasks.Go(func() { errs <- p.add() })
+	}
+	var first error
+	for range p.a.cfg.workers {
+		if err := <-errs; err != nil && first == nil {
+			first = err
+			p.cancel()
+		}
+	}
+	return first
+}
+
+// add starts one worker, watches it and makes it available.
+func (p *pool) add() error {
+	w, err := p.a.startWorker(p.ctx, "worker-"+strconv.FormatInt(p.made.Add(1), 10), p.root, p.site)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	if p.stopped {
+		p.mu.Unlock()
+		w.abandon()
+		return context.Canceled
+	}
+	p.all[w] = true
+	p.changed(len(p.all))
+	p.mu.Unlock()
+	p.a.tasks.Go(func() {
+		<-w.child.done
+		p.mu.Lock()
+		delete(p.all, w)
+		p.changed(len(p.all))
+		p.mu.Unlock()
+		switch code := w.child.code(); {
+		case w.replaced.Load():
+		case code == 0 || code == 120:
+			p.fail(nil)
+		default:
+			p.fail(plat.Errorf(plat.ErrInvalid, "the runtime %s", w.child.describe()))
+		}
+	})
+	p.idle <- w
+	return nil
+}
+
+func (p *pool) fail(err error) {
+	select {
+	case p.failed <- err:
+	default:
+	}
+}
+
+// replace ends a worker that can't be used any more and starts another.
+func (p *pool) replace(w *worker) {
+	w.abandon()
+	if err := p.add(); err != nil && p.ctx.Err() == nil {
+		p.fail(err)
+	}
+}
+
+// stop ends all workers, also those that still answer a request.
+func (p *pool) stop(grace time.Duration) {
+	p.cancel()
+	p.mu.Lock()
+	p.stopped = true
+	var all []*worker
+	for w := range p.all {
+		all = append(all, w)
+	}
+	p.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, w := range all {
+		wg.Go(func() { w.stop(grace) })
+	}
+	wg.Wait()
+}
