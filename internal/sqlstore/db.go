@@ -25,6 +25,12 @@ type Dialect struct {
 	Translate func(error) error
 	// MaxParams is how many placeholders one statement takes.
 	MaxParams int
+	// Positional: placeholders of long statements are written "?" (SQLite looks
+	// each $n up among all before it).
+	Positional bool
+	// AdvisoryLock takes a lock on a number until the transaction ends; empty where
+	// there is one writer.
+	AdvisoryLock string
 	// EventColumns and EventVisible are the outbox's: see events.go.
 	EventXID     string
 	EventVisible string

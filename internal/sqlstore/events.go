@@ -24,6 +24,25 @@ func (tx *Tx) Event(ctx context.Context, topic, subject, what string, at time.Ti
 	return nil
 }
 
+// Events adds the same event about many subjects, in one statement or a few.
+func (tx *Tx) Events(ctx context.Context, topic, what string, at time.Time, subjects []string) error {
+	if len(subjects) == 0 {
+		return nil
+	}
+	rows := make([]any, 0, len(subjects)*4)
+	for _, s := range subjects {
+		rows = append(rows, micros(at), topic, s, what)
+	}
+	if err := tx.insert(ctx, "event (txid, time, topic, subject, what)", tx.db.dialect.EventXID+", ", 4, rows); err != nil {
+		return err
+	}
+	if tx.topics == nil {
+		tx.topics = map[string]bool{}
+	}
+	tx.topics[topic] = true
+	return nil
+}
+
 // Events reads the outbox of one database. It implements outbox.Log.
 type Events struct{ db *DB }
 

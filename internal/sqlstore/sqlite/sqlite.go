@@ -82,6 +82,7 @@ func Dialect() sqlstore.Dialect {
 		Name:         "sqlite",
 		Translate:    translate,
 		MaxParams:    32_000,
+		Positional:   true,
 		EventXID:     "0",
 		EventVisible: "1 = 1",
 	}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lake
+
+import (
+	"fmt"
+	"time"
+
+	"panal/internal/lake/query"
+	"panal/internal/plat"
+)
+
+// StorageType says what a channel holds.
+type StorageType string
+
+// Storage types of the wire; nothing here depends on which it is.
+const (
+	StorageDatalake StorageType = "datalake"
+	StorageFile     StorageType = "file"
+)
+
+// Channel is a flat container of files.
+type Channel struct {
+	ID          plat.ChannelID
+	Org         plat.OrgID
+	Name        string // may be empty or repeated
+	Description *string
+	Storage     StorageType
+	Archived    bool
+	CreatedAt   time.Time
+	UpdatedAt   time.Time
+}
+
+// File is an immutable object of a channel with its metadata.
+type File struct {
+	ID          plat.FileID
+	Channel     plat.ChannelID
+	Size        int64
+	ETag        string // data.md §13, unquoted
+	ContentType string // as the uploader declared it
+	Metadata    Metadata
+	Lifetime    Lifetime
+	UploadedAt  time.Time
+	ExpiresAt   time.Time // zero: never
+}
+
+// Live tells whether the file exists for a reader at now.
+func (f File) Live(now time.Time) bool { return f.ExpiresAt.IsZero() || f.ExpiresAt.After(now) }
+
+// BlobKey is where the bytes of a file are.
+func BlobKey(org plat.OrgID, channel plat.ChannelID, file plat.FileID) string {
+	return blobPrefix + string(org) + "/" + string(channel) + "/" + string(file)
+}
+
+const blobPrefix = "lake/"
+
+// Lifetime is how long a file lives after its upload; empty means for ever.
+type Lifetime string
+
+const day = 24 * time.Hour
+
+// ParseLifetime reads one of the five values of data.md §10.2; empty is for ever.
+func ParseLifetime(s string) (Lifetime, error) {
+	if l := Lifetime(s); s == "" || l.Duration() > 0 {
+		return l, nil
+	}
+	return "", plat.InvalidField("lifetime", "must be one of 1day, 1week, 1month, 6months, 1year")
+}
+
+// Duration is the lifetime's length; 0 means for ever.
+func (l Lifetime) Duration() time.Duration {
+	switch l {
+	case "1day":
+		return day
+	case "1week":
+		return 7 * day
+	case "1month":
+		return 30 * day
+	case "6months":
+		return 180 * day
+	case "1year":
+		return 365 * day
+	}
+	return 0
+}
+
+// Expiry is when a file of this lifetime, uploaded at t, ends; zero means never.
+func (l Lifetime) Expiry(t time.Time) time.Time {
+	if d := l.Duration(); d > 0 {
+		return t.Add(d)
+	}
+	return time.Time{}
+}
+
+// ConflictError says that a live file has the metadata value that an upload with
+// a conflict target brought.
+type ConflictError struct {
+	Target string
+	File   File // the one that is there
+}
+
+// Error implements error.
+func (e *ConflictError) Error() string {
+	return fmt.Sprintf("%s already exists", e.Target)
+}
+
+// Unwrap returns the kind.
+func (e *ConflictError) Unwrap() error { return plat.ErrConflict }
+
+// Search says which files are wanted, in which order, from where.
+type Search struct {
+	Filter
+	Sort  []SortKey // empty: by upload time
+	After *Position // nil: from the beginning
+	Limit int       // at least 1
+}
+
+// Filter says which files are wanted. The zero From and To mean no bound.
+type Filter struct {
+	Channel  plat.ChannelID
+	Query    query.Node // nil: all
+	From, To time.Time  // uploaded in [From, To)
+}
+
+// Position is a place in a listing: just after the file that it describes.
+type Position struct {
+	At     int64    `json:"t"`           // its upload time in microseconds
+	ID     string   `json:"i,omitempty"` // its id and the values of the sort keys, when the
+	Values []string `json:"v,omitempty"` // order is not simply by upload time
+}

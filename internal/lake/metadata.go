@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lake
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"panal/internal/lake/query"
+	"panal/internal/plat"
+)
+
+// Limits of a file's metadata (data.md §11).
+const (
+	MaxMetadataValue = 2 << 10
+	MaxMetadataTotal = 16 << 10
+	maxMetadataKey   = 512
+)
+
+// Prefixes of metadata names on the wire. They come back in lower case.
+const (
+	MetaPrefix = "x-abeja-meta-"
+	SysPrefix  = "x-abeja-sys-meta-"
+)
+
+// Metadata is a file's user metadata as it was sent: names without MetaPrefix,
+// folded to lower case, and values, both still percent-encoded where the client
+// encoded them.
+type Metadata map[string]string
+
+// FromWire reads prefixed names (headers, or the keys of a JSON object). Names
+// with SysPrefix are the server's own and are left out. When strict, a name with
+// neither prefix is ErrInvalid; else it is left out too.
+func FromWire(each func(yield func(name, value string) bool), strict bool) (Metadata, error) {
+	m := Metadata{}
+	var err error
+	each(func(name, value string) bool {
+		folded := query.Fold(name)
+		key, ok := strings.CutPrefix(folded, MetaPrefix)
+		switch {
+		case ok && m.has(key):
+			err = plat.InvalidField(folded, "is given twice")
+		case ok:
+			m[key] = value
+		case strings.HasPrefix(folded, SysPrefix) || !strict:
+		default:
+			err = plat.InvalidField(name, "metadata names begin with %s", MetaPrefix)
+		}
+		return err == nil
+	})
+	if err == nil {
+		err = m.Check()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func (m Metadata) has(key string) bool { _, ok := m[key]; return ok }
+
+// Check returns ErrInvalid, naming the field, unless m keeps the limits and can
+// be stored and compared.
+func (m Metadata) Check() error {
+	total := 0
+	decoded := map[string]string{}
+	for raw, value := range m {
+		field := MetaPrefix + raw
+		total += len(field) + len(value)
+		key := IndexKey(raw)
+		switch {
+		case key == "":
+			return plat.InvalidField(field, "the metadata name is empty")
+		case len(raw) > maxMetadataKey:
+			return plat.InvalidField(field[:64]+"…", "the metadata name is longer than %d bytes", maxMetadataKey)
+		case len(value) > MaxMetadataValue:
+			return plat.InvalidField(field, "is %d bytes long; the limit is %d", len(value), MaxMetadataValue)
+		case !utf8.ValidString(raw) || !utf8.ValidString(value):
+			return plat.InvalidField(strings.ToValidUTF8(field, "�"), "is not UTF-8; percent-encode it")
+		case strings.ContainsRune(key, 0) || strings.ContainsRune(Decode(value), 0) || strings.ContainsRune(raw, 0) || strings.ContainsRune(value, 0):
+			return plat.InvalidField(strings.ReplaceAll(field, "\x00", ""), "contains a NUL character")
+		}
+		if other, twice := decoded[key]; twice {
+			return plat.InvalidField(field, "is the same name as %s%s", MetaPrefix, other)
+		}
+		decoded[key] = raw
+	}
+	if total > MaxMetadataTotal {
+		return plat.InvalidField("metadata", "is %d bytes in all; the limit is %d", total, MaxMetadataTotal)
+	}
+	return nil
+}
+
+// Get returns the decoded value under an index key.
+func (m Metadata) Get(key string) (string, bool) {
+	if v, ok := m[key]; ok && IndexKey(key) == key { // as nearly every name is: plain
+		return Decode(v), true
+	}
+	for raw, v := range m {
+		if IndexKey(raw) == key {
+			return Decode(v), true
+		}
+	}
+	return "", false
+}
+
+// Wire returns the metadata as clients see it, with the server's own names.
+func (m Metadata) Wire(org plat.OrgID) map[string]string {
+	out := make(map[string]string, len(m)+1)
+	for k, v := range m {
+		out[MetaPrefix+k] = v
+	}
+	out[SysPrefix+"organizationid"] = string(org)
+	return out
+}
+
+// Decode undoes percent-encoding. A text with an invalid escape, or one that does
+// not decode to UTF-8, stands for itself.
+func Decode(s string) string {
+	if !strings.Contains(s, "%") {
+		return s
+	}
+	d, err := url.PathUnescape(s)
+	if err != nil || !utf8.ValidString(d) {
+		return s
+	}
+	return d
+}
+
+// IndexKey is the form of a metadata name that is compared: decoded, folded.
+func IndexKey(raw string) string { return query.Fold(Decode(raw)) }
+
+// FieldKey is IndexKey of a query's field or of a conflict target: a full
+// metadata name or a bare one.
+func FieldKey(field string) string {
+	return IndexKey(strings.TrimPrefix(query.Fold(field), MetaPrefix))
+}
+
+// Terms of the index.
+
+// Term is one entry of the index about a file: its value under Key has Token.
+type Term struct {
+	Key   string
+	Token string
+	Whole bool // Token stands for the whole value, exactly
+}
+
+// KeyContentType is the index key of the content type. No metadata name is empty.
+const KeyContentType = ""
+
+// Terms returns what the index holds about a file, in no order, without repeats.
+func Terms(contentType string, m Metadata) []Term {
+	out := valueTerms(nil, KeyContentType, contentType)
+	for raw, v := range m {
+		out = valueTerms(out, TermKey(IndexKey(raw)), Decode(v))
+	}
+	return out
+}
+
+func valueTerms(out []Term, key, value string) []Term {
+	whole := WholeToken(value)
+	out = append(out, Term{Key: key, Token: whole, Whole: true})
+	first := len(out)
+	for _, tok := range query.Tokens(value) {
+		t := Term{Key: key, Token: TermToken(tok)}
+		if t.Token != whole && !slices.Contains(out[first:], t) {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// maxTerm is how long a key or token stands in the index as it is. Longer ones
+// are replaced by their hash: database indexes bound their entries.
+const maxTerm = 64
+
+// TermKey is the form of an index key in Term.Key.
+func TermKey(key string) string {
+	if len(key) > maxTerm || strings.HasPrefix(key, "~") {
+		return "~" + digest(key)
+	}
+	return key
+}
+
+// TermToken is the form of one of query.Tokens in Term.Token.
+func TermToken(tok string) string {
+	if len(tok) > maxTerm {
+		return "~" + digest(tok)
+	}
+	return tok
+}
+
+// WholeToken is the token under which a whole value is found (with Term.Whole):
+// the value itself when it is a single token as it stands, which most labels and
+// numbers are and which saves an entry; else "=" and the value or its hash.
+func WholeToken(value string) string {
+	switch toks := query.Tokens(value); {
+	case len(toks) == 1 && toks[0] == value:
+		return TermToken(value)
+	case len(value) > maxTerm:
+		return "=~" + digest(value)
+	case strings.HasPrefix(value, "~"):
+		return "=~" + digest(value)
+	}
+	return "=" + value
+}

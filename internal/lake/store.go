@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lake
+
+import (
+	"context"
+	"time"
+
+	"panal/internal/plat"
+)
+
+// Store keeps channels and the index of files. Implemented by sqlstore; package
+// laketest holds every implementation to this contract. All methods are safe for
+// concurrent use, also by several processes on one database.
+//
+// A file that has expired at the now of a call, or been deleted, does not exist
+// for it. A file committed before a call began is seen by it.
+type Store interface {
+	// CreateChannel stores c; ErrExists when its id is taken.
+	CreateChannel(ctx context.Context, c Channel) error
+	// Channel returns a channel, archived or not.
+	Channel(ctx context.Context, id plat.ChannelID) (Channel, error)
+	// Channels returns a page of an organization's channels, newest first (by id
+	// where two are as new), and whether more follow.
+	Channels(ctx context.Context, org plat.OrgID, page ChannelPage) (all []Channel, more bool, err error)
+	// UpdateChannel changes name, description, archived and the update time of the
+	// channel with c's id to c's.
+	UpdateChannel(ctx context.Context, c Channel) error
+
+	// Commit makes files visible, in one durable transaction with an event each
+	// (topic "file", subject "<channel>/<file>"). Each gets its upload time: about
+	// now, unique in its channel. The outcomes are in the order of the files. An
+	// error means that none was stored, or, when it has no kind or is
+	// ErrUnavailable, that it is not known.
+	Commit(ctx context.Context, files []NewFile) ([]Outcome, error)
+	// File returns one file.
+	File(ctx context.Context, channel plat.ChannelID, id plat.FileID, now time.Time) (File, error)
+	// FileWith returns a file of the channel whose decoded metadata value under the
+	// index key is value.
+	FileWith(ctx context.Context, channel plat.ChannelID, key, value string, now time.Time) (File, error)
+	// Files returns up to s.Limit files and whether more follow. In the order by
+	// upload time, files committed between two pages neither repeat nor hide others.
+	Files(ctx context.Context, s Search, now time.Time) (page []File, more bool, err error)
+	// Count returns how many files Files would list without a limit.
+	Count(ctx context.Context, f Filter, now time.Time) (int64, error)
+	// Usage returns how many files there are and how many bytes they hold.
+	Usage(ctx context.Context, channel plat.ChannelID, now time.Time) (Usage, error)
+	// SetMetadata replaces a file's user metadata and returns the file as it is then.
+	SetMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, m Metadata, now time.Time) (File, error)
+	// DeleteFile removes a file from the index and returns what it was.
+	DeleteFile(ctx context.Context, channel plat.ChannelID, id plat.FileID, now time.Time) (File, error)
+	// DeleteExpired removes up to limit files that have expired at now, and returns
+	// them.
+	DeleteExpired(ctx context.Context, now time.Time, limit int) ([]File, error)
+	// Known returns which of the ids have an index row, expired or not.
+	Known(ctx context.Context, channel plat.ChannelID, ids []plat.FileID) (map[plat.FileID]bool, error)
+}
+
+// ChannelPage says which channels are wanted.
+type ChannelPage struct {
+	IncludeArchived bool
+	Limit, Offset   int
+}
+
+// Usage is what a channel holds.
+type Usage struct{ Files, Bytes int64 }
+
+// NewFile is a stored object that is to become a file. The upload time and the
+// expiry that File holds are not looked at.
+type NewFile struct {
+	File
+	// Conflict, when not empty, is an index key: if a live file of the channel, or
+	// one before it in the same commit, has this file's decoded value under it, the
+	// file is not stored. Check and commit are one atomic step.
+	Conflict string
+}
+
+// Outcome is what became of a NewFile: either File is the stored one, or Err says
+// why there is none: *ConflictError, ErrNotFound (the channel is gone) or
+// ErrForbidden (it is archived).
+type Outcome struct {
+	File File
+	Err  error
+}
