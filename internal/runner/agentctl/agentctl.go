@@ -14,6 +14,10 @@
 //	POST /v1/stop            begin to end (same as SIGTERM); 202
 //	POST /v1/environment     an EnvReply to the EnvRequest of the current State; 200
 //
+// Every request, on the control listener as on that for inference, carries
+// HeaderInstanceKey; the agent answers 403 without it. Where a workload has no
+// user of its own, the socket's name is all that others need to connect.
+//
 // A runner that restarts connects again and reads the State: nothing is lost
 // while it is away, the agent just waits (for an environment) or goes on.
 package agentctl
@@ -25,7 +29,8 @@ const (
 	EnvControlFD = "PANAL_AGENT_CONTROL_FD"
 	// EnvServeFD is the number of the inherited listener for requests (service).
 	EnvServeFD = "PANAL_AGENT_SERVE_FD"
-	// EnvInstanceKey is the secret that requests carry in X-Panal-Instance-Key.
+	// EnvInstanceKey is the secret that requests carry in X-Panal-Instance-Key, on
+	// both listeners.
 	EnvInstanceKey = "PANAL_AGENT_INSTANCE_KEY"
 	// EnvWorkloadID and EnvLogStream label the shipped log lines.
 	EnvWorkloadID = "PANAL_AGENT_WORKLOAD_ID"
@@ -39,7 +44,7 @@ const (
 	EnvPipArgs = "PANAL_AGENT_PIP_ARGS"
 )
 
-// HeaderInstanceKey carries the instance key from gateway to agent.
+// HeaderInstanceKey carries the instance key from gateway or runner to agent.
 const HeaderInstanceKey = "X-Panal-Instance-Key"
 
 // Names inside the work directory.

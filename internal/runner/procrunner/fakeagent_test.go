@@ -63,7 +63,15 @@ func fakeAgentMain() int {
 		}
 		a.reply <- reply
 	})
-	go func() { panic(http.Serve(listener(agentctl.EnvControlFD), mux)) }()
+	go func() {
+		panic(http.Serve(listener(agentctl.EnvControlFD), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get(agentctl.HeaderInstanceKey) != a.key {
+				w.WriteHeader(http.StatusForbidden)
+				return
+			}
+			mux.ServeHTTP(w, r)
+		})))
+	}()
 	if os.Getenv(agentctl.EnvServeFD) != "" {
 		go func() {
 			panic(http.Serve(listener(agentctl.EnvServeFD), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

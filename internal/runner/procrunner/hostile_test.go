@@ -198,20 +198,22 @@ func TestWalls(t *testing.T) {
 	}
 }
 
-// TestLandlockWithoutNamespaces: the file and signal walls hold by Landlock alone.
-func TestLandlockWithoutNamespaces(t *testing.T) {
-	if os.Geteuid() == 0 {
-		unprivileged(t, "^TestLandlockWithoutNamespaces$")
-		return
+// TestWithoutNamespaces: the walls that hold by uid, or by Landlock, alone. What
+// everybody may write is then open to a uid.
+func TestWithoutNamespaces(t *testing.T) {
+	attacks, want := []string{"read", "memory-of", "signal", "orphan"}, "uid"
+	if os.Geteuid() != 0 {
+		attacks, want = append(attacks, "write"), "landlock"
 	}
-	for _, attack := range []string{"read", "signal", "write", "orphan"} {
+	for _, attack := range attacks {
 		t.Run(attack, func(t *testing.T) {
 			w := newWorld(t, true, nil, nil)
-			if level, reason := w.r.Isolation(); level != "landlock" {
+			if level, reason := w.r.Isolation(); level != want {
 				t.Fatalf("isolation %s: %s", level, reason)
 			}
 			target := map[string]string{
 				"read": filepath.Join(w.cfg.Dir, "admin.json"), "signal": strconv.Itoa(w.victim.Process.Pid),
+				"memory-of": strconv.Itoa(w.victim.Process.Pid),
 				"write": filepath.Join("/var/tmp", filepath.Base(w.cfg.Dir)), "orphan": marker(),
 			}[attack]
 			id := start(t, w.r, attackSpec(attack, target))
@@ -535,7 +537,7 @@ func TestUnprivileged(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("this is the run itself")
 	}
-	unprivileged(t, "^(TestContract|TestWalls|TestProcessLimit|TestMemoryLimit|TestDiskLimit|TestDaemonsEndWithTheirAgent|TestHostileExitFile|TestServersEnvironmentAndFilesStayOut|TestNothingIsLeftToGainRightsWith|TestWhatUserCodeNeedsWorks|TestSecondServerAdoptsAfterKill|TestEnvironment.*|TestLongDataDirectoryStillHasSockets|TestIsolationLevel)$")
+	unprivileged(t, "^(TestContract|TestWalls|TestProcessLimit|TestMemoryLimit|TestDiskLimit|TestDaemonsEndWithTheirAgent|TestHostileExitFile|TestServersEnvironmentAndFilesStayOut|TestNothingIsLeftToGainRightsWith|TestWhatUserCodeNeedsWorks|TestSecondServerAdoptsAfterKill|TestEnvironment.*|TestLongDataDirectoryStillHasSockets|TestWithoutNamespaces|TestIsolationLevel)$")
 }
 
 // unprivileged runs tests of this binary as another user.

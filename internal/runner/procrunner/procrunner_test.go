@@ -361,3 +361,32 @@ func TestLongDataDirectoryStillHasSockets(t *testing.T) {
 	}
 	_ = c.Close()
 }
+
+// BenchmarkStart is the time from Start to an agent that runs, and to its end.
+func BenchmarkStart(b *testing.B) {
+	dir, err := os.MkdirTemp("", "pr")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	r, err := procrunner.New(config(dir))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer r.Close()
+	ch := r.Watch(b.Context())
+	for b.Loop() {
+		spec := runnertest.Spec(runner.KindTraining, runnertest.DoSucceed)
+		if err := r.Start(b.Context(), spec); err != nil {
+			b.Fatal(err)
+		}
+		for id := range ch {
+			if st, err := r.Get(b.Context(), id); err == nil && id == spec.ID && st.Phase == runner.PhaseExited {
+				break
+			}
+		}
+		if err := r.Remove(b.Context(), spec.ID); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
