@@ -143,7 +143,7 @@ func (c *closeSpy) Close() error {
 func random(n int) string {
 	b := make([]byte, n)
 	for i := range b {
-		b[i] = byte(rand.Uint32()) //nolint:gosec // test data
+		b[i] = byte(rand.Uint32())
 	}
 	return string(b)
 }

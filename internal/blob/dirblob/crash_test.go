@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -180,7 +181,7 @@ func crashEverywhere(ctx context.Context, first, second history, seed uint64, ho
 		return fmt.Errorf("without a power cut: %w", err)
 	}
 	for k := range whole.Steps() + 1 {
-		rnd := rand.New(rand.NewPCG(seed, uint64(k))) //nolint:gosec // a test's choices
+		rnd := rand.New(rand.NewPCG(seed, uint64(k)))
 		if err := crashTwice(ctx, first, second, k, rnd, hook); err != nil {
 			return fmt.Errorf("power cut at step %d: %w", k, err)
 		}
@@ -252,7 +253,7 @@ func TestPowerCutTestNoticesAMissingSync(t *testing.T) {
 				return nil
 			}
 			for seed := range uint64(300) {
-				rnd := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a test's choices
+				rnd := rand.New(rand.NewPCG(seed, 0))
 				first, second := drawHistory(rnd.IntN, 8), drawHistory(rnd.IntN, 4)
 				if err := crashEverywhere(t.Context(), first, second, seed, hook); err != nil {
 					t.Logf("seed %d: %v", seed, err)
@@ -268,7 +269,7 @@ func TestPowerCutTestNoticesAMissingSync(t *testing.T) {
 // and so syncs, when the power goes.
 func TestConcurrentChangesSurviveAPowerCut(t *testing.T) {
 	for seed := range uint64(150) {
-		rnd := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test's choices
+		rnd := rand.New(rand.NewPCG(seed, 1))
 		fsys := crashfs.New()
 		d, err := dirblob.OpenFS(t.Context(), fsys)
 		if err != nil {
@@ -295,9 +296,7 @@ func TestConcurrentChangesSurviveAPowerCut(t *testing.T) {
 		wg.Wait()
 		all := state{}
 		for _, s := range states {
-			for key, allowed := range s {
-				all[key] = allowed
-			}
+			maps.Copy(all, s)
 		}
 		if err := verify(t.Context(), fsys.Crash(rnd.IntN), all); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)

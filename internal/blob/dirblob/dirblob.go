@@ -66,7 +66,7 @@ func OpenFS(ctx context.Context, fsys vfs.FS) (*Driver, error) {
 	d := &Driver{
 		fs:      fsys,
 		dirs:    newDirs(fsys),
-		session: strconv.FormatUint(rand.Uint64(), 36), //nolint:gosec // a name, not a secret
+		session: strconv.FormatUint(rand.Uint64(), 36),
 		buffers: sync.Pool{New: func() any { b := make([]byte, copyBuffer); return &b }},
 	}
 	for _, name := range []string{tmpDir, objectsDir} {
@@ -210,7 +210,7 @@ func (d *Driver) copyBody(ctx context.Context, w io.Writer, r io.Reader, size in
 			}
 		}
 		switch {
-		case rerr == io.EOF: //nolint:errorlint // the reader contract says this very value
+		case rerr == io.EOF:
 			if size >= 0 && got < size {
 				return plat.Errorf(plat.ErrInvalid, "the body ended after %d of the declared %d bytes", got, size)
 			}

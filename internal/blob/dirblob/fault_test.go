@@ -89,7 +89,7 @@ func TestDiskFullAnywhere(t *testing.T) {
 func TestOneFailingOperation(t *testing.T) {
 	for _, c := range []struct {
 		name string
-		errs error
+		errs syscall.Errno
 		kind error
 	}{
 		{"disk full", syscall.ENOSPC, plat.ErrExhausted},
@@ -124,7 +124,7 @@ func TestOneFailingOperation(t *testing.T) {
 					}
 					continue
 				}
-				if !errors.Is(err, c.errs) || plat.KindOf(err) != c.kind {
+				if !errors.Is(err, c.errs) || plat.KindOf(err) != c.kind { //nolint:errorlint // KindOf returns the sentinel itself, or nil
 					t.Errorf("%s in %s: Put = %v, want kind %v", c.name, hit, err, c.kind)
 				}
 				mustRead(t, d, "a/b", before)

@@ -226,7 +226,7 @@ func (b *breaking) Read(p []byte) (int, error) {
 	}
 	n, err := b.r.Read(p)
 	b.left -= int64(n)
-	if err == io.EOF { //nolint:errorlint // the reader contract says this very value
+	if err == io.EOF {
 		return n, b.err
 	}
 	return n, err

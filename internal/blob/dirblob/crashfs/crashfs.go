@@ -12,6 +12,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
 	"sort"
 	"strings"
@@ -25,7 +26,7 @@ import (
 // ErrCrashed is what every operation returns once the power is cut.
 var ErrCrashed = errors.New("the power is cut")
 
-// ErrSkip, returned by a hook, makes the operation do nothing and succeed: a
+// ErrSkip is what a hook returns to make the operation do nothing and succeed: a
 // forgotten sync, for tests that prove that a test notices.
 var ErrSkip = errors.New("skip")
 
@@ -202,9 +203,7 @@ func crashDir(d *dir, choose func(int) int, seen map[*file]*file) *dir {
 			out.durable[name] = crashDir(n, choose, seen)
 		}
 	}
-	for name, n := range out.durable {
-		out.now[name] = n
-	}
+	maps.Copy(out.now, out.durable)
 	return out
 }
 
@@ -383,10 +382,7 @@ func (f *FS) SyncDir(name string) error {
 	if !ok {
 		return notExist(OpSyncDir, name)
 	}
-	d.durable = map[string]node{}
-	for n, v := range d.now {
-		d.durable[n] = v
-	}
+	d.durable = maps.Clone(d.now)
 	d.pending = map[string][]node{}
 	return nil
 }
