@@ -27,7 +27,7 @@ import (
 const EnvPostgres = "PANAL_TEST_POSTGRES"
 
 // Concerns are all folders of migrations.
-func Concerns() []string { return []string{"outbox", "control", "lake"} }
+func Concerns() []string { return []string{"outbox", "control", "lake", "logs"} }
 
 // Each runs fn once per engine, each time on an empty, migrated database.
 func Each(t *testing.T, fn func(t *testing.T, db *sqlstore.DB)) {
