@@ -98,13 +98,13 @@ func (f *logFiles) get(ctx context.Context, day int64) (*dayFile, error) {
 	return d, nil
 }
 
-func (f *logFiles) spans(_ context.Context, lo, hi int64) ([]span, error) {
+func (f *logFiles) spans(_ context.Context, lo, hi int64) ([]daySpan, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var out []span
+	var out []daySpan
 	for _, d := range f.days {
 		if d >= lo && d <= hi {
-			out = append(out, span{d, d})
+			out = append(out, daySpan{d, d})
 		}
 	}
 	return out, nil

@@ -66,8 +66,8 @@ func (p *logPartitions) alter(ctx context.Context, fn func(exec func(string) err
 }
 
 // spans is one span: the planner finds the partitions.
-func (p *logPartitions) spans(_ context.Context, lo, hi int64) ([]span, error) {
-	return []span{{lo, min(hi, logs.MaxPos.Day()-1)}}, nil
+func (p *logPartitions) spans(_ context.Context, lo, hi int64) ([]daySpan, error) {
+	return []daySpan{{lo, min(hi, logs.MaxPos.Day()-1)}}, nil
 }
 
 func (p *logPartitions) open(context.Context, int64) (*DB, func(), error) {

@@ -34,18 +34,18 @@ type Logs struct {
 
 var _ logs.Store = (*Logs)(nil)
 
-// span is a run of days that one database holds.
-type span struct{ lo, hi int64 } // days, both inclusive
+// daySpan is a run of days that one database holds.
+type daySpan struct{ lo, hi int64 } // days, both inclusive
 
-func (s span) first() logs.Pos { return logs.DayStart(s.lo) }
-func (s span) end() logs.Pos   { return logs.DayStart(s.hi + 1) }
+func (s daySpan) first() logs.Pos { return logs.DayStart(s.lo) }
+func (s daySpan) end() logs.Pos   { return logs.DayStart(s.hi + 1) }
 
 // logDays is where days of ingest live.
 type logDays interface {
 	// ensure makes a day to append to, or returns a later one that exists already.
 	ensure(ctx context.Context, day int64) (int64, error)
 	// spans lists, in order, what holds the days from lo to hi.
-	spans(ctx context.Context, lo, hi int64) ([]span, error)
+	spans(ctx context.Context, lo, hi int64) ([]daySpan, error)
 	// open returns the database of a day and releases it when done; ErrNotFound for
 	// a day that is not there (any more).
 	open(ctx context.Context, day int64) (db *DB, release func(), err error)
@@ -331,7 +331,7 @@ func (s *Logs) Hot(ctx context.Context, maxBytes int64) ([]logs.Record, error) {
 	return nil, nil
 }
 
-func (s *Logs) hotOf(ctx context.Context, d span, maxBytes int64) ([]logs.Record, error) {
+func (s *Logs) hotOf(ctx context.Context, d daySpan, maxBytes int64) ([]logs.Record, error) {
 	db, release, err := s.days.open(ctx, d.hi)
 	if err != nil {
 		return nil, err
