@@ -102,7 +102,13 @@ func (c Config) withDefaults() (Config, error) {
 	if err != nil {
 		return c, fmt.Errorf("data directory: %w", err)
 	}
-	c.Dir = abs
+	if err := os.MkdirAll(abs, 0o700); err != nil {
+		return c, fmt.Errorf("data directory: %w", err)
+	}
+	// What is covered is covered by its real name.
+	if c.Dir, err = filepath.EvalSymlinks(abs); err != nil {
+		return c, fmt.Errorf("data directory: %w", err)
+	}
 	def := func(p *int64, v int64) {
 		if *p == 0 {
 			*p = v

@@ -214,7 +214,7 @@ func TestWithoutNamespaces(t *testing.T) {
 			target := map[string]string{
 				"read": filepath.Join(w.cfg.Dir, "admin.json"), "signal": strconv.Itoa(w.victim.Process.Pid),
 				"memory-of": strconv.Itoa(w.victim.Process.Pid),
-				"write": filepath.Join("/var/tmp", filepath.Base(w.cfg.Dir)), "orphan": marker(),
+				"write":     filepath.Join("/var/tmp", filepath.Base(w.cfg.Dir)), "orphan": marker(),
 			}[attack]
 			id := start(t, w.r, attackSpec(attack, target))
 			runnertest.AwaitExit(t, w.r, id)

@@ -91,9 +91,11 @@ func (r *Runner) detectIsolation(ctx context.Context) isolation {
 	return iso
 }
 
+const probePrefix = ".probe-"
+
 // probe builds the walls around nothing and tells whether that works.
 func (r *Runner) probe(ctx context.Context, iso isolation) error {
-	dir, err := os.MkdirTemp(r.cfg.RunDir, ".probe-")
+	dir, err := os.MkdirTemp(r.cfg.RunDir, probePrefix)
 	if err != nil {
 		return err
 	}
@@ -203,6 +205,9 @@ func (r *Runner) mountPlan(iso isolation, s launchSpec, shown []string) *mountPl
 	}
 	// A name server that runs here is reached through a file below /run.
 	if target, err := filepath.EvalSymlinks("/etc/resolv.conf"); err == nil && strings.HasPrefix(target, "/run/") {
+		if dir := filepath.Dir(target); dir != "/run" {
+			target = dir // it is replaced by renaming at times
+		}
 		shown = append(shown, target)
 	}
 	for _, path := range shown {

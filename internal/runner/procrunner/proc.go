@@ -150,6 +150,24 @@ func family(table map[int][]int, pid int) []int {
 	return all
 }
 
+// killUID kills every process of a uid that is one workload's alone.
+func killUID(uid int) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Lstat(filepath.Join("/proc", e.Name()), &st) == nil && int(st.Uid) == uid {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+}
+
 // uidsInUse returns the uids of all running processes within [lo, hi].
 func uidsInUse(lo, hi int) map[int]bool {
 	used := map[int]bool{}

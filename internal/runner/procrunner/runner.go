@@ -262,6 +262,12 @@ func (r *Runner) adopt() error {
 	}
 	for _, e := range entries {
 		dir := filepath.Join(r.cfg.RunDir, e.Name())
+		if strings.HasPrefix(e.Name(), probePrefix) {
+			if err := removeTree(r.cfg.RunDir, e.Name()); err != nil {
+				return fmt.Errorf("remove the rest of a probe: %w", err)
+			}
+			continue
+		}
 		if !e.IsDir() || !strings.HasPrefix(e.Name(), "wl-") {
 			continue
 		}
@@ -343,10 +349,21 @@ func (r *Runner) awaitStates() {
 }
 
 // Stop implements runner.Runner.
-func (r *Runner) Stop(_ context.Context, id plat.WorkloadID, grace time.Duration) error {
+func (r *Runner) Stop(ctx context.Context, id plat.WorkloadID, grace time.Duration) error {
 	r.mu.Lock()
 	w, ok := r.workloads[id]
-	if !ok || w.ended() || w.status.Phase == "" {
+	if ok && w.status.Phase == "" {
+		// Start is on its way in another goroutine; that takes milliseconds.
+		r.mu.Unlock()
+		select {
+		case <-w.launched:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		r.mu.Lock()
+		w, ok = r.workloads[id]
+	}
+	if !ok || w.ended() {
 		r.mu.Unlock()
 		return nil
 	}

@@ -38,6 +38,9 @@ type workload struct {
 	envWake   chan struct{} // capacity 1: an environment that was waited for may be there
 	client    *http.Client
 	gone      chan struct{} // closed when the process has ended
+	// life ends with the process, or with the runner.
+	life      context.Context //nolint:containedctx // see above
+	endLife   context.CancelFunc
 	heard     chan struct{} // closed when the agent has told its state
 	heardOnce sync.Once
 
@@ -56,6 +59,7 @@ func newWorkload(r *Runner, rec record) *workload {
 		launched: make(chan struct{}), envWake: make(chan struct{}, 1), gone: make(chan struct{}), heard: make(chan struct{}),
 		status: runner.Status{ID: rec.ID, Org: rec.Org, Kind: rec.Kind, LogStream: rec.LogStream, StartedAt: rec.StartedAt},
 	}
+	w.life, w.endLife = context.WithCancel(r.ctx)
 	if rec.Kind == runner.KindService {
 		w.status.Addr = runner.Addr{Network: "unix", Address: filepath.Join(w.dir, dirSocket, "serve.sock"), Key: rec.Key}
 	}
@@ -103,6 +107,7 @@ func (w *workload) awaitEnd() {
 		return
 	}
 	close(w.gone)
+	w.endLife()
 	if err := w.finish(status); err != nil {
 		w.log(slog.LevelError, "record the end of a workload", err)
 	}
@@ -112,7 +117,11 @@ func (w *workload) awaitEnd() {
 func (w *workload) finish(status exitStatus) error {
 	r := w.r
 	if !r.iso.namespaces {
+		// The reaper has done this, unless it was killed itself.
 		killGroups(w.rec.Groups)
+		if w.rec.UID != 0 {
+			killUID(w.rec.UID)
+		}
 	}
 	count := readCounters(w.rec.Groups)
 	work := filepath.Join(w.dir, dirWork)
@@ -264,15 +273,7 @@ func (w *workload) kill(text string) {
 // control holds the stream of the agent's states, and takes it up again when it
 // breaks, until the process has ended.
 func (w *workload) control() {
-	ctx, cancel := context.WithCancel(w.r.ctx)
-	defer cancel()
-	go func() { // ends with ctx
-		select {
-		case <-w.gone:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
+	ctx := w.life
 	defer w.client.CloseIdleConnections()
 	pause := 10 * time.Millisecond
 	for ctx.Err() == nil {
@@ -305,17 +306,19 @@ func (w *workload) stream(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var reader sync.WaitGroup
+	defer reader.Wait()
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("the agent answered %s", resp.Status)
 	}
 	// States go through a channel so that this goroutine can also be woken for an
-	// environment; the reader ends when the body closes, or with ctx.
+	// environment.
 	states := make(chan agentctl.State)
 	errs := make(chan error, 1)
 	done := make(chan struct{})
 	defer close(done)
-	go func() {
+	reader.Go(func() {
 		lines := bufio.NewScanner(resp.Body)
 		lines.Buffer(nil, 64<<10)
 		for lines.Scan() {
@@ -331,7 +334,7 @@ func (w *workload) stream(ctx context.Context) error {
 			}
 		}
 		errs <- cmp.Or(lines.Err(), io.EOF)
-	}()
+	})
 	var last agentctl.State
 	var sent agentctl.EnvReply
 	for {
