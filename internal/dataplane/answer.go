@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"panal/internal/plat"
+)
+
+// upstream is an instance's part in one try.
+type upstream struct {
+	conn            *conn
+	in              *instance
+	detach          func() bool // ends the conn's tie to the caller's presence
+	firstByte, idle time.Duration
+	refused         bool
+	ended           bool
+}
+
+// end gives the instance back, and its connection when keep says that it is fit
+// for another call. Only the first end counts.
+func (u *upstream) end(keep bool) {
+	if u.ended {
+		return
+	}
+	u.ended = true
+	if u.detach() && keep {
+		u.in.keep(u.conn)
+	} else {
+		u.conn.close()
+	}
+	u.in.service.release(u.in, u.refused)
+}
+
+// answer copies the instance's answer to the caller.
+func (x *exchange) answer(u *upstream, resp *http.Response) {
+	h := x.w.Header()
+	copyHeaders(h, resp)
+	h.Set(headerRequestID, x.call.RequestID)
+	x.class = classOf(resp.StatusCode)
+	x.closeUnlessPumped()
+
+	// Most answers come whole, together with their head: then the instance is
+	// free before the caller gets a byte, and the caller gets it in one piece.
+	begun := false
+	if u.conn.br.Buffered() == 0 && resp.Body != http.NoBody {
+		begun = true
+		x.w.WriteHeader(resp.StatusCode)
+		x.give(nil, u.idle, true)
+	}
+	for {
+		if u.conn.br.Buffered() == 0 {
+			u.conn.readBy(time.Now().Add(u.idle))
+		}
+		n, err := resp.Body.Read(x.buf)
+		whole := err == io.EOF
+		if whole {
+			u.end(!resp.Close && x.pumped())
+			copyTrailers(h, resp)
+		}
+		if !begun {
+			x.w.WriteHeader(resp.StatusCode)
+			if whole {
+				x.finish(x.buf[:n])
+				return
+			}
+			begun = true
+		}
+		x.give(x.buf[:n], u.idle, whole || u.conn.br.Buffered() == 0)
+		switch {
+		case whole:
+			x.callerTakesBy(time.Time{})
+			return
+		case err != nil:
+			if x.r.Context().Err() != nil {
+				x.class = classGone
+			} else {
+				x.class = classCut
+				x.logFailure(u.in, "answer broke off", err)
+			}
+			panic(http.ErrAbortHandler)
+		}
+	}
+}
+
+// give sends a piece of a streamed answer, at once if flush says so. The caller
+// must make progress within idle.
+func (x *exchange) give(b []byte, idle time.Duration, flush bool) {
+	x.callerTakesBy(time.Now().Add(idle))
+	var err error
+	if len(b) > 0 {
+		_, err = x.w.Write(b)
+	}
+	if err == nil && flush {
+		if err = x.rc.Flush(); errors.Is(err, http.ErrNotSupported) {
+			err = nil // a recorder: it has all there is
+		}
+	}
+	if err != nil {
+		x.class = classGone
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// finish sends the only piece of an answer.
+func (x *exchange) finish(b []byte) {
+	if len(b) == 0 {
+		return
+	}
+	if _, err := x.w.Write(b); err != nil {
+		x.class = classGone
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// pump sends a caller's body on to an instance while the answer is awaited and
+// copied. Its results may be read once done is closed.
+type pump struct {
+	x    *exchange
+	done chan struct{}
+	// eof tells that the body was read to its end and sent.
+	eof bool
+	// caller is why the body could not be read, if that is how it ended.
+	caller error
+	stop   func()
+}
+
+func startPump(x *exchange, u *upstream) *pump {
+	// Without full duplex net/http would swallow the rest of the body when the
+	// answer begins. A server that can't (HTTP/1.0) answers after the body.
+	_ = x.rc.EnableFullDuplex()
+	m := &pump{x: x, done: make(chan struct{})}
+	m.stop = sync.OnceFunc(func() {
+		select {
+		case <-m.done:
+		default:
+			u.conn.close()
+			x.callerSendsBy(time.Unix(1, 0)) // long ago: ends a read that waits
+			<-m.done
+		}
+	})
+	go func() {
+		defer close(m.done)
+		m.run(u)
+	}()
+	return m
+}
+
+func (m *pump) run(u *upstream) {
+	x := m.x
+	buf := x.p.bufs.Get().(*[]byte)
+	defer x.p.bufs.Put(buf)
+	b, chunked := *buf, x.r.ContentLength < 0
+	for {
+		x.callerSendsBy(time.Now().Add(u.idle))
+		n, err := x.r.Body.Read(b[chunkRoom : chunkRoom+smallBody])
+		now := time.Now()
+		var sendErr error
+		if n > 0 {
+			u.conn.writeBy(now.Add(u.idle))
+			if chunked {
+				sendErr = u.conn.sendChunk(b, n)
+			} else {
+				_, sendErr = u.conn.nc.Write(b[chunkRoom : chunkRoom+n])
+			}
+		}
+		if err == io.EOF && chunked && sendErr == nil {
+			sendErr = u.conn.sendLastChunk()
+		}
+		switch {
+		case sendErr != nil:
+			return // the reader of the answer learns why
+		case err == io.EOF:
+			u.conn.readBy(time.Now().Add(u.firstByte))
+			m.eof = true
+			x.callerSendsBy(time.Time{})
+			return
+		case err != nil:
+			m.caller = err
+			u.conn.close() // the instance must not take a part for the whole
+			return
+		}
+		// Progress of the request is progress.
+		u.conn.readBy(time.Now().Add(u.firstByte))
+	}
+}
+
+// pumped tells whether the request's body, if it is streamed, was sent whole.
+func (x *exchange) pumped() bool {
+	if x.pump == nil {
+		return true
+	}
+	select {
+	case <-x.pump.done:
+		return x.pump.eof
+	default:
+		return false
+	}
+}
+
+// closeUnlessPumped announces the end of the caller's connection when part of
+// the body may stay unread: the rest must never be taken for a request.
+func (x *exchange) closeUnlessPumped() {
+	if !x.pumped() && x.r.ProtoMajor == 1 {
+		x.w.Header().Set("Connection", "close")
+	}
+}
+
+// refuse answers with the status of the error's kind.
+func (x *exchange) refuse(err error) {
+	switch {
+	case errors.Is(err, plat.ErrNotFound):
+		x.fail(http.StatusNotFound, public(err), 0)
+	case errors.Is(err, plat.ErrForbidden):
+		x.fail(http.StatusForbidden, public(err), 0)
+	default:
+		x.fail(http.StatusServiceUnavailable, public(err), time.Second)
+	}
+}
+
+func public(err error) string {
+	var e *plat.Error
+	if errors.As(err, &e) {
+		return e.Public
+	}
+	return "the service is not available"
+}
+
+// fail answers with the API's error body (compute.md §1.4).
+func (x *exchange) fail(status int, description string, retryAfter time.Duration) {
+	x.class = classOf(status)
+	x.closeUnlessPumped()
+	h := x.w.Header()
+	h.Set(headerRequestID, x.call.RequestID)
+	h.Set("Content-Type", "application/json")
+	if retryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
+	}
+	if status >= http.StatusInternalServerError {
+		description += " (request " + x.call.RequestID + ")"
+	}
+	body, err := json.Marshal(struct {
+		Error       string `json:"error"`
+		Description string `json:"error_description"`
+		Detail      any    `json:"error_detail"`
+	}{strings.ReplaceAll(strings.ToLower(http.StatusText(status)), " ", "_"), description, nil})
+	if err != nil {
+		panic("BUG: error body: " + err.Error())
+	}
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	x.w.WriteHeader(status)
+	x.finish(body)
+}
+
+func (x *exchange) logFailure(in *instance, msg string, err error) {
+	x.p.log.warn(x.r.Context(), msg,
+		slog.String(plat.LogRequest, x.call.RequestID), slog.String(plat.LogOrg, string(x.call.Org)),
+		slog.String(plat.LogService, string(in.service.id)), slog.String(plat.LogWorkload, string(in.id)),
+		slog.String(plat.LogError, err.Error()))
+}

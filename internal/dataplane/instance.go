@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"context"
+	"net"
+	"sync"
+	"time"
+
+	"panal/internal/plat"
+)
+
+// instance is the live state of one instance.
+type instance struct {
+	id                    plat.WorkloadID
+	network, address, key string
+	service               *service
+	drained               chan struct{} // closed once it has left and its last call has ended
+
+	// Guarded by service.mu.
+	limit       int
+	outstanding int
+	retired     bool
+	refusals    int       // dials refused in a row
+	skipUntil   time.Time // no call before that
+
+	// Guarded by mu: kept connections, the one used last on top.
+	mu     sync.Mutex
+	idle   []*conn
+	closed bool // keep none
+}
+
+func newInstance(s *service, r *Instance) *instance {
+	return &instance{
+		id: r.ID, network: r.Network, address: r.Address, key: r.Key,
+		service: s, drained: make(chan struct{}),
+	}
+}
+
+// free tells whether the instance takes a call. The caller holds service.mu.
+func (in *instance) free(now time.Time) bool {
+	return in.outstanding < in.limit && !in.skipUntil.After(now)
+}
+
+func (in *instance) isDrained() bool {
+	select {
+	case <-in.drained:
+		return true
+	default:
+		return false
+	}
+}
+
+// dialTimeout bounds connecting. Instances are near; what does not accept within
+// this is as good as gone.
+const dialTimeout = 5 * time.Second
+
+// connect returns a kept connection that is still alive, or a new one.
+func (in *instance) connect(ctx context.Context) (*conn, error) {
+	for {
+		in.mu.Lock()
+		n := len(in.idle)
+		if n == 0 {
+			in.mu.Unlock()
+			break
+		}
+		c := in.idle[n-1]
+		in.idle[n-1] = nil
+		in.idle = in.idle[:n-1]
+		in.mu.Unlock()
+		if c.alive() {
+			return c, nil
+		}
+		c.close()
+	}
+	d := net.Dialer{Timeout: dialTimeout}
+	nc, err := d.DialContext(ctx, in.network, in.address)
+	if err != nil {
+		return nil, err
+	}
+	return newConn(nc)
+}
+
+// keep takes back a connection for the next call. Their number is bounded by
+// the instance's limit, as each comes from a call.
+func (in *instance) keep(c *conn) {
+	in.mu.Lock()
+	ok := !in.closed
+	if ok {
+		in.idle = append(in.idle, c)
+	}
+	in.mu.Unlock()
+	if !ok {
+		c.close()
+	}
+}
+
+// closeIdle closes the kept connections; those in use close after their call.
+func (in *instance) closeIdle() {
+	in.mu.Lock()
+	idle := in.idle
+	in.idle, in.closed = nil, true
+	in.mu.Unlock()
+	for _, c := range idle {
+		c.close()
+	}
+}
+
+// open lets the instance keep connections again.
+func (in *instance) open() {
+	in.mu.Lock()
+	in.closed = false
+	in.mu.Unlock()
+}

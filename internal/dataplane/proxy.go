@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"panal/internal/plat"
+)
+
+// Options shape a Proxy. The zero value works.
+type Options struct {
+	// FirstByte is how long an instance may take until its answer begins, counted
+	// from the last progress of the request; default 30 s. Then 504.
+	FirstByte time.Duration
+	// Idle is how long either side may be silent within a body; default 30 s.
+	Idle time.Duration
+	// Hold is how long a call may wait for an instance; default 30 s. Then 503.
+	Hold time.Duration
+	// MaxHeld is how many calls may wait per service; default 1,000.
+	MaxHeld int
+	// MaxHeldBytes bounds the memory of all calls that wait; default 64 MiB.
+	MaxHeldBytes int64
+	// Log takes what went wrong with instances; default: nowhere.
+	Log *slog.Logger
+	// Metrics takes the proxy's collectors; default: none are registered.
+	Metrics prometheus.Registerer
+}
+
+// Proxy sends calls to instances.
+type Proxy struct {
+	table   *Table
+	opt     Options
+	log     limitedLog
+	metrics *metrics
+	bufs    sync.Pool // of *[]byte, bufSize long
+}
+
+// smallBody is the longest body that is read before an instance is taken, so
+// that a slow caller keeps no instance busy and the call can be sent again.
+const smallBody = 32 << 10
+
+// bufSize fits a small body, or a piece of a large one with its chunk's frame.
+const bufSize = smallBody + chunkRoom + 2
+
+// heldOverhead is what a waiting call costs besides its body: connection buffers,
+// headers, stack.
+const heldOverhead = 16 << 10
+
+// maxSafeTries bounds how often a safe call is sent to instances that then die.
+const maxSafeTries = 3
+
+// NewProxy returns a proxy over the table's routes.
+func NewProxy(t *Table, opt Options) *Proxy {
+	opt.FirstByte = cmp.Or(opt.FirstByte, 30*time.Second)
+	opt.Idle = cmp.Or(opt.Idle, 30*time.Second)
+	opt.Hold = cmp.Or(opt.Hold, 30*time.Second)
+	opt.MaxHeld = cmp.Or(opt.MaxHeld, 1000)
+	opt.MaxHeldBytes = cmp.Or(opt.MaxHeldBytes, 64<<20)
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	p := &Proxy{table: t, opt: opt, log: limitedLog{log: opt.Log}, metrics: newMetrics(opt.Metrics, t)}
+	p.bufs.New = func() any { b := make([]byte, bufSize); return &b }
+	return p
+}
+
+// Call is a call that was authenticated and authorised.
+type Call struct {
+	Target
+	User      plat.UserID
+	RequestID string
+	// Path is what follows the service or alias in the URL, still escaped; only
+	// services that run a command get it.
+	Path string
+}
+
+// ServeCall answers r by an instance of the service that the call names, or
+// with the API's error body: 404 and 403 as Lookup says, 408 when the caller
+// stops sending, 502 when an instance failed, 503 when none was free in time,
+// 504 when it did not answer in time. An answer that breaks off after it began
+// aborts the connection (http.ErrAbortHandler), as nothing else tells the caller.
+//
+// The response writer must be net/http's own or lead to it by Unwrap, for
+// deadlines and flushes.
+func (p *Proxy) ServeCall(w http.ResponseWriter, r *http.Request, call Call) {
+	start := time.Now()
+	buf := p.bufs.Get().(*[]byte)
+	x := &exchange{p: p, w: w, r: r, call: &call, buf: *buf, rc: http.NewResponseController(w), class: classCut}
+	defer func() {
+		p.metrics.done(x.class, time.Since(start))
+		p.bufs.Put(buf)
+	}()
+	x.serve(start)
+}
+
+// exchange is one call on its way through.
+type exchange struct {
+	p    *Proxy
+	w    http.ResponseWriter
+	r    *http.Request
+	rc   *http.ResponseController
+	call *Call
+	buf  []byte // holds body until an answer begins, then the answer's pieces
+
+	body   []byte // a small body, whole
+	stream bool   // the body is sent on as it comes
+	pump   *pump  // of a streamed body, once that has begun
+	class  int    // of the outcome
+}
+
+// result is what became of one try.
+type result struct {
+	refused bool      // the instance can't be reached
+	again   bool      // the call may be sent again
+	avoid   *instance // preferably not to this one
+}
+
+func (x *exchange) serve(start time.Time) {
+	if x.r.Method == http.MethodConnect {
+		x.fail(http.StatusMethodNotAllowed, "the gateway opens no tunnels", 0)
+		return
+	}
+	// A wrong name is answered before the body is asked for.
+	if _, err := x.p.table.Lookup(x.call.Target); err != nil {
+		x.refuse(err)
+		return
+	}
+	if !x.takeBody() {
+		return
+	}
+	h := hold{
+		until: start.Add(x.p.opt.Hold), maxCalls: x.p.opt.MaxHeld,
+		bytes: heldOverhead + int64(len(x.body)), maxBytes: x.p.opt.MaxHeldBytes,
+	}
+	for tries := 1; ; {
+		in, rt, err := x.acquire(h)
+		switch {
+		case x.r.Context().Err() != nil:
+			if in != nil {
+				in.service.release(in, false)
+			}
+			x.class = classGone
+			return
+		case err != nil:
+			x.refuse(err)
+			return
+		}
+		res := x.try(in, rt, tries)
+		if !res.again {
+			return
+		}
+		x.p.metrics.retries.Inc()
+		if !res.refused {
+			tries++
+		}
+		h.avoid = res.avoid
+	}
+}
+
+// acquire takes an instance of the service that the target names now.
+func (x *exchange) acquire(h hold) (*instance, *Route, error) {
+	for {
+		rt, err := x.p.table.Lookup(x.call.Target)
+		if err != nil {
+			return nil, nil, err
+		}
+		h.routed = func() bool {
+			now, err := x.p.table.Lookup(x.call.Target)
+			return err == nil && now.live == rt.live
+		}
+		in, err := rt.live.acquire(x.r.Context(), h)
+		if in != nil || err != nil {
+			return in, rt, err
+		}
+	}
+}
+
+// takeBody reads a small body whole; a longer one, or one of unknown length, is
+// left to be streamed. It reports false when the call has ended.
+func (x *exchange) takeBody() bool {
+	switch n := x.r.ContentLength; {
+	case n == 0 || x.r.Body == nil || x.r.Body == http.NoBody:
+		return true
+	case n < 0 || n > smallBody:
+		x.stream = true
+		return true
+	default:
+		x.body = x.buf[:n]
+	}
+	for got := 0; got < len(x.body); {
+		x.callerSendsBy(time.Now().Add(x.p.opt.Idle))
+		n, err := x.r.Body.Read(x.body[got:])
+		got += n
+		if err != nil && got < len(x.body) {
+			x.callerFailed(err)
+			return false
+		}
+	}
+	// net/http watches for the caller's leaving from here on; a deadline left
+	// behind would look like that.
+	x.callerSendsBy(time.Time{})
+	return true
+}
+
+// callerSendsBy and callerTakesBy set the deadlines of the caller's connection.
+// A writer that has none (a recorder in a test) has nobody to wait for.
+func (x *exchange) callerSendsBy(t time.Time) { _ = x.rc.SetReadDeadline(t) }
+func (x *exchange) callerTakesBy(t time.Time) { _ = x.rc.SetWriteDeadline(t) }
+
+// callerFailed ends a call whose body could not be read.
+func (x *exchange) callerFailed(err error) {
+	if x.r.ProtoMajor == 1 {
+		x.w.Header().Set("Connection", "close") // the rest of the body is no request
+	}
+	var long *http.MaxBytesError
+	switch {
+	case errors.As(err, &long):
+		x.fail(http.StatusRequestEntityTooLarge, "the body is too long", 0)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		x.fail(http.StatusRequestTimeout, "the body stopped arriving", 0)
+	default:
+		x.class = classGone
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// try sends the call to one instance and, unless it may be sent again, answers it.
+// The instance is released when its part is done.
+func (x *exchange) try(in *instance, rt *Route, tries int) result {
+	ctx := x.r.Context()
+	c, err := in.connect(ctx)
+	if err != nil {
+		gone := ctx.Err() != nil
+		in.service.release(in, !gone)
+		if gone {
+			x.class = classGone
+			return result{}
+		}
+		x.logFailure(in, "instance refuses connections", err)
+		return result{refused: true, again: true, avoid: in}
+	}
+	u := &upstream{
+		conn: c, in: in, detach: context.AfterFunc(ctx, c.close),
+		firstByte: cmp.Or(rt.firstByte, x.p.opt.FirstByte),
+		idle:      cmp.Or(rt.idle, x.p.opt.Idle),
+	}
+	defer u.end(false) // whatever happens, the instance gets free
+	length := int64(len(x.body))
+	if x.stream {
+		length = x.r.ContentLength
+	}
+	c.head = appendHead(c.head[:0], x.r, x.call, rt, in.key, length)
+	_ = c.nc.SetDeadline(time.Now().Add(u.firstByte)) // fails only when closed; send tells
+	sent, err := c.send(c.head, x.body)
+	if err != nil && !sent {
+		if ctx.Err() != nil {
+			x.class = classGone
+			return result{}
+		}
+		u.refused = true
+		x.logFailure(in, "instance closed before the request", err)
+		return result{refused: true, again: true, avoid: in}
+	}
+	// A write that broke off midway may still have an answer: read on.
+	if x.stream {
+		x.pump = startPump(x, u)
+		defer x.pump.stop()
+	}
+	resp, err := c.readAnswer(x.r)
+	if err != nil {
+		return x.noAnswer(u, err, tries)
+	}
+	x.answer(u, resp)
+	return result{}
+}
+
+// noAnswer ends a try that got no answer.
+func (x *exchange) noAnswer(u *upstream, err error, tries int) result {
+	gone := x.r.Context().Err() != nil
+	nothing := u.conn.src.left == maxAnswerHead
+	u.end(false)
+	if x.pump != nil {
+		x.pump.stop()
+		if x.pump.caller != nil {
+			x.callerFailed(x.pump.caller)
+			return result{}
+		}
+	}
+	safe := x.r.Method == http.MethodGet || x.r.Method == http.MethodHead
+	switch {
+	case gone:
+		x.class = classGone
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		x.logFailure(u.in, "instance did not answer in time", err)
+		x.fail(http.StatusGatewayTimeout, "the service did not answer in time", 0)
+	case nothing && safe && !x.stream && tries < maxSafeTries:
+		x.logFailure(u.in, "instance died under a call that is sent again", err)
+		return result{again: true, avoid: u.in}
+	default:
+		x.logFailure(u.in, "instance failed under a call", err)
+		x.fail(http.StatusBadGateway, "the service's instance failed while it handled the call", 0)
+	}
+	return result{}
+}

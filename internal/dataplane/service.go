@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"container/list"
+	"context"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"panal/internal/plat"
+)
+
+// service is the live state of one service: its ready instances and the calls
+// that wait for one. It survives snapshots.
+type service struct {
+	table *Table
+	id    plat.ServiceID
+
+	mu        sync.Mutex
+	instances []*instance
+	waiters   *list.List // of *waiter, nil until one waits
+}
+
+// waiter is a call that waits. What it gets arrives on got, at most once.
+type waiter struct {
+	got   chan grant
+	avoid *instance
+	el    *list.Element
+}
+
+// grant is an instance, taken for the waiter, or (nil) the word to look up the
+// target again.
+type grant struct{ in *instance }
+
+// Reasons to refuse a call that would have to wait.
+var (
+	errNoInstance = &plat.Error{Kind: plat.ErrUnavailable, Public: "no instance of the service is ready"}
+	errAllBusy    = &plat.Error{Kind: plat.ErrUnavailable, Public: "every instance of the service is busy"}
+	errQueueFull  = &plat.Error{Kind: plat.ErrUnavailable, Public: "too many calls wait for this service"}
+)
+
+// setInstances makes list the ready instances. One that was there before keeps
+// its live state, unless its address changed. The caller holds the table's lock.
+func (s *service) setInstances(ready []Instance) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	byID := s.table.instances
+	var next []*instance
+	if len(ready) > 0 {
+		next = make([]*instance, 0, len(ready))
+	}
+	for i := range ready {
+		r := &ready[i]
+		in := byID[r.ID]
+		if in == nil || in.service != s || in.isDrained() ||
+			in.network != r.Network || in.address != r.Address || in.key != r.Key {
+			in = newInstance(s, r)
+			byID[r.ID] = in
+		}
+		in.limit = max(r.Limit, 1)
+		if in.retired {
+			in.retired = false
+			in.open()
+		}
+		if !slices.Contains(next, in) {
+			next = append(next, in)
+		}
+	}
+	for _, in := range s.instances {
+		if slices.Contains(next, in) {
+			continue
+		}
+		in.retired = true
+		in.closeIdle()
+		if in.outstanding == 0 {
+			close(in.drained)
+			if byID[in.id] == in {
+				delete(byID, in.id)
+			}
+		}
+	}
+	s.instances = next
+	s.dispatch(time.Now())
+}
+
+// sendAway makes every waiting call look up its target again.
+func (s *service) sendAway() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.waiters != nil && s.waiters.Len() > 0 {
+		s.give(s.waiters.Front(), nil)
+	}
+}
+
+// give ends the wait of a waiter. The caller holds s.mu.
+func (s *service) give(el *list.Element, in *instance) {
+	w := s.waiters.Remove(el).(*waiter)
+	w.el = nil
+	w.got <- grant{in} // never blocks: the channel has room for its one grant
+}
+
+// dispatch hands free instances to those who wait, first come first served. The
+// caller holds s.mu.
+func (s *service) dispatch(now time.Time) {
+	for s.waiters != nil && s.waiters.Len() > 0 {
+		el := s.waiters.Front()
+		in := s.pick(now, el.Value.(*waiter).avoid)
+		if in == nil {
+			return
+		}
+		s.take(in)
+		s.give(el, in)
+	}
+}
+
+func (s *service) take(in *instance) {
+	in.outstanding++
+	s.table.outstanding.Add(1)
+}
+
+// pick chooses among the instances: of two at random the one with fewer calls
+// under way; when neither is free, any that is; avoid only when no other is. It returns nil when none is free. The caller holds s.mu.
+func (s *service) pick(now time.Time, avoid *instance) *instance {
+	n := len(s.instances)
+	if n == 0 {
+		return nil
+	}
+	i := rand.IntN(n)
+	a, b := s.instances[i], s.instances[i]
+	if n > 1 {
+		b = s.instances[(i+1+rand.IntN(n-1))%n]
+	}
+	if b.outstanding < a.outstanding {
+		a, b = b, a
+	}
+	for _, in := range [...]*instance{a, b} {
+		if in != avoid && in.free(now) {
+			return in
+		}
+	}
+	for k := range n {
+		if in := s.instances[(i+k)%n]; in != avoid && in.free(now) {
+			return in
+		}
+	}
+	if avoid != nil && avoid.free(now) && slices.Contains(s.instances, avoid) {
+		return avoid
+	}
+	return nil
+}
+
+// nextTry returns when the first instance that is skipped may be tried again, or
+// limit when that is sooner or none is skipped. The caller holds s.mu.
+func (s *service) nextTry(now, limit time.Time) time.Time {
+	for _, in := range s.instances {
+		if in.skipUntil.After(now) && in.skipUntil.Before(limit) {
+			limit = in.skipUntil
+		}
+	}
+	return limit
+}
+
+// hold is how a call may wait.
+type hold struct {
+	until    time.Time   // the end of its patience
+	bytes    int64       // what it keeps in memory meanwhile
+	maxCalls int         // per service
+	maxBytes int64       // of all calls that wait
+	avoid    *instance   // the instance that has just failed it
+	routed   func() bool // whether the target still leads here
+}
+
+// acquire takes an instance for a call, waiting for one if it must. A nil
+// instance without an error means that the target leads elsewhere by now.
+func (s *service) acquire(ctx context.Context, h hold) (*instance, error) {
+	now := time.Now()
+	s.mu.Lock()
+	if s.waiters == nil || s.waiters.Len() == 0 {
+		if in := s.pick(now, h.avoid); in != nil {
+			s.take(in)
+			s.mu.Unlock()
+			return in, nil
+		}
+	}
+	if s.waiters == nil {
+		s.waiters = list.New()
+	}
+	if s.waiters.Len() >= h.maxCalls {
+		s.mu.Unlock()
+		return nil, errQueueFull
+	}
+	if s.table.heldBytes.Add(h.bytes) > h.maxBytes {
+		s.mu.Unlock()
+		s.table.heldBytes.Add(-h.bytes)
+		return nil, errQueueFull
+	}
+	w := &waiter{got: make(chan grant, 1), avoid: h.avoid}
+	w.el = s.waiters.PushBack(w)
+	wake := s.nextTry(now, h.until)
+	s.mu.Unlock()
+
+	s.table.held.Add(1)
+	defer func() {
+		s.table.held.Add(-1)
+		s.table.heldBytes.Add(-h.bytes)
+	}()
+	// A change between the caller's lookup and PushBack has woken those who
+	// waited, not this one. What changes from here on does.
+	if !h.routed() {
+		return s.leave(w, nil)
+	}
+	timer := time.NewTimer(time.Until(wake))
+	defer timer.Stop()
+	for {
+		select {
+		case g := <-w.got:
+			return g.in, nil
+		case <-ctx.Done():
+			return s.leave(w, context.Cause(ctx))
+		case <-timer.C:
+			now = time.Now()
+			s.mu.Lock()
+			s.dispatch(now)
+			wake = s.nextTry(now, h.until)
+			empty := len(s.instances) == 0
+			s.mu.Unlock()
+			if !now.Before(h.until) {
+				if empty {
+					return s.leave(w, errNoInstance)
+				}
+				return s.leave(w, errAllBusy)
+			}
+			timer.Reset(time.Until(wake))
+		}
+	}
+}
+
+// leave ends a wait for the given reason, or with what was granted meanwhile.
+func (s *service) leave(w *waiter, why error) (*instance, error) {
+	s.mu.Lock()
+	if w.el != nil {
+		s.waiters.Remove(w.el)
+		w.el = nil
+	}
+	s.mu.Unlock()
+	select {
+	case g := <-w.got:
+		return g.in, nil
+	default:
+		return nil, why
+	}
+}
+
+// release gives an instance back. refused tells that it could not be reached:
+// it is skipped for a while, longer each time.
+func (s *service) release(in *instance, refused bool) {
+	now := time.Now()
+	s.mu.Lock()
+	in.outstanding--
+	s.table.outstanding.Add(-1)
+	switch {
+	case !refused:
+		in.refusals = 0
+	case !in.skipUntil.After(now):
+		in.skipUntil = now.Add(backoff(in.refusals))
+		in.refusals++
+	}
+	drained := in.retired && in.outstanding == 0
+	if drained {
+		close(in.drained)
+	}
+	s.dispatch(now)
+	s.mu.Unlock()
+	if drained {
+		s.table.forget(in)
+	}
+}
+
+// backoff is 50 ms doubled with each refusal in a row, up to 3.2 s.
+func backoff(refusals int) time.Duration { return 50 * time.Millisecond << min(refusals, 6) }

@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"panal/internal/plat"
+)
+
+// DefaultAlias is the alias of calls that name neither service nor alias.
+const DefaultAlias = "default"
+
+// Instance is a ready instance of a service.
+type Instance struct {
+	ID      plat.WorkloadID
+	Network string // "unix" or "tcp"
+	Address string // path or host:port
+	// Key is sent as X-Panal-Instance-Key when it is not empty.
+	Key string
+	// Limit is how many calls it takes at a time: the number of its workers.
+	// Less than 1 means 1.
+	Limit int
+}
+
+// Service is what the gateway must know of a service.
+type Service struct {
+	ID plat.ServiceID
+	// Instances are the ready ones. None is a valid state: calls are held.
+	Instances []Instance
+	// Command is true for versions that name a command: they get the remaining
+	// path of the URL. Handlers always get "/".
+	Command bool
+	// FirstByte and Idle override the proxy's deadlines when positive.
+	FirstByte, Idle time.Duration
+}
+
+// Deployment is one deployment's routes, complete.
+type Deployment struct {
+	ID  plat.DeploymentID
+	Org plat.OrgID
+	// Aliases maps custom alias → service. An alias to a service that is not in
+	// Services is unknown to callers.
+	Aliases  map[string]plat.ServiceID
+	Services []Service
+}
+
+// Delta is a change of one deployment.
+type Delta struct {
+	// Version orders changes: of two deltas of one deployment the one with the
+	// smaller version is the older one.
+	Version uint64
+	Deployment
+	// Deleted tells that the deployment is gone; only its ID counts then.
+	Deleted bool
+}
+
+// Snapshot is every route there is, as of Version.
+type Snapshot struct {
+	Version     uint64
+	Deployments []Deployment
+}
+
+// Target names what a call wants: the service, else the alias, else the alias
+// "default" of the deployment.
+type Target struct {
+	Org        plat.OrgID
+	Deployment plat.DeploymentID
+	Service    plat.ServiceID
+	Alias      string
+}
+
+// Errors of a lookup. They are values, so that a scan of wrong names costs
+// nothing.
+var (
+	errNoDeployment = &plat.Error{Kind: plat.ErrNotFound, Public: "the deployment was not found"}
+	errNoService    = &plat.Error{Kind: plat.ErrNotFound, Public: "the service was not found in this deployment"}
+	errNoAlias      = &plat.Error{Kind: plat.ErrNotFound, Public: "no endpoint of this deployment has that alias"}
+	errOtherOrg     = &plat.Error{Kind: plat.ErrForbidden, Public: "the deployment belongs to another organization"}
+)
+
+// Route is where a lookup leads. It is immutable.
+type Route struct {
+	id              plat.ServiceID
+	command         bool
+	firstByte, idle time.Duration
+	live            *service
+}
+
+// Service returns the id of the service that the route leads to.
+func (r *Route) Service() plat.ServiceID { return r.id }
+
+// shardCount makes a change copy 1/256 of the deployments and 256 words.
+const shardCount = 256
+
+// snapshot is the immutable state behind Table.snap.
+type snapshot struct {
+	version uint64
+	shards  [shardCount]map[plat.DeploymentID]*deployment
+}
+
+// deployment is immutable. Slices, sorted, because most deployments have one to
+// three services and there are very many deployments.
+type deployment struct {
+	version  uint64
+	org      plat.OrgID
+	services []*Route
+	aliases  []aliasRoute
+}
+
+type aliasRoute struct {
+	name  string
+	route *Route
+}
+
+// Table holds the routes. All methods are safe for concurrent use.
+type Table struct {
+	snap atomic.Pointer[snapshot]
+
+	mu        sync.Mutex // writers only
+	instances map[plat.WorkloadID]*instance
+	// deleted keeps the version of deletions until a full snapshot is newer, so
+	// that a late delta does not bring a deployment back.
+	deleted map[plat.DeploymentID]uint64
+
+	outstanding atomic.Int64
+	held        atomic.Int64
+	heldBytes   atomic.Int64
+}
+
+// NewTable returns an empty table.
+func NewTable() *Table {
+	t := &Table{instances: map[plat.WorkloadID]*instance{}, deleted: map[plat.DeploymentID]uint64{}}
+	t.snap.Store(&snapshot{})
+	return t
+}
+
+// Version is the highest version that lookups see.
+func (t *Table) Version() uint64 { return t.snap.Load().version }
+
+// Lookup finds the service behind a target. ErrNotFound: no such deployment,
+// service or alias; ErrForbidden: the deployment is another organization's. An
+// empty Org matches no deployment.
+func (t *Table) Lookup(to Target) (*Route, error) {
+	d := t.snap.Load().shards[shardOf(to.Deployment)][to.Deployment]
+	if d == nil {
+		return nil, errNoDeployment
+	}
+	if d.org != to.Org || to.Org == "" {
+		return nil, errOtherOrg
+	}
+	if to.Service != "" {
+		if i, ok := slices.BinarySearchFunc(d.services, to.Service, compareRoute); ok {
+			return d.services[i], nil
+		}
+		return nil, errNoService
+	}
+	alias := to.Alias
+	if alias == "" {
+		alias = DefaultAlias
+	}
+	if i, ok := slices.BinarySearchFunc(d.aliases, alias, compareAlias); ok {
+		return d.aliases[i].route, nil
+	}
+	return nil, errNoAlias
+}
+
+func compareRoute(r *Route, id plat.ServiceID) int { return cmp.Compare(r.id, id) }
+func compareAlias(a aliasRoute, name string) int   { return cmp.Compare(a.name, name) }
+
+// shardOf is FNV-1a: ids are made by us, so nobody can aim at one shard.
+func shardOf(id plat.DeploymentID) uint8 {
+	h := uint32(2166136261)
+	for i := range len(id) {
+		h = (h ^ uint32(id[i])) * 16777619
+	}
+	return uint8(h ^ h>>8 ^ h>>16)
+}
+
+// Apply makes one deployment's new routes visible: every lookup that starts
+// after it returned sees them. It reports false, and changes nothing, when the
+// delta is older than what the table holds of that deployment.
+func (t *Table) Apply(d Delta) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	cur := t.snap.Load()
+	n := shardOf(d.ID)
+	old := cur.shards[n][d.ID]
+	if old != nil && old.version > d.Version || t.deleted[d.ID] > d.Version {
+		return false
+	}
+	next := *cur
+	next.version = max(next.version, d.Version)
+	next.shards[n] = maps.Clone(cur.shards[n])
+	if next.shards[n] == nil {
+		next.shards[n] = map[plat.DeploymentID]*deployment{}
+	}
+	var made *deployment
+	if d.Deleted {
+		delete(next.shards[n], d.ID)
+		t.deleted[d.ID] = d.Version
+	} else {
+		made = t.build(d.Version, &d.Deployment, old)
+		next.shards[n][d.ID] = made
+		delete(t.deleted, d.ID)
+	}
+	t.snap.Store(&next)
+	t.settle(old, made)
+	return true
+}
+
+// Replace makes the snapshot the whole truth, except for deployments that the
+// table knows in a newer version than the snapshot's.
+func (t *Table) Replace(s Snapshot) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	cur := t.snap.Load()
+	next := &snapshot{version: max(s.Version, cur.version)}
+	type change struct{ old, made *deployment }
+	changes := make([]change, 0, len(s.Deployments))
+	put := func(n uint8, id plat.DeploymentID, d *deployment) {
+		if next.shards[n] == nil {
+			next.shards[n] = make(map[plat.DeploymentID]*deployment, len(s.Deployments)/shardCount+1)
+		}
+		next.shards[n][id] = d
+	}
+	for i := range s.Deployments {
+		d := &s.Deployments[i]
+		n := shardOf(d.ID)
+		old := cur.shards[n][d.ID]
+		if old != nil && old.version > s.Version || t.deleted[d.ID] > s.Version {
+			continue
+		}
+		made := t.build(s.Version, d, old)
+		put(n, d.ID, made)
+		changes = append(changes, change{old, made})
+	}
+	for n, shard := range cur.shards {
+		for id, old := range shard {
+			switch {
+			case next.shards[n][id] != nil:
+			case old.version > s.Version:
+				put(uint8(n), id, old)
+			default:
+				changes = append(changes, change{old, nil})
+			}
+		}
+	}
+	maps.DeleteFunc(t.deleted, func(_ plat.DeploymentID, v uint64) bool { return v <= s.Version })
+	t.snap.Store(next)
+	for _, c := range changes {
+		t.settle(c.old, c.made)
+	}
+}
+
+// build turns one deployment's routes into their immutable form, on the live
+// services that old already has. New instances get work from here on.
+func (t *Table) build(version uint64, d *Deployment, old *deployment) *deployment {
+	made := &deployment{version: version, org: d.Org}
+	made.services = make([]*Route, 0, len(d.Services))
+	for i := range d.Services {
+		s := &d.Services[i]
+		live := old.service(s.ID)
+		if live == nil {
+			live = &service{table: t, id: s.ID}
+		}
+		live.setInstances(s.Instances)
+		made.services = append(made.services, &Route{
+			id: s.ID, command: s.Command, firstByte: s.FirstByte, idle: s.Idle, live: live,
+		})
+	}
+	slices.SortFunc(made.services, func(a, b *Route) int { return cmp.Compare(a.id, b.id) })
+	made.aliases = make([]aliasRoute, 0, len(d.Aliases))
+	for name, id := range d.Aliases {
+		if i, ok := slices.BinarySearchFunc(made.services, id, compareRoute); ok {
+			made.aliases = append(made.aliases, aliasRoute{name, made.services[i]})
+		}
+	}
+	slices.SortFunc(made.aliases, func(a, b aliasRoute) int { return cmp.Compare(a.name, b.name) })
+	return made
+}
+
+// service returns the live service of that id, or nil. d may be nil.
+func (d *deployment) service(id plat.ServiceID) *service {
+	if d != nil {
+		if i, ok := slices.BinarySearchFunc(d.services, id, compareRoute); ok {
+			return d.services[i].live
+		}
+	}
+	return nil
+}
+
+// settle ends what old had and made no longer has: instances of services that
+// are gone get no new call, and calls that wait for a service which an alias
+// left look up their target again.
+func (t *Table) settle(old, made *deployment) {
+	if old == nil {
+		return
+	}
+	for _, r := range old.services {
+		if made.service(r.id) == nil {
+			r.live.setInstances(nil)
+			r.live.sendAway()
+		}
+	}
+	for _, a := range old.aliases {
+		if made == nil {
+			break
+		}
+		i, ok := slices.BinarySearchFunc(made.aliases, a.name, compareAlias)
+		if !ok || made.aliases[i].route.live != a.route.live {
+			a.route.live.sendAway()
+		}
+	}
+}
+
+// Drained waits until the instance has left the table and its last call has
+// ended, or until ctx ends (then ctx's error). An id that the table does not
+// know is drained.
+func (t *Table) Drained(ctx context.Context, id plat.WorkloadID) error {
+	t.mu.Lock()
+	in := t.instances[id]
+	t.mu.Unlock()
+	if in == nil {
+		return nil
+	}
+	select {
+	case <-in.drained:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// forget removes a drained instance, unless its id has been taken again.
+func (t *Table) forget(in *instance) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.instances[in.id] == in {
+		delete(t.instances, in.id)
+	}
+}
