@@ -22,11 +22,15 @@ import (
 
 // root is every command.
 type root struct {
-	Config configFlag `help:"YAML file of flags (see panal config print)." placeholder:"FILE" env:"PANAL_CONFIG" type:"path"`
+	File   configFlag `name:"config" help:"YAML file of flags (see panal config print)." placeholder:"FILE" env:"PANAL_CONFIG" type:"path"`
 	Output string     `help:"table or json." default:"table" enum:"table,json" short:"o" env:"PANAL_OUTPUT"`
 	API    apiFlags   `embed:"" group:"Connection"`
 
-	Version versionCmd `cmd:"" help:"Print the version."`
+	Serve   serveCmd   `cmd:"" help:"Run the platform." group:"Server"`
+	Stop    stopCmd    `cmd:"" help:"Stop the server of a data directory." group:"Server"`
+	Env     envCmd     `cmd:"" help:"Print how to reach a server, as export lines." group:"Server"`
+	Config  configCmd  `cmd:"" help:"Show the configuration." group:"Server"`
+	Version versionCmd `cmd:"" help:"Print the version." group:"Server"`
 }
 
 // apiFlags say which server is called, and as whom. The original clients'
@@ -50,6 +54,9 @@ type env struct {
 
 // Main runs the command line and returns the exit code.
 func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if code, ok := hidden(args); ok {
+		return code
+	}
 	var r root
 	exit := -1
 	parser, err := kong.New(&r,

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package app wires everything together: the only importer of adapters. Build
+// makes every part from the configuration, Run runs them in order and stops them
+// in reverse: listener, control, stores.
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"panal/internal/api"
+	"panal/internal/authn"
+	"panal/internal/blob"
+	"panal/internal/config"
+	"panal/internal/org"
+	"panal/internal/plat"
+	"panal/internal/runner"
+	"panal/internal/sqlstore"
+	"panal/internal/x/rungroup"
+	"panal/internal/x/signedurl"
+)
+
+// App is a built platform.
+type App struct {
+	cfg      config.Server
+	log      *slog.Logger
+	now      plat.Clock
+	lock     *os.File
+	listener net.Listener
+	metrics  *prometheus.Registry
+	draining atomic.Bool
+	closers  []func() error // what Build opened, to be closed in reverse order
+
+	control *sqlstore.DB // organizations, tokens, jobs, services
+	lakeDB  *sqlstore.DB // files and datasets; the same as control on PostgreSQL
+	orgs    *org.Service
+	blobs   *blob.Store
+	runner  runner.Runner
+	agents  string // base URL at which workloads reach the API
+
+	group   rungroup.Group
+	handler http.Handler
+}
+
+// Build makes the platform. The listener is open when it returns, so that a port
+// that is taken is an error of the start.
+func Build(ctx context.Context, cfg config.Server, log *slog.Logger) (_ *App, err error) {
+	a := &App{cfg: cfg, log: log, now: plat.SystemClock, metrics: prometheus.NewRegistry()}
+	defer func() {
+		if err != nil {
+			_ = a.close() // the first error is the one to tell
+		}
+	}()
+	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := a.openData(ctx); err != nil {
+		return nil, err
+	}
+	key, err := loadKey(cfg.Data)
+	if err != nil {
+		return nil, fmt.Errorf("secret key: %w", err)
+	}
+	if err := a.listen(ctx); err != nil {
+		return nil, err
+	}
+	if a.runner, err = openRunner(cfg, log); err != nil {
+		return nil, fmt.Errorf("runner: %w", err)
+	}
+	a.closers = append(a.closers, a.runner.Close)
+	level, reason := a.runner.Isolation()
+	single := ""
+	if level == "none" {
+		single = reason
+		log.LogAttrs(ctx, slog.LevelWarn, "user code runs WITHOUT ISOLATION: it can read and change everything that this server can",
+			slog.String(plat.LogReason, reason))
+	}
+	orgStore := sqlstore.NewOrgs(a.control)
+	a.orgs = org.NewService(orgStore, orgStore, a.now, single)
+	if err := a.firstStart(ctx); err != nil {
+		return nil, fmt.Errorf("first start: %w", err)
+	}
+	deps := api.Deps{
+		Log: log, Now: a.now, Version: plat.Version, PublicURL: cfg.PublicURL,
+		Auth: authn.New(orgStore, a.now), Orgs: a.orgs, Blobs: a.blobs, Signer: signedurl.New(key),
+	}
+	if err := a.addDomains(ctx, &deps, orgStore); err != nil {
+		return nil, err
+	}
+	a.handler = a.front(api.New(deps).Handler())
+	return a, nil
+}
+
+// listen opens the listener and settles the URL at which workloads find the API.
+func (a *App) listen(ctx context.Context) error {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", a.cfg.Listen)
+	if err != nil {
+		return plat.Errorf(plat.ErrConflict, "can't listen on %s: %v", a.cfg.Listen, errors.Unwrap(err))
+	}
+	a.listener = l
+	a.closers = append(a.closers, func() error {
+		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	a.agents = a.cfg.AgentURL
+	if a.agents == "" {
+		host, port, err := net.SplitHostPort(l.Addr().String())
+		if err != nil {
+			return err
+		}
+		if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+			host = "127.0.0.1"
+		}
+		a.agents = "http://" + net.JoinHostPort(host, port)
+	}
+	return nil
+}
+
+// firstStart makes organization, admin and token when there are none, and keeps
+// admin.json's URL true.
+func (a *App) firstStart(ctx context.Context) error {
+	all, err := a.orgs.List(ctx)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(a.cfg.Data, fileAdmin)
+	var adm Admin
+	if len(all) > 0 {
+		if adm, err = ReadAdmin(a.cfg.Data); err != nil {
+			a.log.LogAttrs(ctx, slog.LevelInfo, "no readable admin.json; going on without it", slog.String(plat.LogReason, err.Error()))
+			return nil
+		}
+		if adm.APIURL == a.agents {
+			return nil
+		}
+		adm.APIURL = a.agents
+	} else {
+		o, err := a.orgs.Create(ctx, "default")
+		if err != nil {
+			return err
+		}
+		u, err := a.orgs.AddUser(ctx, o.ID, "admin@localhost.localdomain", "admin", authn.RoleAdmin)
+		if err != nil {
+			return err
+		}
+		secret, err := a.orgs.NewToken(ctx, u)
+		if err != nil {
+			return err
+		}
+		adm = Admin{APIURL: a.agents, OrganizationID: string(o.ID), UserID: string(u.ID), Token: secret}
+		a.log.LogAttrs(ctx, slog.LevelInfo, "first start: made organization default and its admin", slog.String(plat.LogPath, path))
+	}
+	b, err := json.MarshalIndent(adm, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writePrivate(path, append(b, '\n'))
+}
+
+// Run serves until ctx ends, then drains and stops everything in order. Workloads
+// go on.
+func (a *App) Run(ctx context.Context) error {
+	if a.cfg.Admin != "" {
+		if err := a.addAdminListener(ctx); err != nil {
+			return errors.Join(err, a.close())
+		}
+	}
+	a.group.Add("http", func(ctx context.Context) error {
+		return serveHTTP(ctx, a.log, a.listener, a.handler, a.cfg.Drain, &a.draining)
+	})
+	level, _ := a.runner.Isolation()
+	a.log.LogAttrs(ctx, slog.LevelInfo, "panal is up", slog.String(plat.LogAddress, "http://"+a.listener.Addr().String()),
+		slog.String("data", a.cfg.Data), slog.String("isolation", level), slog.String("version", plat.Version))
+	err := a.group.Run(ctx)
+	err = errors.Join(err, a.close())
+	a.log.LogAttrs(ctx, slog.LevelInfo, "panal has stopped; workloads go on")
+	return err
+}
+
+func (a *App) addAdminListener(ctx context.Context) error {
+	var lc net.ListenConfig
+	host, _, err := net.SplitHostPort(a.cfg.Admin)
+	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+		return plat.InvalidField("admin-listen", "%q must be a loopback IP and port: the profiler shows memory", a.cfg.Admin)
+	}
+	l, err := lc.Listen(ctx, "tcp", a.cfg.Admin)
+	if err != nil {
+		return fmt.Errorf("admin listener: %w", err)
+	}
+	var draining atomic.Bool
+	a.group.Add("admin", func(ctx context.Context) error {
+		return serveHTTP(ctx, a.log, l, pprofHandler(), a.cfg.Drain, &draining)
+	})
+	return nil
+}
+
+// close closes what Build opened, newest first.
+func (a *App) close() error {
+	var errs []error
+	for i := len(a.closers) - 1; i >= 0; i-- {
+		errs = append(errs, a.closers[i]())
+	}
+	a.closers = nil
+	return errors.Join(errs...)
+}
+
+func quote(s string) string {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return `""`
+	}
+	return string(b)
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"panal/internal/agent"
+	"panal/internal/blob"
+	"panal/internal/blob/dirblob"
+	"panal/internal/config"
+	"panal/internal/plat"
+	"panal/internal/runner"
+	"panal/internal/runner/procrunner"
+	"panal/internal/sqlstore/postgres"
+	"panal/internal/sqlstore/sqlite"
+)
+
+// This file is where adapters are chosen: one line each.
+
+// openData opens the data directory, the databases and the object store.
+func (a *App) openData(ctx context.Context) error {
+	if err := os.MkdirAll(a.cfg.Data, 0o700); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	// Whoever made the directory: from now on it is the server's alone.
+	if err := os.Chmod(a.cfg.Data, 0o700); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	l, err := lock(a.cfg.Data)
+	if err != nil {
+		return err
+	}
+	a.lock = l
+	a.closers = append(a.closers, l.Close)
+	if a.cfg.Database != "" {
+		if a.control, err = postgres.Open(ctx, a.cfg.Database, 16, "outbox", "control", "lake"); err != nil {
+			return err
+		}
+		a.lakeDB = a.control
+	} else {
+		if a.control, err = sqlite.Open(ctx, filepath.Join(a.cfg.Data, "control.db"), "outbox", "control"); err != nil {
+			return err
+		}
+		a.closers = append(a.closers, a.control.Close)
+		if a.lakeDB, err = sqlite.Open(ctx, filepath.Join(a.cfg.Data, "lake.db"), "outbox", "lake"); err != nil {
+			return err
+		}
+	}
+	a.closers = append(a.closers, a.lakeDB.Close)
+	d, err := dirblob.Open(ctx, filepath.Join(a.cfg.Data, dirBlobs))
+	if err != nil {
+		return err
+	}
+	a.blobs = blob.New(d)
+	a.closers = append(a.closers, a.blobs.Close)
+	return nil
+}
+
+// runnerConfig is the process runner's share of the configuration.
+func runnerConfig(cfg config.Server, log *slog.Logger) procrunner.Config {
+	c := procrunner.Config{
+		Dir: cfg.Data, EnvDir: filepath.Join(cfg.Data, dirEnvs), EnvBytes: cfg.EnvironmentMB << 20,
+		Python: cfg.Python, Profiles: map[string]procrunner.Profile{}, Log: log,
+		Capacity: plat.Resources{MilliCPU: int64(cfg.CPU * 1000), Memory: cfg.MemoryMB << 20},
+	}
+	for image, python := range cfg.Profiles {
+		c.Profiles[image] = procrunner.Profile{Python: python}
+	}
+	if cfg.PipIndexURL != "" {
+		c.PipArgs = append(c.PipArgs, "--index-url", cfg.PipIndexURL)
+	}
+	if cfg.PipFindLinks != "" {
+		c.PipArgs = append(c.PipArgs, "--find-links", cfg.PipFindLinks)
+		c.Expose = append(c.Expose, cfg.PipFindLinks)
+	}
+	if cfg.PipNoIndex {
+		c.PipArgs = append(c.PipArgs, "--no-index")
+	}
+	return c
+}
+
+func openRunner(cfg config.Server, log *slog.Logger) (runner.Runner, error) {
+	return procrunner.New(runnerConfig(cfg, log))
+}
+
+// StopWorkloads ends every workload of a data directory that no server owns, and
+// returns how many there were.
+func StopWorkloads(ctx context.Context, data string, log *slog.Logger) (int, error) {
+	l, err := lock(data)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = l.Close() }()
+	r, err := procrunner.New(runnerConfig(config.Server{Data: data}, log))
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = r.Close() }()
+	all, err := r.List(ctx)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, s := range all {
+		if s.Phase != runner.PhaseExited {
+			n++
+		}
+	}
+	return n, r.StopAll(ctx, 10*time.Second)
+}
+
+// AgentMain is the command `panal agent`: what runs beside user code.
+func AgentMain(args []string, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return agent.Main(ctx, args, os.Environ(), stdout, stderr)
+}
+
+// AgentInitMain is the first stage of a workload: it builds the walls and becomes
+// the agent.
+func AgentInitMain(args []string) int { return procrunner.InitMain(args) }

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"panal/internal/plat"
+)
+
+// maxHeaderBytes bounds a request's headers: 16 KiB of metadata, encoded, and the rest.
+const maxHeaderBytes = 64 << 10
+
+// front is the outermost handler: health and metrics beside the API.
+func (a *App) front(next http.Handler) http.Handler {
+	metrics := promhttp.HandlerFor(a.metrics, promhttp.HandlerOpts{})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/livez":
+			writeStatus(w, http.StatusOK, `{"status":"ok"}`)
+		case "/readyz":
+			a.readyz(w, r)
+		case "/metrics":
+			metrics.ServeHTTP(w, r)
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
+func (a *App) readyz(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+	defer cancel()
+	level, reason := a.runner.Isolation()
+	isolation := `"isolation":` + quote(level)
+	if reason != "" {
+		isolation += `,"isolation_reason":` + quote(reason)
+	}
+	if a.draining.Load() {
+		writeStatus(w, http.StatusServiceUnavailable, `{"status":"draining",`+isolation+`}`)
+		return
+	}
+	if err := a.control.Ping(ctx); err != nil {
+		writeStatus(w, http.StatusServiceUnavailable, `{"status":"database unavailable",`+isolation+`}`)
+		return
+	}
+	writeStatus(w, http.StatusOK, `{"status":"ok",`+isolation+`}`)
+}
+
+func writeStatus(w http.ResponseWriter, status int, body string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(body + "\n")) // the prober may be gone
+}
+
+// serveHTTP serves h on l until ctx ends, then drains: no new connections, and
+// requests in flight get up to drain to finish.
+func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Handler, drain time.Duration, draining *atomic.Bool) error {
+	srv := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(l) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	draining.Store(true)
+	log.LogAttrs(ctx, slog.LevelInfo, "draining", slog.Duration(plat.LogDuration, drain))
+	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+	defer cancel()
+	if err := srv.Shutdown(dctx); err != nil {
+		log.LogAttrs(ctx, slog.LevelWarn, "requests were still running when the drain ended", slog.String(plat.LogError, err.Error()))
+		_ = srv.Close() // cuts them; Serve's error below is the one that counts
+	}
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// pprofHandler serves the profiler, on the admin listener only.
+func pprofHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return mux
+}

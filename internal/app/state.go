@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"panal/internal/plat"
+)
+
+// Names in the data directory.
+const (
+	fileLock  = "lock"
+	fileAdmin = "admin.json"
+	fileKey   = "secret.key"
+	dirBlobs  = "blobs"
+	dirLogs   = "logs"
+	dirRun    = "run"
+	dirEnvs   = "environments"
+)
+
+// Admin is the content of admin.json: how to reach this installation as its
+// first user.
+type Admin struct {
+	APIURL         string `json:"api_url"`
+	OrganizationID string `json:"organization_id"`
+	UserID         string `json:"user_id"`
+	Token          string `json:"personal_access_token"`
+}
+
+// ReadAdmin reads admin.json of a data directory.
+func ReadAdmin(data string) (Admin, error) {
+	var a Admin
+	b, err := os.ReadFile(filepath.Join(data, fileAdmin))
+	if errors.Is(err, fs.ErrNotExist) {
+		return a, plat.Errorf(plat.ErrNotFound, "%s has no %s; start a server there first: panal serve --data %s", data, fileAdmin, data)
+	}
+	if err != nil {
+		return a, fmt.Errorf("read %s: %w", fileAdmin, err)
+	}
+	if err := json.Unmarshal(b, &a); err != nil {
+		return a, plat.Errorf(plat.ErrInvalid, "%s is not what panal wrote: %v", filepath.Join(data, fileAdmin), err)
+	}
+	return a, nil
+}
+
+// writePrivate writes a file that only its owner may read, atomically and durably.
+func writePrivate(path string, data []byte) error {
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(tmp))
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// loadKey returns the installation's secret key, made on first start.
+func loadKey(data string) ([]byte, error) {
+	path := filepath.Join(data, fileKey)
+	b, err := os.ReadFile(path)
+	switch {
+	case err == nil && len(b) == 32:
+		return b, nil
+	case err == nil:
+		return nil, plat.Errorf(plat.ErrInvalid, "%s has %d bytes, not 32; restore it from a backup (signed URLs and secrets depend on it)", path, len(b))
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	}
+	key := make([]byte, 32)
+	if _, err := rand.Read(key); err != nil {
+		return nil, err
+	}
+	return key, writePrivate(path, key)
+}
+
+// lock takes the data directory for this process. The kernel gives it back when
+// the process ends, however it ends.
+func lock(data string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(data, fileLock), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		pid, _ := os.ReadFile(f.Name())
+		_ = f.Close()
+		return nil, plat.Errorf(plat.ErrConflict, "%s is in use by another panal serve (pid %s); one server owns a data directory", data, strings.TrimSpace(string(pid)))
+	}
+	if err := f.Truncate(0); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if _, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// ServerPID returns the process that owns the data directory; ErrNotFound when none does.
+func ServerPID(data string) (int, error) {
+	notRunning := plat.Errorf(plat.ErrNotFound, "no server runs on %s", data)
+	f, err := os.Open(filepath.Join(data, fileLock))
+	if err != nil {
+		return 0, notRunning
+	}
+	defer func() { _ = f.Close() }()
+	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
+		return 0, notRunning // nobody holds it
+	}
+	b := make([]byte, 32)
+	n, _ := f.ReadAt(b, 0) // the error is io.EOF: the file is shorter
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b[:n])))
+	if err != nil {
+		return 0, plat.Errorf(plat.ErrInvalid, "%s holds no process id", f.Name())
+	}
+	return pid, nil
+}
