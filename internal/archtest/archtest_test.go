@@ -61,7 +61,7 @@ var layers = []struct {
 	// machines
 	{"internal/control/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/runner", "internal/outbox", "internal/train", "internal/deploy", "internal/logs", "internal/dataplane", "internal/control/..."}},
 	{"internal/dataplane/...", []string{"internal/plat", "internal/x/...", "internal/deploy", "internal/dataplane/..."}},
-	{"internal/agent/...", []string{"internal/plat", "internal/x/...", "internal/logs", "internal/logs/spool", "internal/runner/agentctl", "internal/agent/..."}},
+	{"internal/agent/...", []string{"internal/plat", "internal/x/...", "internal/logs", "internal/logs/spool", "internal/runner", "internal/runner/agentctl", "internal/agent/..."}},
 
 	// edges
 	{"internal/api/compat", []string{"internal/plat"}},

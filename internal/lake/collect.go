@@ -65,10 +65,10 @@ func (s *Service) Collect(ctx context.Context, grace time.Duration) (int, error)
 		for _, info := range infos {
 			after = info.Key
 			parts := strings.Split(info.Key, "/")
-			if len(parts) != 4 || s.now().Sub(info.ModTime) < grace {
+			if len(parts) != 5 || s.now().Sub(info.ModTime) < grace {
 				continue
 			}
-			channel, id := plat.ChannelID(parts[2]), plat.FileID(parts[3])
+			channel, id := plat.ChannelID(parts[2]), plat.FileID(parts[4])
 			old[channel] = append(old[channel], id)
 			keys[id] = info.Key
 		}

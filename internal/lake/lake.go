@@ -47,9 +47,12 @@ type File struct {
 // Live tells whether the file exists for a reader at now.
 func (f File) Live(now time.Time) bool { return f.ExpiresAt.IsZero() || f.ExpiresAt.After(now) }
 
-// BlobKey is where the bytes of a file are.
+// BlobKey is where the bytes of a file are. The hour of the upload (the beginning
+// of the id) is a segment of its own, so that a directory store keeps no channel's
+// files all in one directory.
 func BlobKey(org plat.OrgID, channel plat.ChannelID, file plat.FileID) string {
-	return blobPrefix + string(org) + "/" + string(channel) + "/" + string(file)
+	hour := file[:min(len(file), len("20060102T15"))]
+	return blobPrefix + string(org) + "/" + string(channel) + "/" + string(hour) + "/" + string(file)
 }
 
 const blobPrefix = "lake/"
