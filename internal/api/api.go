@@ -25,6 +25,7 @@ import (
 	"panal/internal/blob"
 	"panal/internal/org"
 	"panal/internal/plat"
+	"panal/internal/train"
 	"panal/internal/x/signedurl"
 )
 
@@ -39,6 +40,10 @@ type Deps struct {
 	Orgs      *org.Service
 	Blobs     *blob.Store
 	Signer    *signedurl.Signer
+	// TempDir is where uploads that must be checked whole are held meanwhile;
+	// empty means the system's.
+	TempDir string
+	Train   *train.Service
 }
 
 // API is the HTTP API.
@@ -91,6 +96,9 @@ func (a *API) resources() []func() {
 	return []func(){
 		a.addOrganization,
 		a.addBlobs,
+		a.addDefinitions,
+		a.addJobs,
+		a.addModels,
 	}
 }
 

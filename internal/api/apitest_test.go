@@ -28,6 +28,8 @@ type world struct {
 	deps  api.Deps
 	orgs  map[string]org.Organization
 	token map[string]string // user name → "user-<id>:<secret>"
+	// bearer holds the secrets of containers by the name that do takes.
+	bearer map[string]string
 }
 
 // newWorld builds it; extend adds what a resource needs to the dependencies.
@@ -35,7 +37,7 @@ func newWorld(t *testing.T, extend ...func(*world, *sqlstore.DB)) *world {
 	t.Helper()
 	db := sqlstoretest.SQLite(t)
 	store := sqlstore.NewOrgs(db)
-	w := &world{t: t, orgs: map[string]org.Organization{}, token: map[string]string{}}
+	w := &world{t: t, orgs: map[string]org.Organization{}, token: map[string]string{}, bearer: map[string]string{}}
 	svc := org.NewService(store, store, plat.SystemClock, "")
 	w.deps = api.Deps{
 		Now: plat.SystemClock, Version: "test", Auth: authn.New(store, plat.SystemClock), Orgs: svc,
@@ -74,7 +76,9 @@ func (w *world) do(method, path, as string, body io.Reader, header ...string) (i
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if as != "" {
+	if secret, ok := w.bearer[as]; ok {
+		req.Header.Set("Authorization", "Bearer "+secret)
+	} else if as != "" {
 		user, pass, _ := strings.Cut(w.token[as], ":")
 		req.SetBasicAuth(user, pass)
 	}

@@ -158,6 +158,17 @@ func (a *API) admit(ctx context.Context, o operation, authorization string, para
 		}
 		t.Org = found.ID
 	}
+	if id.Kind == authn.KindContainer && t.Definition != "" {
+		// A path may name the definition by its name; the token's scope has the id.
+		d, err := a.Train.Definition(ctx, id.Org, string(t.Definition))
+		switch {
+		case errors.Is(err, plat.ErrNotFound):
+			return authn.Identity{}, plat.Errorf(plat.ErrForbidden, "a container's token may not do this (%s)", o.Op)
+		case err != nil:
+			return authn.Identity{}, err
+		}
+		t.Definition = d.ID
+	}
 	return id, authz.Check(id, o.Op, t)
 }
 
