@@ -4,10 +4,152 @@ package app
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
 
 	"panal/internal/api"
-	"panal/internal/authn"
+	"panal/internal/control/job"
+	"panal/internal/lake"
+	"panal/internal/logs"
+	"panal/internal/plat"
+	"panal/internal/runner"
+	"panal/internal/sqlstore"
+	"panal/internal/sqlstore/sqlite"
+	"panal/internal/train"
 )
 
-// addDomains builds the domain services and their machines.
-func (a *App) addDomains(_ context.Context, _ *api.Deps, _ authn.Store) error { return nil }
+// addDomains builds the domain services and their machines: what is added to the
+// group first stops last.
+func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Orgs) error {
+	lines, err := a.openLogs(ctx)
+	if err != nil {
+		return fmt.Errorf("logs: %w", err)
+	}
+	a.group.Add("logs", lines.Run)
+	spool := func(ctx context.Context, st runner.Status, batches []runner.SpoolBatch) error {
+		return a.ingestSpool(ctx, lines, st, batches)
+	}
+
+	files := lake.NewService(sqlstore.NewLake(a.lakeDB, a.now), a.blobs, a.now)
+	a.group.Add("lake", func(ctx context.Context) error { return a.keepLake(ctx, files) })
+
+	training := sqlstore.NewTraining(a.control)
+	jobs := job.New(job.Config{
+		Log: a.log.With(slog.String(plat.LogComponent, "job")), Now: a.now, Store: training, Runner: a.runner,
+		Tokens: orgs, Blobs: a.blobs, IngestSpool: spool, APIURL: a.agents, Wake: a.control.Hub().Watch(ctx, train.TopicJob),
+	})
+	a.group.Add("job", jobs.Run)
+	a.group.Add("housekeeping", func(ctx context.Context) error { return a.keepTokens(ctx, orgs) })
+	return nil
+}
+
+// openLogs opens the log store: a file per day beside SQLite, partitions on PostgreSQL.
+func (a *App) openLogs(ctx context.Context) (*logs.Service, error) {
+	var store *sqlstore.Logs
+	if a.cfg.Database != "" {
+		store = sqlstore.NewLogs(a.control)
+	} else {
+		var err error
+		store, err = sqlstore.OpenLogFiles(ctx, filepath.Join(a.cfg.Data, dirLogs), func(ctx context.Context, path string) (*sqlstore.DB, error) {
+			return sqlite.Open(ctx, path, "logs")
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	a.closers = append(a.closers, store.Close)
+	return logs.New(store, logs.Config{
+		TTL: a.cfg.LogTTL, Ceiling: a.cfg.LogCeilingMB << 20, Now: a.now,
+		Log: a.log.With(slog.String(plat.LogComponent, "logs")),
+	})
+}
+
+// ingestSpool stores the lines that a dead workload's agent could not ship. Its own
+// user can have written them: they are held to the workload's id and stream, what is
+// no batch is left out, and a gap in the numbers is closed instead of losing lines.
+func (a *App) ingestSpool(ctx context.Context, lines *logs.Service, st runner.Status, batches []runner.SpoolBatch) error {
+	for _, raw := range batches {
+		var b logs.Batch
+		if err := json.Unmarshal(raw, &b); err != nil {
+			a.log.LogAttrs(ctx, slog.LevelWarn, "a workload left something that is no log batch", slog.String(plat.LogWorkload, string(st.ID)))
+			continue
+		}
+		b.Workload, b.Stream = string(st.ID), st.LogStream
+		ack, err := lines.Ingest(ctx, st.Org, b)
+		if errors.Is(err, plat.ErrConflict) {
+			b.FirstSeq = ack.LastSeq + 1
+			_, err = lines.Ingest(ctx, st.Org, b)
+		}
+		if errors.Is(err, plat.ErrInvalid) {
+			a.log.LogAttrs(ctx, slog.LevelWarn, "a workload left a log batch that can't be stored", slog.String(plat.LogWorkload, string(st.ID)), slog.String(plat.LogError, err.Error()))
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const (
+	reapEvery    = time.Minute
+	collectEvery = time.Hour
+	// collectGrace is older than any upload that may still be running.
+	collectGrace = 24 * time.Hour
+	tokensEvery  = 10 * time.Minute
+	// eventsKept is how long events stay for readers.
+	eventsKept = 7 * 24 * time.Hour
+)
+
+// keepLake deletes expired files, and objects that no row refers to.
+func (a *App) keepLake(ctx context.Context, files *lake.Service) error {
+	return a.every(ctx, reapEvery, func(n int) {
+		if _, err := files.Reap(ctx); err != nil {
+			a.warn(ctx, "delete expired files", err)
+		}
+		if n%int(collectEvery/reapEvery) == 1 {
+			if _, err := files.Collect(ctx, collectGrace); err != nil {
+				a.warn(ctx, "collect garbage", err)
+			}
+		}
+	})
+}
+
+// keepTokens forgets expired tokens and old events.
+func (a *App) keepTokens(ctx context.Context, orgs *sqlstore.Orgs) error {
+	return a.every(ctx, tokensEvery, func(int) {
+		if err := orgs.DeleteExpiredTokens(ctx, a.now()); err != nil {
+			a.warn(ctx, "delete expired tokens", err)
+		}
+		for _, db := range []*sqlstore.DB{a.control, a.lakeDB} {
+			if err := sqlstore.NewEvents(db).Trim(ctx, a.now().Add(-eventsKept)); err != nil {
+				a.warn(ctx, "delete old events", err)
+			}
+		}
+	})
+}
+
+// every calls f at each tick, with the tick's number from 1, until ctx ends.
+func (a *App) every(ctx context.Context, d time.Duration, f func(n int)) error {
+	t := time.NewTicker(d)
+	defer t.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			f(n)
+		}
+	}
+}
+
+// warn logs a failure of background work.
+func (a *App) warn(ctx context.Context, what string, err error) {
+	if ctx.Err() == nil {
+		a.log.LogAttrs(ctx, slog.LevelWarn, "background work failed; it is tried again", slog.String("work", what), slog.String(plat.LogError, err.Error()))
+	}
+}

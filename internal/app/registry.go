@@ -42,7 +42,7 @@ func (a *App) openData(ctx context.Context) error {
 	a.lock = l
 	a.closers = append(a.closers, l.Close)
 	if a.cfg.Database != "" {
-		if a.control, err = postgres.Open(ctx, a.cfg.Database, 16, "outbox", "control", "lake"); err != nil {
+		if a.control, err = postgres.Open(ctx, a.cfg.Database, 16, "outbox", "control", "lake", "logs"); err != nil {
 			return err
 		}
 		a.lakeDB = a.control

@@ -142,7 +142,7 @@ func (c *configPrintCmd) Run(e *env) error {
 	if err := c.Validate(); err != nil {
 		return err
 	}
-	return c.Server.Print(e.stdout)
+	return c.Print(e.stdout)
 }
 
 // hidden dispatches the commands that a server starts for its workloads. They are
