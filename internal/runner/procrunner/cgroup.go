@@ -26,7 +26,8 @@ type cgroups struct {
 	parents []string
 }
 
-var controllers = []string{"memory", "pids", "cpu"}
+// controllers are those that a workload is limited by, in the order of parents.
+func controllers() []string { return []string{"memory", "pids", "cpu"} }
 
 // openCgroups finds the hierarchy to use and prepares our group in it. The error
 // says why there is none; it is not fatal, memory is then watched.
@@ -37,12 +38,12 @@ func openCgroups(name string) (*cgroups, error) {
 	}
 	if root, ok := mounts["2"]; ok {
 		have, _ := os.ReadFile(filepath.Join(root, "cgroup.controllers"))
-		if list := strings.Fields(string(have)); containsAll(list, controllers) {
+		if list := strings.Fields(string(have)); containsAll(list, controllers()) {
 			return openV2(root, name)
 		}
 	}
 	var parents []string
-	for _, c := range controllers {
+	for _, c := range controllers() {
 		root, ok := mounts[c]
 		if !ok {
 			return nil, fmt.Errorf("no control group hierarchy has the controller %s", c)
@@ -85,7 +86,7 @@ func cgroupMounts() (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	found := map[string]string{}
 	for s := bufio.NewScanner(f); s.Scan(); {
 		m := strings.Fields(s.Text())
@@ -96,7 +97,7 @@ func cgroupMounts() (map[string]string, error) {
 		case "cgroup2":
 			found["2"] = m[1]
 		case "cgroup":
-			for _, o := range strings.Split(m[3], ",") {
+			for o := range strings.SplitSeq(m[3], ",") {
 				found[o] = m[1]
 			}
 		}
@@ -240,7 +241,7 @@ func killGroups(dirs []string) {
 		if err != nil {
 			continue
 		}
-		for _, f := range strings.Fields(string(data)) {
+		for f := range strings.FieldsSeq(string(data)) {
 			if pid, err := strconv.Atoi(f); err == nil && pid > 1 {
 				_ = unix.Kill(pid, unix.SIGKILL)
 			}

@@ -84,7 +84,7 @@ type Profile struct {
 
 // walls names each wall that a test can take down to prove that its attack works.
 type walls struct {
-	uid, mounts, pids, privs, landlock, memory, processes, disk, reads, environ, files, key bool
+	uid, mounts, pids, privs, landlock, memory, processes, disk, reads, environ, files bool
 }
 
 const (

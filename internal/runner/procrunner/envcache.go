@@ -185,12 +185,12 @@ func (c *envCache) adopt(ctx context.Context, org plat.OrgID, key, work, name st
 	if err != nil {
 		return fmt.Errorf("open environment: %w", err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	src, err := root.OpenRoot(name)
 	if err != nil {
 		return plat.Errorf(plat.ErrInvalid, "there is no directory %s in it", name)
 	}
-	defer src.Close()
+	defer func() { _ = src.Close() }()
 	tmp, err := os.MkdirTemp(c.dir, envTmp)
 	if err != nil {
 		return fmt.Errorf("make environment: %w", err)
@@ -204,7 +204,7 @@ func (c *envCache) adopt(ctx context.Context, org plat.OrgID, key, work, name st
 	if err != nil {
 		return fmt.Errorf("make environment: %w", err)
 	}
-	defer dst.Close()
+	defer func() { _ = dst.Close() }()
 	cp := &treeCopy{ctx: ctx, src: src, dst: dst, maxBytes: c.maxBytes}
 	if err := cp.dir(".", 0); err != nil {
 		return err
@@ -315,7 +315,7 @@ func (t *treeCopy) dir(path string, depth int) error {
 	if err != nil {
 		return fmt.Errorf("read environment: %w", err)
 	}
-	defer d.Close()
+	defer func() { _ = d.Close() }()
 	for {
 		entries, err := d.ReadDir(256)
 		for _, e := range entries {
@@ -374,7 +374,7 @@ func (t *treeCopy) file(path string) error {
 	if err != nil {
 		return fmt.Errorf("read environment: %w", err)
 	}
-	defer in.Close()
+	defer func() { _ = in.Close() }()
 	fi, err := in.Stat() // of what was opened: it may have been swapped meanwhile
 	if err != nil {
 		return fmt.Errorf("read environment: %w", err)

@@ -31,7 +31,7 @@ func readHostile(root *os.Root, name string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	fi, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -60,7 +60,7 @@ func readExit(work string, naive bool) (agentctl.Exit, bool) {
 		if err != nil {
 			return nil, err
 		}
-		defer root.Close()
+		defer func() { _ = root.Close() }()
 		return readHostile(root, agentctl.ExitFile, agentctl.MaxExitBytes)
 	}()
 	if err != nil || json.Unmarshal(data, &e) != nil {
@@ -97,12 +97,12 @@ func readSpool(work string, id plat.WorkloadID, stream string) ([]runner.SpoolBa
 	if err != nil {
 		return nil, fmt.Errorf("open spool: %w", err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	dir, err := root.OpenRoot(agentctl.DirSpool)
 	if err != nil {
-		return nil, nil //nolint:nilerr // no directory, or none that is one: nothing was spooled
+		return nil, nil // no directory, or none that is one: nothing was spooled
 	}
-	defer dir.Close()
+	defer func() { _ = dir.Close() }()
 	read, err := spool.Read(dir, maxSpool)
 	if errors.Is(err, fs.ErrPermission) {
 		return nil, nil // not root, and user code closed a file of its own: its loss
@@ -134,7 +134,7 @@ func diskUse(dir string, limit int) (bytes int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	type inode struct{ dev, ino uint64 }
 	seen := map[inode]bool{}
 	files := 0

@@ -4,6 +4,7 @@ package procrunner_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -522,7 +523,7 @@ func TestWorkloadsHaveUIDsOfTheirOwn(t *testing.T) {
 	}
 	// Ended ones keep theirs as long as their files are there.
 	err := r.Start(t.Context(), runnertest.Spec(runner.KindTraining, runnertest.DoSucceed))
-	if plat.KindOf(err) != plat.ErrExhausted {
+	if !errors.Is(err, plat.ErrExhausted) {
 		t.Fatalf("Start = %v, want ErrExhausted", err)
 	}
 	if err := r.Remove(t.Context(), ids[0]); err != nil {

@@ -80,7 +80,7 @@ func InitMain([]string) int {
 		code, err = p.run()
 	}
 	if err != nil {
-		fmt.Fprint(status, err)
+		_, _ = fmt.Fprint(status, err)
 		return 1
 	}
 	return code
@@ -236,7 +236,7 @@ func (p *plan) reap() (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	cmd := exec.Command("/proc/self/exe")
+	cmd := exec.Command("/proc/self/exe") //nolint:noctx // it lives as long as this process
 	cmd.Args = os.Args
 	cmd.Env = []string{}
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
@@ -270,6 +270,7 @@ func (p *plan) reap() (int, error) {
 			}
 		}
 	}()
+	defer killDescendants()
 	code := 137
 	for {
 		var ws unix.WaitStatus
@@ -278,7 +279,7 @@ func (p *plan) reap() (int, error) {
 			continue
 		}
 		if err != nil {
-			break
+			return code, fmt.Errorf("wait for the agent: %w", err)
 		}
 		if pid == cmd.Process.Pid {
 			if ws.Exited() {
@@ -289,7 +290,6 @@ func (p *plan) reap() (int, error) {
 	}
 	close(stop)
 	<-done
-	killDescendants()
 	return code, nil
 }
 

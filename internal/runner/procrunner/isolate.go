@@ -99,7 +99,7 @@ func (r *Runner) probe(ctx context.Context, iso isolation) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	work := filepath.Join(dir, dirWork)
 	if err := os.MkdirAll(filepath.Join(work, "tmp"), 0o755); err != nil {
 		return err
@@ -110,7 +110,7 @@ func (r *Runner) probe(ctx context.Context, iso isolation) error {
 	if err != nil {
 		return err
 	}
-	defer status.Close()
+	defer func() { _ = status.Close() }()
 	planEnd, err := r.spawn(cmd)
 	if err != nil {
 		return err

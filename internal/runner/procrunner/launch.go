@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -53,7 +54,7 @@ func (r *Runner) launch(ctx context.Context, w *workload, spec runner.Spec, prof
 	if err != nil {
 		return nil, err
 	}
-	defer output.Close()
+	defer func() { _ = output.Close() }()
 	if r.groups != nil {
 		l := limits{memory: spec.Resources.Memory, processes: r.cfg.Processes, milliCPU: spec.Resources.MilliCPU, burst: r.cfg.CPUBurst}
 		if r.cfg.off.memory {
@@ -83,7 +84,7 @@ func (r *Runner) startProcess(ctx context.Context, w *workload, p plan, output *
 	if err != nil {
 		return nil, err
 	}
-	defer status.Close()
+	defer func() { _ = status.Close() }()
 	pidfd := -1
 	cmd.SysProcAttr.PidFD = &pidfd
 	planEnd, err := r.spawn(cmd)
@@ -208,9 +209,7 @@ func (r *Runner) environment(w *workload, spec runner.Spec, profile Profile, wor
 			env[k] = v
 		}
 	}
-	for k, v := range spec.Env {
-		env[k] = v
-	}
+	maps.Copy(env, spec.Env)
 	if len(profile.SiteDirs) > 0 {
 		dirs := slices.Clone(profile.SiteDirs)
 		if p := env["PYTHONPATH"]; p != "" {

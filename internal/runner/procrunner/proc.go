@@ -34,7 +34,7 @@ func openProcess(pid int, ticks uint64) (p *process, ok bool, err error) {
 	// Looked at after the handle was taken: if it is right now, it is right for good.
 	if t, err := startTicks(pid); err != nil || t != ticks {
 		p.close()
-		return nil, false, nil
+		return nil, false, nil //nolint:nilerr // no stat: it is gone
 	}
 	return p, true, nil
 }

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -49,7 +48,7 @@ func TestMain(m *testing.M) {
 // tempDir is short: sockets lie below it.
 func tempDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "pr")
+	dir, err := os.MkdirTemp("", "pr") //nolint:usetesting // sockets lie below it: its name must be short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +65,7 @@ func config(dir string) procrunner.Config {
 		Dir:      dir,
 		Capacity: runnertest.Total,
 		Profiles: map[string]procrunner.Profile{"abeja-inc/*": {Python: "/usr/bin/python3"}},
-		Log:      slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Log:      slog.New(slog.DiscardHandler),
 	}
 }
 
@@ -364,7 +363,7 @@ func TestLongDataDirectoryStillHasSockets(t *testing.T) {
 
 // BenchmarkStart is the time from Start to an agent that runs, and to its end.
 func BenchmarkStart(b *testing.B) {
-	dir, err := os.MkdirTemp("", "pr")
+	dir, err := os.MkdirTemp("", "pr") //nolint:usetesting // as in tempDir
 	if err != nil {
 		b.Fatal(err)
 	}

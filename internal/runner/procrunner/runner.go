@@ -63,7 +63,7 @@ func New(cfg Config) (*Runner, error) {
 			return nil, plat.Errorf(plat.ErrInvalid, "run directory %s: its name is too long for sockets below it; set a shorter one", cfg.RunDir)
 		}
 	}
-	ctx, cancel := context.WithCancel(context.Background()) //nolint:contextcheck // the runner's own life
+	ctx, cancel := context.WithCancel(context.Background())
 	r := &Runner{cfg: cfg, ctx: ctx, cancel: cancel, boot: bootID(), workloads: map[plat.WorkloadID]*workload{}}
 	if err := r.open(); err != nil {
 		cancel()
@@ -378,7 +378,7 @@ func (r *Runner) Stop(ctx context.Context, id plat.WorkloadID, grace time.Durati
 		return fmt.Errorf("stop %s: %w", id, err)
 	}
 	w.graceText.Store(&grace)
-	w.stopAt(deadline)
+	w.stopAt(deadline) //nolint:contextcheck // it goes on after the call
 	return nil
 }
 
@@ -514,7 +514,7 @@ func removeTree(dir, name string) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	err = root.RemoveAll(name)
 	if errors.Is(err, fs.ErrPermission) {
 		// Not root: directories that their owner closed must be opened first.

@@ -193,7 +193,7 @@ func (w *workload) logTail() string {
 	if err != nil {
 		return ""
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if fi, err := f.Stat(); err == nil && fi.Size() > 4096 {
 		if _, err := f.Seek(-4096, io.SeekEnd); err != nil {
 			return ""
@@ -238,7 +238,7 @@ func (w *workload) stopAt(deadline time.Time) {
 	r.wg.Go(func() {
 		// An agent that has not come up yet knows SIGTERM only; one that has knows
 		// both, and is asked once.
-		if err := w.post("/v1/stop", nil); err == nil {
+		if err := w.post(r.ctx, "/v1/stop", nil); err == nil {
 			return
 		}
 		if err := w.proc.signal(unix.SIGTERM); err != nil && !errors.Is(err, os.ErrClosed) {
@@ -308,7 +308,7 @@ func (w *workload) stream(ctx context.Context) error {
 	}
 	var reader sync.WaitGroup
 	defer reader.Wait()
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("the agent answered %s", resp.Status)
 	}
@@ -347,7 +347,7 @@ func (w *workload) stream(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		reply, ok := w.environmentReply(last.EnvRequest)
+		reply, ok := w.environmentReply(last.EnvRequest) //nolint:contextcheck // it only logs
 		if !ok {
 			sent = agentctl.EnvReply{}
 			continue
@@ -355,7 +355,7 @@ func (w *workload) stream(ctx context.Context) error {
 		if reply == sent {
 			continue
 		}
-		if err := w.post("/v1/environment", reply); err != nil {
+		if err := w.post(ctx, "/v1/environment", reply); err != nil {
 			return err // with the next connection comes the same request
 		}
 		sent = reply
@@ -449,8 +449,8 @@ func (w *workload) request(ctx context.Context, method, path string, body any) (
 	return req, nil
 }
 
-func (w *workload) post(path string, body any) error {
-	ctx, cancel := context.WithTimeout(w.r.ctx, controlTimeout)
+func (w *workload) post(ctx context.Context, path string, body any) error {
+	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
 	defer cancel()
 	req, err := w.request(ctx, http.MethodPost, path, body)
 	if err != nil {
@@ -460,7 +460,7 @@ func (w *workload) post(path string, body any) error {
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 4096))
 	if resp.StatusCode/100 != 2 {
 		return fmt.Errorf("the agent answered %s to %s", resp.Status, path)
@@ -469,14 +469,13 @@ func (w *workload) post(path string, body any) error {
 }
 
 func (w *workload) log(level slog.Level, msg string, err error) {
-	w.r.cfg.Log.LogAttrs(context.Background(), level, msg,
+	w.r.cfg.Log.LogAttrs(context.Background(), level, msg, //nolint:sloglint // constants, from the callers
 		slog.String(plat.LogWorkload, string(w.rec.ID)), slog.String(plat.LogError, err.Error()))
 }
 
 // publicText is what of an error the user may read.
 func publicText(err error) string {
-	var e *plat.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*plat.Error](err); ok {
 		return e.Public
 	}
 	return "internal error"
