@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"panal/internal/authn"
+	"panal/internal/deploy"
+	"panal/internal/plat"
+	"panal/internal/runner"
+)
+
+// Tokens is what the reconciler needs of authn.Store.
+type Tokens interface {
+	CreateToken(ctx context.Context, t authn.Token) error
+	EndWorkloadTokens(ctx context.Context, w plat.WorkloadID, at, expires time.Time) error
+}
+
+// Config is what a Controller stands on. All fields without a default are needed.
+type Config struct {
+	Log    *slog.Logger
+	Now    plat.Clock
+	Store  deploy.Store
+	Models deploy.Models
+	Runner runner.Runner
+	Tokens Tokens
+	Routes Routes
+	// IngestSpool stores the log lines that the agent of a workload that has ended
+	// could not ship. Lines that are stored already are dropped by their numbers,
+	// so that a repeat stores nothing twice. The workload's own user can have
+	// written the batches: whoever stores them holds them to st.ID and st.LogStream.
+	IngestSpool func(ctx context.Context, st runner.Status, batches []runner.SpoolBatch) error
+	// APIURL is where workloads reach the API.
+	APIURL string
+	// Wake receives when services may have changed in another process (the
+	// outbox's hub). nil: the resync finds them.
+	Wake <-chan struct{}
+
+	// Resync is how often everything is looked at without being asked; default 5 s.
+	Resync time.Duration
+	// RouteResync is how often all routes are read anew; default 30 s.
+	RouteResync time.Duration
+	// StartLimit is how long an instance may take to become healthy; default 15 min.
+	StartLimit time.Duration
+	// SickLimit is how long an instance that was healthy may fail its health check
+	// before it is replaced; default 1 min.
+	SickLimit time.Duration
+	// DrainLimit is how long a draining instance may go on with the requests it
+	// has; default 10 min (streams).
+	DrainLimit time.Duration
+}
+
+const (
+	// stopGrace is how long a workload may take to end (compute.md §13.5: ≥ 35 s).
+	stopGrace = 40 * time.Second
+	// tokenGrace is how long a container token is good for logs after its workload
+	// ended.
+	tokenGrace = time.Hour
+	// parallel is how many services are looked after at once.
+	parallel = 4
+	// primeLimit bounds the wait for instances that were healthy to be so again
+	// after a restart.
+	primeLimit = 2 * time.Second
+	// publishLimit bounds the reading of one deployment's records.
+	publishLimit = 10 * time.Second
+)
+
+// Controller drives services and their routes. It implements deploy.Publisher.
+// Call Prime, then Run; Publish may be called at any time.
+type Controller struct {
+	Config
+	reg *registry
+
+	mu      sync.Mutex
+	todo    map[plat.ServiceID]bool
+	all     bool
+	wake    chan struct{} // capacity 1
+	due     map[plat.ServiceID]time.Time
+	starved map[plat.ServiceID]bool
+	sick    map[plat.WorkloadID]time.Time // since when
+	drains  map[plat.WorkloadID]*drain
+	logged  map[string]string
+	bg      sync.WaitGroup
+}
+
+// drain follows the requests of an instance that leaves.
+type drain struct{ done bool }
+
+var _ deploy.Publisher = (*Controller)(nil)
+
+// New returns a Controller.
+func New(c Config) *Controller {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&c.Resync, 5*time.Second)
+	def(&c.RouteResync, 30*time.Second)
+	def(&c.StartLimit, 15*time.Minute)
+	def(&c.SickLimit, time.Minute)
+	def(&c.DrainLimit, 10*time.Minute)
+	return &Controller{
+		Config: c, reg: newRegistry(c.Routes, c.Store), todo: map[plat.ServiceID]bool{}, wake: make(chan struct{}, 1),
+		due: map[plat.ServiceID]time.Time{}, starved: map[plat.ServiceID]bool{}, sick: map[plat.WorkloadID]time.Time{},
+		drains: map[plat.WorkloadID]*drain{}, logged: map[string]string{},
+	}
+}
+
+// Prime fills the routes from the records and the runner, before requests are
+// accepted: instances that went on while the server was away answer at once.
+func (c *Controller) Prime(ctx context.Context) error {
+	list, err := c.Store.Instances(ctx, "")
+	if err != nil {
+		return fmt.Errorf("read instances: %w", err)
+	}
+	for _, i := range list {
+		c.reg.add(i)
+	}
+	deadline := time.Now().Add(primeLimit)
+	for pending := list; ; {
+		var sick []deploy.Instance
+		for _, i := range pending {
+			st, _, err := c.reg.refresh(ctx, c.Runner, i.Workload)
+			if err != nil && !errors.Is(err, plat.ErrNotFound) {
+				return fmt.Errorf("find instance %s: %w", i.Workload, err)
+			}
+			if st.Phase != runner.PhaseExited && !st.Healthy && !i.ReadyAt.IsZero() && i.State == deploy.InstanceUp {
+				sick = append(sick, i)
+			}
+		}
+		if len(sick) == 0 || time.Now().After(deadline) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+		pending = sick
+	}
+	return c.reg.publishAll(ctx)
+}
+
+// Publish implements deploy.Publisher. It also has the deployment's services
+// looked at.
+func (c *Controller) Publish(ctx context.Context, dep plat.DeploymentID) error {
+	// The record is committed: a caller that hangs up now must not leave the
+	// routes behind it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishLimit)
+	defer cancel()
+	before := c.reg.of(dep)
+	err := c.reg.publish(ctx, dep)
+	c.queue(append(before, c.reg.of(dep)...)...)
+	return err
+}
+
+// queue has services looked at soon.
+func (c *Controller) queue(ids ...plat.ServiceID) {
+	c.mu.Lock()
+	for _, id := range ids {
+		if id != "" {
+			c.todo[id] = true
+		}
+	}
+	c.mu.Unlock()
+	c.poke()
+}
+
+func (c *Controller) queueAll() {
+	c.mu.Lock()
+	c.all = true
+	c.mu.Unlock()
+	c.poke()
+}
+
+func (c *Controller) poke() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run reconciles until ctx ends. Workloads go on then.
+func (c *Controller) Run(ctx context.Context) error {
+	defer c.bg.Wait()
+	c.bg.Go(func() { c.follow(ctx) })
+	tick, routes := time.NewTicker(c.Resync), time.NewTicker(c.RouteResync)
+	defer tick.Stop()
+	defer routes.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	c.queueAll()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.wake:
+		case <-timer.C:
+		case <-c.Wake:
+			c.queueAll()
+		case <-tick.C:
+			c.queueAll()
+		case <-routes.C:
+			c.report(ctx, "routes", c.reg.publishAll(ctx))
+		}
+		c.report(ctx, "pass", c.pass(ctx))
+		if next, ok := c.next(); ok {
+			timer.Reset(time.Until(next))
+		}
+	}
+}
+
+// follow routes the news of the runner at once, and has the services looked at.
+func (c *Controller) follow(ctx context.Context) {
+	for id := range c.Runner.Watch(ctx) {
+		st, service, err := c.reg.refresh(ctx, c.Runner, id)
+		if err != nil && !errors.Is(err, plat.ErrNotFound) {
+			service = "" // the resync asks again
+		}
+		c.queue(service)
+		if st.Phase == runner.PhaseExited { // room for those who wait for it
+			c.mu.Lock()
+			for id := range c.starved {
+				c.todo[id] = true
+			}
+			c.mu.Unlock()
+			c.poke()
+		}
+	}
+}
+
+// next returns when the first back-off ends.
+func (c *Controller) next() (time.Time, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var first time.Time
+	for _, t := range c.due {
+		if first.IsZero() || t.Before(first) {
+			first = t
+		}
+	}
+	return first, !first.IsZero()
+}
+
+// take returns what is to be looked at: the queue, and what is due.
+func (c *Controller) take() (ids []plat.ServiceID, all bool) {
+	now := c.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id, t := range c.due {
+		if !now.Before(t) {
+			delete(c.due, id)
+			c.todo[id] = true
+		}
+	}
+	for id := range c.todo {
+		ids = append(ids, id)
+	}
+	clear(c.todo)
+	all, c.all = c.all, false
+	return ids, all
+}
+
+// pass looks at every service that needs it. The error says that it could not
+// look; what fails for one service is logged and tried again.
+func (c *Controller) pass(ctx context.Context) error {
+	ids, all := c.take()
+	if all {
+		every, err := c.sweep(ctx)
+		if err != nil {
+			c.mu.Lock()
+			for _, id := range ids {
+				c.todo[id] = true
+			}
+			c.mu.Unlock()
+			return err
+		}
+		ids = every
+	}
+	var group errgroup.Group
+	group.SetLimit(parallel)
+	for _, id := range ids {
+		group.Go(func() error {
+			c.report(ctx, string(id), c.reconcile(ctx, id), slog.String(plat.LogService, string(id)))
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// sweep returns every service there is or whose instances are, and takes care of
+// workloads that have no record (a database that was restored, say).
+func (c *Controller) sweep(ctx context.Context) ([]plat.ServiceID, error) {
+	list, err := c.Runner.List(ctx) // before the records: what runs has a record already
+	if err != nil {
+		return nil, fmt.Errorf("list workloads: %w", err)
+	}
+	instances, err := c.Store.Instances(ctx, "")
+	if err != nil {
+		return nil, fmt.Errorf("list instances: %w", err)
+	}
+	services, err := c.Store.Services(ctx, "")
+	if err != nil {
+		return nil, fmt.Errorf("list services: %w", err)
+	}
+	set := map[plat.ServiceID]bool{}
+	for _, s := range services {
+		set[s.ID] = true
+	}
+	known := map[plat.WorkloadID]bool{}
+	for _, i := range instances {
+		set[i.Service], known[i.Workload] = true, true
+	}
+	for _, st := range list {
+		if st.Kind != runner.KindService || known[st.ID] {
+			continue
+		}
+		if st.Phase == runner.PhaseExited {
+			err = c.bury(ctx, st)
+		} else {
+			err = c.Runner.Stop(ctx, st.ID, stopGrace)
+		}
+		c.report(ctx, string(st.ID), err, slog.String(plat.LogWorkload, string(st.ID)))
+	}
+	ids := make([]plat.ServiceID, 0, len(set))
+	for id := range set {
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+// bury stores what an ended workload leaves and forgets it.
+func (c *Controller) bury(ctx context.Context, st runner.Status) error {
+	spool, err := c.Runner.Spool(ctx, st.ID)
+	if err != nil && !errors.Is(err, plat.ErrNotFound) {
+		return fmt.Errorf("read spool: %w", err)
+	}
+	if len(spool) > 0 {
+		if err := c.IngestSpool(ctx, st, spool); err != nil {
+			return fmt.Errorf("store spooled log lines: %w", err)
+		}
+	}
+	now := c.Now()
+	if err := c.Tokens.EndWorkloadTokens(ctx, st.ID, now, now.Add(tokenGrace)); err != nil {
+		return fmt.Errorf("end tokens: %w", err)
+	}
+	if err := c.Runner.Remove(ctx, st.ID); err != nil {
+		return fmt.Errorf("remove workload: %w", err)
+	}
+	return nil
+}
+
+// report logs an error about a subject, once until it changes.
+func (c *Controller) report(ctx context.Context, subject string, err error, attrs ...slog.Attr) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil {
+		delete(c.logged, subject)
+		return
+	}
+	if text := err.Error(); ctx.Err() == nil && c.logged[subject] != text {
+		if len(c.logged) > 10_000 {
+			clear(c.logged)
+		}
+		c.logged[subject] = text
+		c.Log.LogAttrs(ctx, slog.LevelError, "service could not be reconciled", append(attrs, slog.String(plat.LogError, text))...)
+	}
+}
