@@ -216,6 +216,11 @@ const key = "instance-key"
 // start runs an agent with inherited sockets. env overrides; a "-NAME" key unsets.
 func start(t testing.TB, s *server, kind string, env map[string]string) *proc {
 	t.Helper()
+	return startIn(t, s, kind, env, nil)
+}
+
+func startIn(t testing.TB, s *server, kind string, env map[string]string, attr *syscall.SysProcAttr) *proc {
+	t.Helper()
 	p := &proc{t: t, work: t.TempDir(), exited: make(chan struct{})}
 	sockets, err := os.MkdirTemp("", "sock") // short: a socket path is bounded
 	if err != nil {
@@ -229,6 +234,7 @@ func start(t testing.TB, s *server, kind string, env map[string]string) *proc {
 		agentctl.EnvControlFD: "3",
 	}
 	p.cmd = exec.Command(os.Args[0], kind)
+	p.cmd.SysProcAttr = attr
 	listen := func(name string) *http.Client {
 		path := filepath.Join(sockets, name)
 		ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -293,7 +299,7 @@ func start(t testing.TB, s *server, kind string, env map[string]string) *proc {
 		if t.Failed() {
 			t.Logf("agent said: %s", &p.stderr)
 			for _, m := range s.messages()[max(0, len(s.messages())-30):] {
-				t.Logf("log: %.300s", m)
+				t.Logf("log: %.100s", m)
 			}
 		}
 	})
@@ -416,7 +422,11 @@ func (p *proc) try(method, path, contentType, body string, headers ...string) (a
 }
 
 // leftovers are the lines that a gone agent could not ship.
-func (p *proc) leftovers() []string {
+func (p *proc) leftovers() []string { return p.leftAfter(0) }
+
+// leftAfter leaves out the lines up to a number: those that the server has, though
+// the agent did not learn of it.
+func (p *proc) leftAfter(seq int) []string {
 	p.t.Helper()
 	root, err := os.OpenRoot(filepath.Join(p.work, agentctl.DirSpool))
 	if err != nil {
@@ -433,8 +443,10 @@ func (p *proc) leftovers() []string {
 		if err := json.Unmarshal(b.JSON, &l); err != nil {
 			p.t.Fatal(err)
 		}
-		for _, e := range l.Entries {
-			out = append(out, e.Message)
+		for i, e := range l.Entries {
+			if int(l.FirstSeq)+i > seq {
+				out = append(out, e.Message)
+			}
 		}
 	}
 	return out

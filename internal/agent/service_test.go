@@ -400,7 +400,8 @@ func TestPrints100MB(t *testing.T) {
 	}
 	p.signal(syscall.SIGTERM)
 	p.wait()
-	lines := append(s.messages(), p.leftovers()...)
+	lines := s.messages()
+	lines = append(lines, p.leftAfter(len(lines))...)
 	next := 0
 	for _, m := range lines {
 		if len(m) > 100 {
