@@ -23,6 +23,7 @@ import (
 	"panal/internal/authn"
 	"panal/internal/authz"
 	"panal/internal/blob"
+	"panal/internal/logs"
 	"panal/internal/org"
 	"panal/internal/plat"
 	"panal/internal/train"
@@ -44,6 +45,9 @@ type Deps struct {
 	// empty means the system's.
 	TempDir string
 	Train   *train.Service
+	// Logs, and how to tell which streams there are.
+	Logs       *logs.Service
+	LogStreams LogStreams
 }
 
 // API is the HTTP API.
@@ -99,6 +103,7 @@ func (a *API) resources() []func() {
 		a.addDefinitions,
 		a.addJobs,
 		a.addModels,
+		a.addLogs,
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
+
+	"panal/internal/plat"
 )
 
 // Bounds of one record when it is decoded. What we write stays far below them.
@@ -30,7 +32,8 @@ var errRecord = errors.New("damaged log record")
 // varints.
 type codec struct {
 	fast, small *zstd.Encoder
-	dec         *zstd.Decoder
+	dec         *zstd.Decoder // of records
+	body        *zstd.Decoder // of batches, which come from outside
 }
 
 func newCodec() (*codec, error) {
@@ -40,7 +43,23 @@ func newCodec() (*codec, error) {
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, fmt.Errorf("open zstd: %w", err)
 	}
-	return &codec{fast: fast, small: small, dec: dec}, nil
+	body, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(MaxBatchBytes))
+	if err != nil {
+		return nil, fmt.Errorf("open zstd: %w", err)
+	}
+	return &codec{fast: fast, small: small, dec: dec, body: body}, nil
+}
+
+// inflate unpacks a batch's body to at most MaxBatchBytes.
+func (c *codec) inflate(data []byte) ([]byte, error) {
+	raw, err := c.body.DecodeAll(data, nil)
+	switch {
+	case errors.Is(err, zstd.ErrDecoderSizeExceeded), errors.Is(err, zstd.ErrWindowSizeExceeded), len(raw) > MaxBatchBytes:
+		return nil, ErrTooLarge
+	case err != nil:
+		return nil, plat.InvalidField("body", "is not zstd: %v", err)
+	}
+	return raw, nil
 }
 
 // column writes runs of equal values: (value, how many more follow).
