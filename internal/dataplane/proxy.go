@@ -174,6 +174,9 @@ func (x *exchange) acquire(h hold) (*instance, *Route, error) {
 		if err != nil {
 			return nil, nil, err
 		}
+		if rt.refuse != nil {
+			return nil, nil, rt.refuse
+		}
 		h.routed = func() bool {
 			now, err := x.p.table.Lookup(x.call.Target)
 			return err == nil && now.live == rt.live

@@ -34,6 +34,10 @@ type Service struct {
 	ID plat.ServiceID
 	// Instances are the ready ones. None is a valid state: calls are held.
 	Instances []Instance
+	// Refuse is why nothing will come to answer ("the service is STOPPED"): while
+	// it is not empty and there are no instances, calls are refused at once with
+	// 503 instead of held.
+	Refuse string
 	// Command is true for versions that name a command: they get the remaining
 	// path of the URL. Handlers always get "/".
 	Command bool
@@ -90,6 +94,7 @@ type Route struct {
 	id              plat.ServiceID
 	command         bool
 	firstByte, idle time.Duration
+	refuse          *plat.Error // not nil: no call is held
 	live            *service
 }
 
@@ -271,9 +276,11 @@ func (t *Table) build(version uint64, d *Deployment, old *deployment) *deploymen
 			live = &service{table: t, id: s.ID}
 		}
 		live.setInstances(s.Instances)
-		made.services = append(made.services, &Route{
-			id: s.ID, command: s.Command, firstByte: s.FirstByte, idle: s.Idle, live: live,
-		})
+		r := &Route{id: s.ID, command: s.Command, firstByte: s.FirstByte, idle: s.Idle, live: live}
+		if s.Refuse != "" && len(s.Instances) == 0 {
+			r.refuse = plat.Errorf(plat.ErrUnavailable, "%s", s.Refuse)
+		}
+		made.services = append(made.services, r)
 	}
 	slices.SortFunc(made.services, func(a, b *Route) int { return cmp.Compare(a.id, b.id) })
 	made.aliases = make([]aliasRoute, 0, len(d.Aliases))
@@ -298,10 +305,17 @@ func (d *deployment) service(id plat.ServiceID) *service {
 
 // settle ends what old had and made no longer has: instances of services that
 // are gone get no new call, and calls that wait for a service which an alias
-// left look up their target again.
+// left, or which refuses calls from now on, look up their target again.
 func (t *Table) settle(old, made *deployment) {
 	if old == nil {
 		return
+	}
+	if made != nil {
+		for _, r := range made.services {
+			if r.refuse != nil {
+				r.live.sendAway()
+			}
+		}
 	}
 	for _, r := range old.services {
 		if made.service(r.id) == nil {

@@ -168,7 +168,13 @@ func build(dep plat.DeploymentID, recs *records, ready map[plat.ServiceID][]data
 	d := dataplane.Deployment{ID: dep, Org: recs.org, Aliases: recs.aliases, Services: make([]dataplane.Service, 0, len(recs.services))}
 	for _, s := range recs.services {
 		out := dataplane.Service{ID: s.ID}
-		if s.Status != deploy.Stopped {
+		switch s.Status {
+		case deploy.Stopped:
+			out.Refuse = fmt.Sprintf("service %s is %s", s.ID, s.Status)
+		case deploy.Failed: // of an older generation something may answer
+			out.Refuse = fmt.Sprintf("service %s is %s; its status_message says why", s.ID, s.Status)
+			out.Instances = ready[s.ID]
+		case deploy.InProgress, deploy.Ready:
 			out.Instances = ready[s.ID]
 		}
 		d.Services = append(d.Services, out)
