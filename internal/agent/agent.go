@@ -99,7 +99,7 @@ func (a *agent) run(ctx context.Context, stdout io.Writer) (code int, err error)
 		if err != nil {
 			return 1, fmt.Errorf("control socket: %w", err)
 		}
-		end := serveHTTP(ln, a.state.control(stop), func(err error) { a.sink.say("error", "control socket: %v", err) })
+		end := serveHTTP(ln, demandKey(a.cfg.key, a.state.control(stop)), func(err error) { a.sink.say("error", "control socket: %v", err) })
 		defer end(time.Second)
 	}
 

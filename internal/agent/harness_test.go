@@ -213,6 +213,14 @@ type proc struct {
 
 const key = "instance-key"
 
+// withKey sends the instance's key, as the runner does.
+type withKey struct{ http.RoundTripper }
+
+func (k withKey) RoundTrip(r *http.Request) (*http.Response, error) {
+	r.Header.Set(agentctl.HeaderInstanceKey, key)
+	return k.RoundTripper.RoundTrip(r)
+}
+
 // start runs an agent with inherited sockets. env overrides; a "-NAME" key unsets.
 func start(t testing.TB, s *server, kind string, env map[string]string) *proc {
 	t.Helper()
@@ -231,7 +239,7 @@ func startIn(t testing.TB, s *server, kind string, env map[string]string, attr *
 		beAgent: "1", "AGENT_TEST_LEAKS": "1", "PATH": os.Getenv("PATH"),
 		"ABEJA_API_URL": s.URL, "ABEJA_ORGANIZATION_ID": org, "PLATFORM_AUTH_TOKEN": token,
 		agentctl.EnvWorkDir: p.work, agentctl.EnvPython: python, agentctl.EnvWorkloadID: "wl-1", agentctl.EnvLogStream: "x/1",
-		agentctl.EnvControlFD: "3",
+		agentctl.EnvControlFD: "3", agentctl.EnvInstanceKey: key,
 	}
 	p.cmd = exec.Command(os.Args[0], kind)
 	p.cmd.SysProcAttr = attr
@@ -256,10 +264,11 @@ func startIn(t testing.TB, s *server, kind string, env map[string]string, attr *
 		return &http.Client{Transport: tr, Timeout: 60 * time.Second}
 	}
 	p.control = listen("c")
+	p.control.Transport = withKey{p.control.Transport}
 	if kind == "service" {
 		p.serve = listen("s")
 		for k, v := range map[string]string{
-			agentctl.EnvServeFD: "4", agentctl.EnvInstanceKey: key, "ABEJA_MODEL_ID": "174", "ABEJA_MODEL_VERSION_ID": "ver-1", "ABEJA_MODEL_VERSION": "1.0 ä",
+			agentctl.EnvServeFD: "4", "ABEJA_MODEL_ID": "174", "ABEJA_MODEL_VERSION_ID": "ver-1", "ABEJA_MODEL_VERSION": "1.0 ä",
 			"ABEJA_DEPLOYMENT_ID": "174", "ABEJA_SERVICE_ID": "ser-1", "ABEJA_DEPLOYMENT_CODE_DOWNLOAD": "organizations/" + org + "/deployments/174/versions/ver-1/download",
 		} {
 			vars[k] = v

@@ -4,8 +4,6 @@ package agent
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"io"
@@ -57,13 +55,12 @@ type service struct {
 	ready  atomic.Int32  // workers
 	slots  chan struct{} // requests that are being read, waiting or answered
 	bodies string
-	keySum [sha256.Size]byte
 	common http.Header // of each answer
 }
 
 // serve runs a service until it is stopped or its runtime ends (§13.5).
 func (a *agent) serve(ctx context.Context) error {
-	s := &service{a: a, slots: make(chan struct{}, a.cfg.workers+a.cfg.queue), bodies: filepath.Join(a.tmp, "bodies"), keySum: sha256.Sum256([]byte(a.cfg.key))}
+	s := &service{a: a, slots: make(chan struct{}, a.cfg.workers+a.cfg.queue), bodies: filepath.Join(a.tmp, "bodies")}
 	s.common = http.Header{}
 	for k, v := range map[string]string{
 		"X-Abeja-Deployment-Id": a.cfg.deployment, "X-Abeja-Service-Id": a.cfg.service,
@@ -177,15 +174,7 @@ func (s *service) readyChanged(n int) {
 
 // handler routes the requests of a listener.
 func (s *service) handler(probesOnly bool) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s.a.cfg.key != "" {
-			// Sums of equal length: the comparison takes the same time whatever is sent.
-			sum := sha256.Sum256([]byte(r.Header.Get(agentctl.HeaderInstanceKey)))
-			if subtle.ConstantTimeCompare(sum[:], s.keySum[:]) != 1 {
-				writeJSON(w, http.StatusForbidden, statusBody("forbidden"))
-				return
-			}
-		}
+	return demandKey(s.a.cfg.key, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.URL.Path == "/health_check":
 			s.healthCheck(w)
@@ -194,7 +183,7 @@ func (s *service) handler(probesOnly bool) http.Handler {
 		default:
 			s.infer(w, r)
 		}
-	})
+	}))
 }
 
 func (s *service) healthCheck(w http.ResponseWriter) {

@@ -517,3 +517,24 @@ func TestQueueAndDrain(t *testing.T) {
 		t.Errorf("exit %+v", e)
 	}
 }
+
+// Nobody who lacks the key stops an agent, reads its state or answers its question.
+func TestControlDemandsTheKey(t *testing.T) {
+	_, p := startContract(t, nil)
+	raw := &http.Client{Transport: p.control.Transport.(withKey).RoundTripper, Timeout: time.Minute}
+	for path, method := range map[string]string{"/v1/stop": "POST", "/v1/environment": "POST", "/v1/status": "GET", "/v1/watch": "GET"} {
+		req, err := http.NewRequest(method, "http://agent"+path, strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := raw.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusForbidden {
+			t.Errorf("%s %s without the key: %d", method, path, resp.StatusCode)
+		}
+	}
+	p.ready() // and it goes on
+}

@@ -4,6 +4,8 @@ package agent
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -121,6 +123,24 @@ func (s *state) askEnvironment(ctx context.Context, req agentctl.EnvRequest) (ag
 			return agentctl.EnvReply{}, ctx.Err()
 		}
 	}
+}
+
+// demandKey lets only those in who know the instance's key (agentctl); without a
+// key the agent was started by hand, and everybody.
+func demandKey(key string, next http.Handler) http.Handler {
+	if key == "" {
+		return next
+	}
+	want := sha256.Sum256([]byte(key))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// Sums of equal length: the comparison takes the same time whatever is sent.
+		sum := sha256.Sum256([]byte(r.Header.Get(agentctl.HeaderInstanceKey)))
+		if subtle.ConstantTimeCompare(sum[:], want[:]) != 1 {
+			writeJSON(w, http.StatusForbidden, statusBody("forbidden"))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // inherited returns the listener that was passed on as fd. The number itself is
