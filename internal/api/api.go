@@ -23,6 +23,8 @@ import (
 	"panal/internal/authn"
 	"panal/internal/authz"
 	"panal/internal/blob"
+	"panal/internal/dataset"
+	"panal/internal/lake"
 	"panal/internal/logs"
 	"panal/internal/org"
 	"panal/internal/plat"
@@ -43,8 +45,10 @@ type Deps struct {
 	Signer    *signedurl.Signer
 	// TempDir is where uploads that must be checked whole are held meanwhile;
 	// empty means the system's.
-	TempDir string
-	Train   *train.Service
+	TempDir  string
+	Lake     *lake.Service
+	Datasets *dataset.Service
+	Train    *train.Service
 	// Logs, and how to tell which streams there are.
 	Logs       *logs.Service
 	LogStreams LogStreams
@@ -100,6 +104,9 @@ func (a *API) resources() []func() {
 	return []func(){
 		a.addOrganization,
 		a.addBlobs,
+		a.addChannels,
+		a.addFiles,
+		a.addDatasets,
 		a.addDefinitions,
 		a.addJobs,
 		a.addModels,

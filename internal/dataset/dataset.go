@@ -115,8 +115,8 @@ func (s *Service) Create(ctx context.Context, org plat.OrgID, name, kind string,
 
 func plain(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
-// tidy returns JSON without spaces, otherwise as it was. NUL characters, which not
-// every database keeps, are refused; so is nesting without end.
+// tidy returns JSON without spaces, otherwise as it was: numbers and escapes stay
+// as they were written.
 func tidy(field string, raw json.RawMessage) (json.RawMessage, error) {
 	var b bytes.Buffer
 	if !utf8.Valid(raw) {

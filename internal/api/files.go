@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	_ "time/tzdata" // time zones of file lists, also on machines that have none
+
+	"panal/internal/api/compat"
+	"panal/internal/authz"
+	"panal/internal/lake"
+	"panal/internal/plat"
+	"panal/internal/x/httpx"
+)
+
+// Uploaded is the answer to an upload (data.md §10.2).
+type Uploaded struct {
+	FileID      string            `json:"file_id" example:"20240315T081502-5f0d9c1e-7a43-4b7e-9f53-0c2e6a1d8b11"`
+	ContentType string            `json:"content_type"`
+	Lifetime    *string           `json:"lifetime" doc:"null, 1day, 1week, 1month, 6months or 1year"`
+	UploadedAt  string            `json:"uploaded_at"`
+	Metadata    map[string]string `json:"metadata"`
+	ChannelID   string            `json:"channel_id"`
+}
+
+// File is the wire's file (data.md §10.1).
+type File struct {
+	Uploaded
+	DownloadURI  string `json:"download_uri" doc:"absolute, signed, good for an hour"`
+	DownloadURL  string `json:"download_url" doc:"the same under its older name"`
+	URLExpiresOn string `json:"url_expires_on"`
+}
+
+// FilesAnswer is a page of files.
+type FilesAnswer struct {
+	NextPageToken *string `json:"next_page_token" doc:"null on the last page"`
+	Files         []File  `json:"files"`
+}
+
+// CountAnswer is a number of files.
+type CountAnswer struct {
+	Count int64 `json:"count"`
+}
+
+func uploadedWire(org plat.OrgID, f lake.File) Uploaded {
+	return Uploaded{
+		FileID: string(f.ID), ContentType: f.ContentType, Lifetime: orNull(string(f.Lifetime)),
+		UploadedAt: f.UploadedAt.Format(plat.TimeSecOffset), Metadata: f.Metadata.Wire(org), ChannelID: string(f.Channel),
+	}
+}
+
+func (a *API) fileWire(ctx context.Context, f lake.File) (File, error) {
+	org := caller(ctx).Org
+	url, expires, err := a.downloadURL(ctx, lake.BlobKey(org, f.Channel, f.ID), f.ContentType)
+	if err != nil {
+		return File{}, err
+	}
+	return File{Uploaded: uploadedWire(org, f), DownloadURI: url, DownloadURL: url, URLExpiresOn: expires.Format(plat.TimeSecOffset)}, nil
+}
+
+// FilePath is the path parameters of everything below a file.
+type FilePath struct {
+	Channel string `path:"channel_id"`
+	File    string `path:"file_id"`
+}
+
+func (a *API) addFiles() {
+	const base, one = "/channels/{channel_id}", "/channels/{channel_id}/{file_id}"
+	op := func(id, method, path, summary string, row authz.Op) operation {
+		return operation{ID: id, Method: method, Path: path, Summary: summary, Tag: "file", Family: familyLake, Op: row}
+	}
+
+	a.raw(op("upload-file", http.MethodPost, base+"/upload", "Upload a file: the body is its bytes, x-abeja-meta-* headers its metadata", authz.FileUpload), a.upload)
+
+	type listIn struct {
+		Channel   string `path:"channel_id"`
+		Start     string `query:"start" doc:"first day, YYYYMMDD"`
+		End       string `query:"end" doc:"last day, YYYYMMDD"`
+		Timezone  string `query:"timezone" doc:"of start and end; default UTC"`
+		PageSize  string `query:"items_per_page" doc:"1 to 1000, default 100"`
+		Sort      string `query:"sort" doc:"comma list of uploaded_at, file_id, content_type, x-abeja-meta-<key>; - in front descends"`
+		Q         string `query:"q" doc:"search, for example label:cat AND NOT split:test"`
+		Query     string `query:"query" doc:"the same as q"`
+		PageToken string `query:"next_page_token" doc:"of the page before; replaces all others"`
+	}
+	search := func(in *listIn) (s lake.Search, err error) {
+		channel := plat.ChannelID(in.Channel)
+		if in.PageToken != "" {
+			return lake.ParseToken(channel, in.PageToken)
+		}
+		s.Channel = channel
+		if s.Limit, err = pageSize("items_per_page", in.PageSize, 100); err != nil {
+			return s, err
+		}
+		if s.From, s.To, err = lake.ParseDays(in.Start, in.End, in.Timezone); err != nil {
+			return s, err
+		}
+		if s.Sort, err = lake.ParseSort(in.Sort); err != nil {
+			return s, err
+		}
+		if in.Q == "" {
+			in.Q = in.Query
+		}
+		s.Query, err = lake.ParseQuery(in.Q)
+		return s, err
+	}
+	register(a, op("list-files", http.MethodGet, base, "List or search a channel's files", authz.FileRead), func(ctx context.Context, in *listIn) (*FilesAnswer, error) {
+		s, err := search(in)
+		if err != nil {
+			return nil, err
+		}
+		s.Limit = min(s.Limit, maxPage) // a token is no more than what could be asked for
+		files, next, err := a.Lake.Files(ctx, caller(ctx).Org, s)
+		if err != nil {
+			return nil, err
+		}
+		out := &FilesAnswer{Files: make([]File, len(files))}
+		if next != "" {
+			out.NextPageToken = &next
+		}
+		for i, f := range files {
+			if out.Files[i], err = a.fileWire(ctx, f); err != nil {
+				return nil, err
+			}
+		}
+		return out, nil
+	})
+
+	register(a, op("count-files", http.MethodGet, base+"/count", "Count a channel's files, exactly", authz.FileRead), func(ctx context.Context, in *listIn) (*CountAnswer, error) {
+		in.PageToken = ""
+		s, err := search(in)
+		if err != nil {
+			return nil, err
+		}
+		n, err := a.Lake.Count(ctx, caller(ctx).Org, s.Filter)
+		return &CountAnswer{Count: n}, err
+	})
+
+	register(a, op("get-file", http.MethodGet, one, "Get a file with a fresh download URL", authz.FileRead), func(ctx context.Context, in *FilePath) (*File, error) {
+		return a.fileAnswer(ctx)(a.Lake.File(ctx, caller(ctx).Org, plat.ChannelID(in.Channel), plat.FileID(in.File)))
+	})
+
+	register(a, op("delete-file", http.MethodDelete, one, "Delete a file", authz.FileDelete), func(ctx context.Context, in *FilePath) (*Message, error) {
+		err := a.Lake.DeleteFile(ctx, caller(ctx).Org, plat.ChannelID(in.Channel), plat.FileID(in.File))
+		return &Message{Message: "deleted file (" + in.File + ")"}, err
+	})
+
+	type metadataIn struct {
+		FilePath
+		Body *compat.Any `doc:"object of x-abeja-meta-<key> to text; replaces all of them"`
+	}
+	register(a, op("put-file-metadata", http.MethodPut, one+"/metadata", "Replace a file's metadata", authz.FileUpdate), func(ctx context.Context, in *metadataIn) (*File, error) {
+		m, err := metadataOf(in.Body)
+		if err != nil {
+			return nil, err
+		}
+		return a.fileAnswer(ctx)(a.Lake.SetMetadata(ctx, caller(ctx).Org, plat.ChannelID(in.Channel), plat.FileID(in.File), m))
+	})
+}
+
+func (a *API) fileAnswer(ctx context.Context) func(lake.File, error) (*File, error) {
+	return func(f lake.File, err error) (*File, error) {
+		if err != nil {
+			return nil, err
+		}
+		out, err := a.fileWire(ctx, f)
+		return &out, err
+	}
+}
+
+// metadataOf reads a JSON object of prefixed names to texts (data.md §10.5).
+func metadataOf(raw *compat.Any) (lake.Metadata, error) {
+	var fields map[string]any
+	if raw == nil || json.Unmarshal(*raw, &fields) != nil || fields == nil {
+		return nil, plat.InvalidField("body", "must be an object of %s<key> to text", lake.MetaPrefix)
+	}
+	for name, v := range fields {
+		if _, ok := v.(string); !ok && !strings.HasPrefix(strings.ToLower(name), lake.SysPrefix) {
+			return nil, plat.InvalidField(name, "must be a string")
+		}
+	}
+	return lake.FromWire(func(yield func(name, value string) bool) {
+		for name, v := range fields {
+			if s, ok := v.(string); ok && !yield(name, s) {
+				return
+			}
+		}
+	}, true)
+}
+
+// clientBody marks what goes wrong while reading the client's body, so that it is
+// told from what goes wrong while storing it.
+type clientBody struct{ r io.Reader }
+
+// Read implements io.Reader.
+func (b clientBody) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if err != nil && err != io.EOF { //nolint:errorlint // readers return it bare
+		err = &httpx.BodyError{Err: err}
+	}
+	return n, err
+}
+
+// upload is POST /channels/{channel_id}/upload (data.md §10.2).
+func (a *API) upload(w http.ResponseWriter, r *http.Request) {
+	org := caller(r.Context()).Org
+	body := httpx.IdleReader(w, r.Body, idleLimit)
+	meta, err := lake.FromWire(func(yield func(name, value string) bool) {
+		for name, values := range r.Header {
+			if !yield(name, strings.Join(values, ", ")) {
+				return
+			}
+		}
+	}, false)
+	var f lake.File
+	if err == nil {
+		query := r.URL.Query()
+		f, err = a.Lake.Upload(r.Context(), lake.Upload{
+			Org: org, Channel: plat.ChannelID(param(r, "channel_id")), ContentType: r.Header.Get("Content-Type"), Metadata: meta,
+			Lifetime: query.Get("lifetime"), ConflictTarget: query.Get("conflict_target"),
+			Body: clientBody{body}, Size: r.ContentLength,
+		})
+	}
+	if err == nil {
+		writeJSON(w, http.StatusOK, uploadedWire(org, f))
+		return
+	}
+	drain(r, body, err)
+	var conflict *lake.ConflictError
+	if errors.As(err, &conflict) {
+		writeJSON(w, http.StatusConflict, struct {
+			*ErrorBody
+			FileID   string            `json:"file_id"`
+			Metadata map[string]string `json:"metadata"`
+		}{newError(http.StatusConflict, conflict.Error(), nil), string(conflict.File.ID), conflict.File.Metadata.Wire(org)})
+		return
+	}
+	a.fail(w, r, familyLake, err)
+}
+
+// maxDrain is how much of a refused body is read on.
+const maxDrain = 64 << 20
+
+// drain reads the rest of a body that was refused: a client that is still sending
+// when the connection closes sees a broken pipe, never the answer, and tries again.
+func drain(r *http.Request, body io.Reader, err error) {
+	var broken *httpx.BodyError
+	if errors.As(err, &broken) || r.Header.Get("Expect") != "" || r.ContentLength > maxDrain {
+		return
+	}
+	_, _ = io.CopyN(io.Discard, body, maxDrain) // what can't be read needs no answer
+}
