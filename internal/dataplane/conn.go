@@ -38,7 +38,8 @@ type conn struct {
 
 	// peek is made once, so that looking at a kept connection allocates nothing.
 	peek  func(fd uintptr)
-	fresh bool // peek's answer
+	quiet bool // peek's answer
+	kept  bool // has served a call before
 }
 
 // boundedReader reads the connection. While bounded it gives out at most left
@@ -77,7 +78,7 @@ func newConn(nc net.Conn) (*conn, error) {
 	c.peek = func(fd uintptr) {
 		var b [1]byte
 		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		c.fresh = err == syscall.EAGAIN || err == syscall.EINTR
+		c.quiet = err == syscall.EAGAIN || err == syscall.EINTR
 	}
 	return c, nil
 }
@@ -86,8 +87,8 @@ func newConn(nc net.Conn) (*conn, error) {
 // neither closed it nor said anything unasked. This is what makes the death of
 // an instance cost no call that was not under way on it.
 func (c *conn) alive() bool {
-	c.fresh = false
-	return c.br.Buffered() == 0 && c.raw.Control(c.peek) == nil && c.fresh
+	c.quiet = false
+	return c.br.Buffered() == 0 && c.raw.Control(c.peek) == nil && c.quiet
 }
 
 // close ends the connection and everything that waits on it. Its error tells

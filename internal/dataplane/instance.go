@@ -70,6 +70,7 @@ func (in *instance) connect(ctx context.Context) (*conn, error) {
 		in.idle = in.idle[:n-1]
 		in.mu.Unlock()
 		if c.alive() {
+			c.kept = true
 			return c, nil
 		}
 		c.close()

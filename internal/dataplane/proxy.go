@@ -120,9 +120,9 @@ type exchange struct {
 
 // result is what became of one try.
 type result struct {
-	refused bool      // the instance can't be reached
-	again   bool      // the call may be sent again
-	avoid   *instance // preferably not to this one
+	untouched bool      // the instance got nothing of the call
+	again     bool      // the call may be sent again
+	avoid     *instance // preferably not to this one
 }
 
 func (x *exchange) serve(start time.Time) {
@@ -160,7 +160,7 @@ func (x *exchange) serve(start time.Time) {
 			return
 		}
 		x.p.metrics.retries.Inc()
-		if !res.refused {
+		if !res.untouched {
 			tries++
 		}
 		h.avoid = res.avoid
@@ -250,7 +250,7 @@ func (x *exchange) try(in *instance, rt *Route, tries int) result {
 			return result{}
 		}
 		x.logFailure(in, "instance refuses connections", err)
-		return result{refused: true, again: true, avoid: in}
+		return result{untouched: true, again: true, avoid: in}
 	}
 	u := &upstream{
 		conn: c, in: in, detach: context.AfterFunc(ctx, c.close),
@@ -270,9 +270,11 @@ func (x *exchange) try(in *instance, rt *Route, tries int) result {
 			x.class = classGone
 			return result{}
 		}
-		u.refused = true
+		// A kept connection that closed between the look at it and the write says
+		// nothing of the instance; the supply of those is finite.
+		u.refused = !c.kept
 		x.logFailure(in, "instance closed before the request", err)
-		return result{refused: true, again: true, avoid: in}
+		return result{untouched: true, again: true, avoid: in}
 	}
 	// A write that broke off midway may still have an answer: read on.
 	if x.stream {

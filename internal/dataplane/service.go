@@ -86,6 +86,15 @@ func (s *service) setInstances(ready []Instance) {
 	s.dispatch(time.Now())
 }
 
+// has tells whether the ready instances are exactly these, in this order.
+func (s *service) has(ready []Instance) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.EqualFunc(s.instances, ready, func(in *instance, r Instance) bool {
+		return in.id == r.ID && in.network == r.Network && in.address == r.Address && in.key == r.Key && in.limit == max(r.Limit, 1)
+	})
+}
+
 // sendAway makes every waiting call look up its target again.
 func (s *service) sendAway() {
 	s.mu.Lock()

@@ -110,10 +110,10 @@ type snapshot struct {
 	shards  [shardCount]map[plat.DeploymentID]*deployment
 }
 
-// deployment is immutable. Slices, sorted, because most deployments have one to
-// three services and there are very many deployments.
+// deployment is immutable but for its version. Slices, sorted, because most
+// deployments have one to three services and there are very many deployments.
 type deployment struct {
-	version  uint64
+	version  uint64 // guarded by Table.mu
 	org      plat.OrgID
 	services []*Route
 	aliases  []aliasRoute
@@ -228,7 +228,7 @@ func (t *Table) Replace(s Snapshot) {
 	cur := t.snap.Load()
 	next := &snapshot{version: max(s.Version, cur.version)}
 	type change struct{ old, made *deployment }
-	changes := make([]change, 0, len(s.Deployments))
+	var changes []change
 	put := func(n uint8, id plat.DeploymentID, d *deployment) {
 		if next.shards[n] == nil {
 			next.shards[n] = make(map[plat.DeploymentID]*deployment, len(s.Deployments)/shardCount+1)
@@ -240,6 +240,11 @@ func (t *Table) Replace(s Snapshot) {
 		n := shardOf(d.ID)
 		old := cur.shards[n][d.ID]
 		if old != nil && old.version > s.Version || t.deleted[d.ID] > s.Version {
+			continue
+		}
+		if old.same(d) {
+			old.version = s.Version
+			put(n, d.ID, old)
 			continue
 		}
 		made := t.build(s.Version, d, old)
@@ -291,6 +296,32 @@ func (t *Table) build(version uint64, d *Deployment, old *deployment) *deploymen
 	}
 	slices.SortFunc(made.aliases, func(a, b aliasRoute) int { return cmp.Compare(a.name, b.name) })
 	return made
+}
+
+// same tells whether in says nothing new, which is what a resync says of most
+// deployments. It may miss that (the order of instances), never the other way
+// round. d may be nil.
+func (d *deployment) same(in *Deployment) bool {
+	if d == nil || d.org != in.Org || len(d.services) != len(in.Services) || len(d.aliases) != len(in.Aliases) {
+		return false
+	}
+	for i := range in.Services {
+		s := &in.Services[i]
+		k, ok := slices.BinarySearchFunc(d.services, s.ID, compareRoute)
+		if !ok {
+			return false
+		}
+		r := d.services[k]
+		if r.command != s.Command || r.firstByte != s.FirstByte || r.idle != s.Idle || !r.live.has(s.Instances) {
+			return false
+		}
+	}
+	for i := range d.aliases {
+		if a := &d.aliases[i]; in.Aliases[a.name] != a.route.id {
+			return false
+		}
+	}
+	return true
 }
 
 // service returns the live service of that id, or nil. d may be nil.

@@ -97,6 +97,41 @@ func TestVersions(t *testing.T) {
 	}
 }
 
+// TestResyncSeesEachChange: a resync leaves what it repeats alone, but nothing else.
+func TestResyncSeesEachChange(t *testing.T) {
+	first, _ := upstream(t, 1, say("first"))
+	second, _ := upstream(t, 1, say("second"))
+	moved := first
+	moved.Address = second.Address
+	a := func(in ...dataplane.Instance) dataplane.Service { return serviceOf(svA, in...) }
+	b := func(in ...dataplane.Instance) dataplane.Service { return serviceOf(svB, in...) }
+	base := routes(svA, a(first), b(second))
+	for name, c := range map[string]struct {
+		d    dataplane.Deployment
+		want string
+	}{
+		"nothing":   {base, "first"},
+		"alias":     {routes(svB, a(first), b(second)), "second"},
+		"instances": {routes(svA, a(second), b(first)), "second"},
+		"address":   {routes(svA, a(moved), b(second)), "second"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			table, gw := gateway(t, dataplane.Options{})
+			table.Replace(dataplane.Snapshot{Version: 1, Deployments: []dataplane.Deployment{base}})
+			if _, body := call(t, gw.Client(), "POST", gw.URL, "x"); body != "first" {
+				t.Fatalf("before: %s", body)
+			}
+			table.Replace(dataplane.Snapshot{Version: 2, Deployments: []dataplane.Deployment{c.d}})
+			if _, body := call(t, gw.Client(), "POST", gw.URL, "x"); body != c.want {
+				t.Errorf("after: %s, want %s", body, c.want)
+			}
+			if table.Apply(dataplane.Delta{Version: 1, Deployment: base}) {
+				t.Error("a delta older than the resync was taken")
+			}
+		})
+	}
+}
+
 func TestDrainedOfIdle(t *testing.T) {
 	table := dataplane.NewTable()
 	in := dataplane.Instance{ID: workload(), Network: "unix", Address: "/nowhere"}
