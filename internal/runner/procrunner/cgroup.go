@@ -20,6 +20,7 @@ import (
 // cgroups makes a control group per workload, on version 1 or 2. nil means that
 // the machine gives us none.
 type cgroups struct {
+	name    string
 	version int
 	// parents are the directories below which groups are made: one for version 2,
 	// else those of memory, pids and cpu.
@@ -54,7 +55,7 @@ func openCgroups(name string) (*cgroups, error) {
 		}
 		parents = append(parents, dir)
 	}
-	return &cgroups{version: 1, parents: parents}, nil
+	return &cgroups{name: name, version: 1, parents: parents}, nil
 }
 
 func openV2(root, name string) (*cgroups, error) {
@@ -68,7 +69,7 @@ func openV2(root, name string) (*cgroups, error) {
 			return nil, err
 		}
 	}
-	return &cgroups{version: 2, parents: []string{dir}}, nil
+	return &cgroups{name: name, version: 2, parents: []string{dir}}, nil
 }
 
 func containsAll(have, want []string) bool {
@@ -131,7 +132,14 @@ func (c *cgroups) make(id string, l limits) ([]string, error) {
 	for _, p := range c.parents {
 		dir := filepath.Join(p, id)
 		dirs = append(dirs, dir)
-		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		err := os.Mkdir(dir, 0o755)
+		if errors.Is(err, fs.ErrNotExist) {
+			// Our own group was empty, and somebody tidied up.
+			if _, oerr := openCgroups(c.name); oerr == nil {
+				err = os.Mkdir(dir, 0o755)
+			}
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
 			removeGroups(dirs)
 			return nil, fmt.Errorf("make control group: %w", err)
 		}

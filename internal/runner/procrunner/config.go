@@ -148,6 +148,12 @@ func (c Config) withDefaults() (Config, error) {
 			return c, plat.InvalidField("profiles", "%s: the interpreter %q is not an absolute path", pattern, p.Python)
 		}
 	}
+	c.Expose = slices.Clone(c.Expose)
+	for i, p := range c.Expose {
+		if c.Expose[i], err = filepath.Abs(p); err != nil {
+			return c, fmt.Errorf("exposed path: %w", err)
+		}
+	}
 	if c.Init == nil {
 		c.Init = []string{"agent-init"}
 	}

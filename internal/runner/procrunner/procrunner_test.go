@@ -389,3 +389,12 @@ func BenchmarkStart(b *testing.B) {
 		}
 	}
 }
+
+func TestTidiedControlGroupsAreMadeAgain(t *testing.T) {
+	r := open(t, config(tempDir(t)))
+	if !r.HasCgroups() {
+		t.Skip("no control groups without root")
+	}
+	r.RemoveOwnGroups()
+	runnertest.AwaitExit(t, r, start(t, r, runnertest.Spec(runner.KindTraining, runnertest.DoSucceed)))
+}
