@@ -31,6 +31,8 @@ type root struct {
 	Env     envCmd     `cmd:"" help:"Print how to reach a server, as export lines." group:"Server"`
 	Config  configCmd  `cmd:"" help:"Show the configuration." group:"Server"`
 	Version versionCmd `cmd:"" help:"Print the version." group:"Server"`
+
+	Log logCmd `cmd:"" help:"Show what jobs and services wrote."`
 }
 
 // apiFlags say which server is called, and as whom. The original clients'

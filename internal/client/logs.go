@@ -5,6 +5,7 @@ package client
 import (
 	"context"
 	"net/url"
+	"slices"
 	"time"
 )
 
@@ -64,30 +65,45 @@ func (c *Client) Logs(ctx context.Context, path string, q LogQuery, each func([]
 	}
 }
 
-// RecentLogs returns a page of the newest lines, oldest of them first, and the
-// token that FollowLogs goes on from. It asks for at most limit lines.
-func (c *Client) RecentLogs(ctx context.Context, path string, q LogQuery, limit string) ([]LogEvent, string, error) {
+// recentPage is a page newest first.
+type recentPage struct {
+	Events   []LogEvent `json:"events"`
+	Forward  string     `json:"next_forward_token"`
+	Backward string     `json:"next_backward_token"`
+}
+
+// RecentLogs returns the last 100 lines, or all since q.Since, oldest first, and
+// the token that FollowLogs goes on from.
+func (c *Client) RecentLogs(ctx context.Context, path string, q LogQuery) (events []LogEvent, token string, err error) {
 	v := q.values()
-	v.Set("limit", limit)
-	return c.recent(ctx, path, v)
+	if q.Since.IsZero() {
+		v.Set("limit", "100")
+	}
+	for {
+		var page recentPage
+		if err := c.JSON(ctx, "GET", path+"/recentlogs", v, nil, &page); err != nil {
+			return nil, "", err
+		}
+		if token == "" {
+			token = page.Forward
+		}
+		events = append(events, page.Events...)
+		if q.Since.IsZero() || len(page.Events) == 0 {
+			slices.Reverse(events)
+			return events, token, nil
+		}
+		v = url.Values{"limit": v["limit"], "next_backward_token": {page.Backward}}
+	}
 }
 
 // FollowLogs returns what came after the token, oldest first (nothing: an empty
 // list), and the token to ask with next.
 func (c *Client) FollowLogs(ctx context.Context, path, token string) ([]LogEvent, string, error) {
-	return c.recent(ctx, path, url.Values{"limit": {"1000"}, "next_forward_token": {token}})
-}
-
-func (c *Client) recent(ctx context.Context, path string, v url.Values) ([]LogEvent, string, error) {
-	var page struct {
-		Events  []LogEvent `json:"events"`
-		Forward string     `json:"next_forward_token"`
-	}
+	var page recentPage
+	v := url.Values{"limit": {"1000"}, "next_forward_token": {token}}
 	if err := c.JSON(ctx, "GET", path+"/recentlogs", v, nil, &page); err != nil {
 		return nil, "", err
 	}
-	for i, j := 0, len(page.Events)-1; i < j; i, j = i+1, j-1 {
-		page.Events[i], page.Events[j] = page.Events[j], page.Events[i]
-	}
+	slices.Reverse(page.Events)
 	return page.Events, page.Forward, nil
 }
