@@ -13,6 +13,9 @@ import (
 
 	"panal/internal/api"
 	"panal/internal/control/job"
+	"panal/internal/control/service"
+	"panal/internal/dataplane"
+	"panal/internal/deploy"
 	"panal/internal/lake"
 	"panal/internal/logs"
 	"panal/internal/plat"
@@ -37,14 +40,92 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	files := lake.NewService(sqlstore.NewLake(a.lakeDB, a.now), a.blobs, a.now)
 	a.group.Add("lake", func(ctx context.Context) error { return a.keepLake(ctx, files) })
 
-	training := sqlstore.NewTraining(a.control)
+	training, deploys := sqlstore.NewTraining(a.control), sqlstore.NewDeploys(a.control)
+	trainSvc := train.NewService(train.Options{Store: training, Blobs: a.blobs, Now: a.now, ModelUsers: modelUsers(deploys)})
 	jobs := job.New(job.Config{
 		Log: a.log.With(slog.String(plat.LogComponent, "job")), Now: a.now, Store: training, Runner: a.runner,
 		Tokens: orgs, Blobs: a.blobs, IngestSpool: spool, APIURL: a.agents, Wake: a.control.Hub().Watch(ctx, train.TopicJob),
 	})
 	a.group.Add("job", jobs.Run)
+
+	table := dataplane.NewTable()
+	services := service.New(service.Config{
+		Log: a.log.With(slog.String(plat.LogComponent, "service")), Now: a.now, Store: deploys, Models: modelRefs{training},
+		Runner: a.runner, Tokens: orgs, Routes: table, IngestSpool: spool, APIURL: a.agents,
+		Wake: a.control.Hub().Watch(ctx, deploy.TopicService),
+	})
+	if err := services.Prime(ctx); err != nil {
+		return fmt.Errorf("routes: %w", err)
+	}
+	a.group.Add("service", services.Run)
+	manager := deploy.NewManager(deploy.Config{
+		Store: deploys, Blobs: a.blobs, Models: modelRefs{training}, Publisher: services, Now: a.now,
+		Log: a.log.With(slog.String(plat.LogComponent, "deploy")),
+	})
+	proxy := dataplane.NewProxy(table, dataplane.Options{
+		FirstByte: a.cfg.IdleTimeout, Idle: a.cfg.IdleTimeout, Hold: a.cfg.HoldTimeout,
+		Log: a.log.With(slog.String(plat.LogComponent, "gateway")), Metrics: a.metrics,
+	})
 	a.group.Add("housekeeping", func(ctx context.Context) error { return a.keepTokens(ctx, orgs) })
+
+	deps.TempDir = filepath.Join(a.cfg.Data, dirUploads)
+	deps.Lake, deps.Train, deps.Deploy, deps.Proxy, deps.Logs = files, trainSvc, manager, proxy, lines
+	deps.LogStreams = api.LogStreams{
+		Job: func(ctx context.Context, org plat.OrgID, definition string, id plat.JobID) error {
+			_, err := trainSvc.Job(ctx, org, definition, id)
+			return err
+		},
+		Service: func(ctx context.Context, org plat.OrgID, dep plat.DeploymentID, id plat.ServiceID) error {
+			_, err := manager.Service(ctx, org, dep, id)
+			return err
+		},
+	}
 	return nil
+}
+
+// modelRefs tells serving of training's models. It implements deploy.Models.
+type modelRefs struct{ store train.Store }
+
+// ModelRef implements deploy.Models.
+func (m modelRefs) ModelRef(ctx context.Context, org plat.OrgID, id plat.ModelID) (deploy.ModelRef, error) {
+	model, err := m.store.Model(ctx, id)
+	if err != nil {
+		return deploy.ModelRef{}, err
+	}
+	if model.Org != org {
+		return deploy.ModelRef{}, plat.NotFound("training model", id)
+	}
+	def, err := m.store.Definition(ctx, org, string(model.Definition))
+	if err != nil {
+		return deploy.ModelRef{}, err
+	}
+	ref := deploy.ModelRef{ID: id, DefinitionName: def.Name, Job: model.Job}
+	if model.Job != "" {
+		j, err := m.store.Job(ctx, model.Job)
+		if err != nil && !errors.Is(err, plat.ErrNotFound) { // a deleted job's model serves on
+			return deploy.ModelRef{}, err
+		}
+		ref.Datasets = j.Datasets
+	}
+	return ref, nil
+}
+
+// modelUsers tells training which services use its models, so that none is deleted
+// from under them.
+func modelUsers(store deploy.Store) func(context.Context, plat.OrgID, []plat.ModelID) ([]string, error) {
+	return func(ctx context.Context, org plat.OrgID, models []plat.ModelID) ([]string, error) {
+		var users []string
+		for _, m := range models {
+			ids, err := store.ServicesOfModel(ctx, org, m)
+			if err != nil {
+				return nil, err
+			}
+			for _, id := range ids {
+				users = append(users, "service "+string(id))
+			}
+		}
+		return users, nil
+	}
 }
 
 // openLogs opens the log store: a file per day beside SQLite, partitions on PostgreSQL.

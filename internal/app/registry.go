@@ -4,6 +4,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -41,6 +42,10 @@ func (a *App) openData(ctx context.Context) error {
 	}
 	a.lock = l
 	a.closers = append(a.closers, l.Close)
+	uploads := filepath.Join(a.cfg.Data, dirUploads)
+	if err := errors.Join(os.RemoveAll(uploads), os.Mkdir(uploads, 0o700)); err != nil {
+		return fmt.Errorf("upload directory: %w", err)
+	}
 	if a.cfg.Database != "" {
 		if a.control, err = postgres.Open(ctx, a.cfg.Database, 16, "outbox", "control", "lake", "logs"); err != nil {
 			return err

@@ -27,6 +27,8 @@ const (
 	dirLogs   = "logs"
 	dirRun    = "run"
 	dirEnvs   = "environments"
+	// dirUploads holds archives while they are checked; emptied at start.
+	dirUploads = "uploads"
 )
 
 // Admin is the content of admin.json: how to reach this installation as its
