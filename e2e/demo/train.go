@@ -8,6 +8,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"mime/multipart"
 	"net/http"
@@ -59,10 +60,10 @@ func archive(dir string) ([]byte, error) {
 			return nil, err
 		}
 	}
-	if err := tw.Close(); err != nil {
+	if err := errors.Join(tw.Close(), zw.Close()); err != nil {
 		return nil, err
 	}
-	return out.Bytes(), zw.Close()
+	return out.Bytes(), nil
 }
 
 // twoParts is the multipart body of a code upload (compute.md §2.4).

@@ -15,6 +15,7 @@ import (
 	"panal/internal/control/job"
 	"panal/internal/control/service"
 	"panal/internal/dataplane"
+	"panal/internal/dataset"
 	"panal/internal/deploy"
 	"panal/internal/lake"
 	"panal/internal/logs"
@@ -69,7 +70,9 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	a.group.Add("housekeeping", func(ctx context.Context) error { return a.keepTokens(ctx, orgs) })
 
 	deps.TempDir = filepath.Join(a.cfg.Data, dirUploads)
-	deps.Lake, deps.Train, deps.Deploy, deps.Proxy, deps.Logs = files, trainSvc, manager, proxy, lines
+	deps.Lake, deps.Datasets = files, dataset.NewService(sqlstore.NewDatasets(a.lakeDB), a.now)
+	deps.Train, deps.Logs = trainSvc, lines
+	_ = proxy
 	deps.LogStreams = api.LogStreams{
 		Job: func(ctx context.Context, org plat.OrgID, definition string, id plat.JobID) error {
 			_, err := trainSvc.Job(ctx, org, definition, id)
