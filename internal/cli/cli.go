@@ -26,6 +26,10 @@ type root struct {
 	Output string     `help:"table or json." default:"table" enum:"table,json" short:"o" env:"PANAL_OUTPUT"`
 	API    apiFlags   `embed:"" group:"Connection"`
 
+	Channel channelCmd `cmd:"" help:"Channels of the DataLake." group:"Data"`
+	Files   fileCmd    `cmd:"" name:"file" help:"Files of a channel." group:"Data"`
+	Dataset datasetCmd `cmd:"" help:"Datasets and their items." group:"Data"`
+
 	Serve   serveCmd   `cmd:"" help:"Run the platform." group:"Server"`
 	Stop    stopCmd    `cmd:"" help:"Stop the server of a data directory." group:"Server"`
 	Env     envCmd     `cmd:"" help:"Print how to reach a server, as export lines." group:"Server"`

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"panal/internal/client"
+	"panal/internal/plat"
+)
+
+type channelCmd struct {
+	Create    channelCreateCmd    `cmd:"" help:"Create a channel."`
+	List      channelListCmd      `cmd:"" help:"List channels, newest first."`
+	Get       channelGetCmd       `cmd:"" help:"Show a channel and how many files it has."`
+	Archive   channelArchiveCmd   `cmd:"" help:"Archive a channel: it stays readable and takes no uploads."`
+	Unarchive channelUnarchiveCmd `cmd:"" help:"Take an archived channel back."`
+}
+
+// channelArg is the argument of commands about a channel.
+type channelArg struct {
+	Channel string `arg:"" help:"Channel id, or its name where only one has it."`
+}
+
+// id returns the channel's id.
+func (a channelArg) id(e *env) (string, error) {
+	if len(a.Channel) == 13 && strings.Trim(a.Channel, "0123456789") == "" {
+		return a.Channel, nil
+	}
+	all, err := e.api.Channels(e.ctx, true)
+	if err != nil {
+		return "", err
+	}
+	var ids []string
+	for _, c := range all {
+		if c.Name == a.Channel {
+			ids = append(ids, c.ID)
+		}
+	}
+	switch len(ids) {
+	case 0:
+		return "", plat.NotFound("channel", a.Channel)
+	case 1:
+		return ids[0], nil
+	}
+	return "", plat.Errorf(plat.ErrInvalid, "%d channels are named %q; give the id: %s", len(ids), a.Channel, strings.Join(ids, ", "))
+}
+
+var channelHeader = []string{"CHANNEL", "NAME", "ARCHIVED", "CREATED", "DESCRIPTION"}
+
+func channelRow(c client.Channel) []string {
+	description := ""
+	if c.Description != nil {
+		description = *c.Description
+	}
+	return []string{c.ID, c.Name, strconv.FormatBool(c.Archived), c.CreatedAt, description}
+}
+
+func (e *env) printChannel(c client.Channel, err error) error {
+	if err != nil {
+		return err
+	}
+	return e.print(c, channelHeader, [][]string{channelRow(c)})
+}
+
+type channelCreateCmd struct {
+	Name        string `arg:"" optional:"" help:"Name; need not be unique."`
+	Description string `help:"Description."`
+}
+
+// Run creates a channel.
+func (c *channelCreateCmd) Run(e *env) error {
+	return e.printChannel(e.api.CreateChannel(e.ctx, c.Name, c.Description))
+}
+
+type channelListCmd struct {
+	Archived bool `help:"Show archived ones too."`
+}
+
+// Run lists channels.
+func (c *channelListCmd) Run(e *env) error {
+	all, err := e.api.Channels(e.ctx, c.Archived)
+	if err != nil {
+		return err
+	}
+	rows := make([][]string, len(all))
+	for i, ch := range all {
+		rows[i] = channelRow(ch)
+	}
+	return e.print(all, channelHeader, rows)
+}
+
+type channelGetCmd struct{ channelArg }
+
+// Run shows a channel.
+func (c *channelGetCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	ch, err := e.api.Channel(e.ctx, id)
+	if err != nil {
+		return err
+	}
+	n, err := e.api.CountFiles(e.ctx, id, "")
+	if err != nil {
+		return err
+	}
+	return e.print(struct {
+		client.Channel
+		Files int64 `json:"files"`
+	}{ch, n}, append(channelHeader[:len(channelHeader):len(channelHeader)], "FILES"), [][]string{append(channelRow(ch), fmt.Sprint(n))})
+}
+
+type channelArchiveCmd struct{ channelArg }
+
+// Run archives a channel.
+func (c *channelArchiveCmd) Run(e *env) error { return archiveChannel(e, c.channelArg, true) }
+
+type channelUnarchiveCmd struct{ channelArg }
+
+// Run unarchives a channel.
+func (c *channelUnarchiveCmd) Run(e *env) error { return archiveChannel(e, c.channelArg, false) }
+
+func archiveChannel(e *env, a channelArg, archived bool) error {
+	id, err := a.id(e)
+	if err != nil {
+		return err
+	}
+	return e.printChannel(e.api.ArchiveChannel(e.ctx, id, archived))
+}

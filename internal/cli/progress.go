@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"github.com/schollz/progressbar/v3"
+)
+
+// progress draws a bar on stderr when that is a terminal, and nothing when not.
+type progress struct{ bar *progressbar.ProgressBar }
+
+// progress starts a bar of n steps (-1: unknown) that count things called unit.
+func (e *env) progress(n int, what, unit string) progress {
+	if !isTerminal(e.stderr) {
+		return progress{}
+	}
+	return progress{progressbar.NewOptions(n,
+		progressbar.OptionSetWriter(e.stderr), progressbar.OptionSetDescription(what), progressbar.OptionSetItsString(unit),
+		progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionClearOnFinish(), progressbar.OptionThrottle(100e6),
+	)}
+}
+
+// add counts n steps. It is safe for concurrent use.
+func (p progress) add(n int) {
+	if p.bar != nil {
+		_ = p.bar.Add(n) // drawing is a courtesy
+	}
+}
+
+// done takes the bar away.
+func (p progress) done() {
+	if p.bar != nil {
+		_ = p.bar.Finish()
+	}
+}
