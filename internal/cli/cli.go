@@ -36,7 +36,9 @@ type root struct {
 	Config  configCmd  `cmd:"" help:"Show the configuration." group:"Server"`
 	Version versionCmd `cmd:"" help:"Print the version." group:"Server"`
 
-	Log logCmd `cmd:"" help:"Show what jobs and services wrote."`
+	Job   jobCmd   `cmd:"" help:"Training: definitions, versions and jobs." group:"Training"`
+	Model modelCmd `cmd:"" help:"Training models." group:"Training"`
+	Log   logCmd `cmd:"" help:"Show what jobs and services wrote."`
 }
 
 // apiFlags say which server is called, and as whom. The original clients'
