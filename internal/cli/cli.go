@@ -38,7 +38,7 @@ type root struct {
 
 	Job   jobCmd   `cmd:"" help:"Training: definitions, versions and jobs." group:"Training"`
 	Model modelCmd `cmd:"" help:"Training models." group:"Training"`
-	Log   logCmd `cmd:"" help:"Show what jobs and services wrote."`
+	Log   logCmd   `cmd:"" help:"Show what jobs and services wrote."`
 }
 
 // apiFlags say which server is called, and as whom. The original clients'
