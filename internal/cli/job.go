@@ -206,7 +206,7 @@ A job that finds no room stays Pending; 'panal job get' says what it waits for.`
 }
 
 func jobRow(j client.Job) []string {
-	return []string{j.ID, strconv.Itoa(j.Version), j.Status, j.InstanceType, progress(j), j.Description, j.CreatedAt, firstLine(j.StatusMessage)}
+	return []string{j.ID, strconv.Itoa(j.Version), j.Status, j.InstanceType, progressOf(j), j.Description, j.CreatedAt, firstLine(j.StatusMessage)}
 }
 
 func jobHeader() []string {
@@ -218,8 +218,8 @@ func firstLine(s string) string {
 	return line
 }
 
-// progress sums up a job's statistics.
-func progress(j client.Job) string {
+// progressOf sums up a job's statistics.
+func progressOf(j client.Job) string {
 	s := j.Statistics
 	if s == nil {
 		return ""
@@ -420,7 +420,7 @@ func (s *jobShow) note(text string) {
 
 func (s *jobShow) update(j client.Job) {
 	text := j.Status
-	if p := progress(j); p != "" {
+	if p := progressOf(j); p != "" {
 		text += " " + p
 	} else if j.StatusMessage != "" && !j.Ended() {
 		text += ": " + firstLine(j.StatusMessage)
