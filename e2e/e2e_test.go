@@ -72,6 +72,9 @@ func TestScripts(t *testing.T) {
 					"api":      cmdAPI,
 					"get":      cmdGet,
 					"until":    cmdUntil,
+					"want":     cmdWant,
+					"cut":      cmdCut,
+					"repeat":   cmdRepeat,
 				},
 			})
 		})
@@ -184,7 +187,8 @@ func (s *server) close() {
 }
 
 // api METHOD PATH STATUS [BODY|@FILE] [HEADER: VALUE …]: calls the API as the admin (as
-// nobody with "noauth" before METHOD) and wants that status. {org} in PATH is the
+// nobody with "noauth" before METHOD, as somebody else with an Authorization header)
+// and wants that status. {org} in PATH is the
 // organization. The answer goes to stdout.
 func cmdAPI(ts *testscript.TestScript, neg bool, args []string) {
 	s := get(ts)
@@ -218,7 +222,7 @@ func cmdAPI(ts *testscript.TestScript, neg bool, args []string) {
 			req.Header[k] = []string{strings.TrimSpace(v)}
 		}
 	}
-	if auth && !strings.Contains(path, "sig=") {
+	if auth && !strings.Contains(path, "sig=") && req.Header.Get("Authorization") == "" {
 		req.SetBasicAuth(s.auth[0], s.auth[1])
 	}
 	client := &http.Client{Timeout: 60 * time.Second}
