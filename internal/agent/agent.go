@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -41,16 +42,28 @@ type agent struct {
 func Main(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
 	cfg, err := parse(args, environ)
 	if err != nil {
-		fmt.Fprintf(stderr, "panal agent: %v\n", err)
-		return 1
+		return notBegun(environ, stderr, err)
 	}
 	a := &agent{cfg: cfg, api: newAPIClient(cfg), state: newState()}
 	code, err := a.run(ctx, stdout)
 	if err != nil {
-		fmt.Fprintf(stderr, "panal agent: %v\n", err)
-		return 1
+		return notBegun(environ, stderr, err)
 	}
 	return code
+}
+
+// notBegun tells of an agent that could not begin: on standard error, and to the
+// runner if it wants to know.
+func notBegun(environ []string, stderr io.Writer, err error) int {
+	_, _ = fmt.Fprintf(stderr, "panal agent: %v\n", err)
+	for _, kv := range environ {
+		if dir, ok := strings.CutPrefix(kv, agentctl.EnvWorkDir+"="); ok && filepath.IsAbs(dir) {
+			if err := writeExit(dir, agentctl.Exit{Code: 1, Reason: err.Error()}); err != nil {
+				_, _ = fmt.Fprintf(stderr, "panal agent: %v\n", err)
+			}
+		}
+	}
+	return 1
 }
 
 // run does the agent's work; an error means that it could not even begin, or
@@ -123,7 +136,7 @@ func (a *agent) run(ctx context.Context, stdout io.Writer) (code int, err error)
 		a.drain(context.WithoutCancel(ctx), ship, shipped, logGrace)
 	}
 	giveUp()
-	if err := a.writeExit(exit); err != nil {
+	if err := writeExit(a.cfg.workDir, exit); err != nil {
 		a.state.update(func(s *agentctl.State) { s.Phase, s.Healthy, s.Exit = string(runner.PhaseExited), false, &exit })
 		return 1, err
 	}
@@ -187,13 +200,13 @@ func (a *agent) drain(ctx context.Context, ship *shipper, shipped <-chan struct{
 }
 
 // writeExit tells the runner how it ended, atomically.
-func (a *agent) writeExit(exit agentctl.Exit) error {
+func writeExit(workDir string, exit agentctl.Exit) error {
 	exit.Reason = strings.ToValidUTF8(exit.Reason[:min(len(exit.Reason), 8<<10)], "")
 	data, err := json.Marshal(exit)
 	if err != nil {
 		return fmt.Errorf("write exit: %w", err)
 	}
-	path := filepath.Join(a.cfg.workDir, agentctl.ExitFile)
+	path := filepath.Join(workDir, agentctl.ExitFile)
 	if err := os.WriteFile(path+".tmp", data, 0o600); err != nil {
 		return fmt.Errorf("write exit: %w", err)
 	}
@@ -211,7 +224,7 @@ func (a *agent) python(script, dir, site, name string, env []string) (*child, fu
 	if err != nil {
 		return nil, nil, fmt.Errorf("start python: %w", err)
 	}
-	c, err := a.startChild([]string{a.cfg.python, filepath.Join(a.scripts, script), string(settings)}, dir, append(a.cfg.environ[:len(a.cfg.environ):len(a.cfg.environ)], env...))
+	c, err := a.startChild([]string{a.cfg.python, filepath.Join(a.scripts, script), string(settings)}, dir, append(slices.Clip(a.cfg.environ), env...))
 	if err != nil {
 		return nil, nil, err
 	}

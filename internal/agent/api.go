@@ -99,8 +99,7 @@ func statusError(what string, resp *http.Response) error {
 
 // networkError hides the URL of a failed request.
 func networkError(what string, err error) error {
-	var ue *url.Error
-	if errors.As(err, &ue) {
+	if ue, ok := errors.AsType[*url.Error](err); ok {
 		err = ue.Err
 	}
 	return &plat.Error{Kind: plat.ErrUnavailable, Public: what, Err: err}
@@ -123,7 +122,7 @@ func (c *apiClient) call(ctx context.Context, method, path, what string, out any
 	if err != nil {
 		return networkError(what, err)
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
 		return statusError(what, resp)
 	}
@@ -161,7 +160,7 @@ func (c *apiClient) fetch(ctx context.Context, what, apiPath, dir, tmp string) e
 	if err != nil {
 		return fmt.Errorf("download %s: %w", what, err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if err := os.Remove(f.Name()); err != nil { // gone with the file handle, whatever happens
 		return fmt.Errorf("download %s: %w", what, err)
 	}
@@ -195,7 +194,7 @@ func (c *apiClient) fetch(ctx context.Context, what, apiPath, dir, tmp string) e
 	if err != nil {
 		return fmt.Errorf("unpack %s: %w", what, err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	if err := archive.Unpack(root, f, size, archive.Limits{}); err != nil {
 		return fmt.Errorf("unpack %s: %w", what, err)
 	}
@@ -218,7 +217,7 @@ func (c *apiClient) download(ctx context.Context, what, uri string, f *os.File) 
 	if err != nil {
 		return 0, networkError("download "+what, err)
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
 		return 0, statusError("download "+what, resp)
 	}

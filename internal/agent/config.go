@@ -35,12 +35,14 @@ const defaultMaxRequestBytes = 5 << 30
 
 // flagNames are the variables that may also be given as flags, in lower case
 // (compute.md §13.2), plus ours.
-var flagNames = []string{
-	"ABEJA_API_URL", "ABEJA_ORGANIZATION_ID", "ABEJA_PLATFORM_USER_ID", "ABEJA_DEPLOYMENT_ID", "ABEJA_SERVICE_ID",
-	"ABEJA_MODEL_ID", "ABEJA_MODEL_VERSION", "ABEJA_MODEL_VERSION_ID", "ABEJA_DEPLOYMENT_CODE_DOWNLOAD",
-	"ABEJA_TRAINING_MODEL_DOWNLOAD", "TRAINING_JOB_DEFINITION_NAME", "TRAINING_JOB_DEFINITION_VERSION", "TRAINING_JOB_ID",
-	"ABEJA_USER_MODEL_ROOT", "ABEJA_TRAINING_RESULT_DIR", "ABEJA_RUNTIME", "PORT", "HEALTHCHECK_PORT", "HANDLER",
-	EnvWorkers, EnvQueue, EnvHandlerTimeout, EnvMaxRequestBytes,
+func flagNames() []string {
+	return []string{
+		"ABEJA_API_URL", "ABEJA_ORGANIZATION_ID", "ABEJA_PLATFORM_USER_ID", "ABEJA_DEPLOYMENT_ID", "ABEJA_SERVICE_ID",
+		"ABEJA_MODEL_ID", "ABEJA_MODEL_VERSION", "ABEJA_MODEL_VERSION_ID", "ABEJA_DEPLOYMENT_CODE_DOWNLOAD",
+		"ABEJA_TRAINING_MODEL_DOWNLOAD", "TRAINING_JOB_DEFINITION_NAME", "TRAINING_JOB_DEFINITION_VERSION", "TRAINING_JOB_ID",
+		"ABEJA_USER_MODEL_ROOT", "ABEJA_TRAINING_RESULT_DIR", "ABEJA_RUNTIME", "PORT", "HEALTHCHECK_PORT", "HANDLER",
+		EnvWorkers, EnvQueue, EnvHandlerTimeout, EnvMaxRequestBytes,
+	}
 }
 
 // config is what one run of the agent needs to know.
@@ -110,7 +112,7 @@ func parse(args, environ []string) (*config, error) {
 	for len(args) > 0 {
 		name, value, ok := strings.Cut(strings.TrimLeft(args[0], "-"), "=")
 		env := strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
-		if !strings.HasPrefix(args[0], "--") || !slices.Contains(flagNames, env) {
+		if !strings.HasPrefix(args[0], "--") || !slices.Contains(flagNames(), env) {
 			return nil, plat.Errorf(plat.ErrInvalid, "%q is no flag of the agent", args[0])
 		}
 		args = args[1:]

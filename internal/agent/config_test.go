@@ -4,16 +4,22 @@ package agent_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"panal/internal/runner/agentctl"
 )
 
 // What is missing or wrong is said by name, at once, with exit code 1.
 func TestConfigErrors(t *testing.T) {
-	good := []string{"ABEJA_API_URL=http://127.0.0.1:1", "ABEJA_ORGANIZATION_ID=1", "PLATFORM_AUTH_TOKEN=t", "HANDLER=a:b",
-		"TRAINING_JOB_DEFINITION_NAME=d", "TRAINING_JOB_DEFINITION_VERSION=1", "ABEJA_MODEL_ID=1", "ABEJA_MODEL_VERSION_ID=1", "ABEJA_DEPLOYMENT_CODE_DOWNLOAD=x"}
+	good := []string{
+		"ABEJA_API_URL=http://127.0.0.1:1", "ABEJA_ORGANIZATION_ID=1", "PLATFORM_AUTH_TOKEN=t", "HANDLER=a:b",
+		"TRAINING_JOB_DEFINITION_NAME=d", "TRAINING_JOB_DEFINITION_VERSION=1", "ABEJA_MODEL_ID=1", "ABEJA_MODEL_VERSION_ID=1", "ABEJA_DEPLOYMENT_CODE_DOWNLOAD=x",
+	}
 	for _, c := range []struct {
 		name string
 		args []string
@@ -39,12 +45,17 @@ func TestConfigErrors(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cmd := exec.Command(os.Args[0], c.args...)
-			cmd.Env = append(append([]string{beAgent + "=1"}, good...), c.env...)
+			work := t.TempDir()
+			cmd.Env = append(append([]string{beAgent + "=1", agentctl.EnvWorkDir + "=" + work}, good...), c.env...)
 			var out bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &out, &out
 			_ = cmd.Run()
 			if cmd.ProcessState.ExitCode() != 1 || !strings.Contains(out.String(), c.want) {
 				t.Errorf("exit %d: %s, want %q", cmd.ProcessState.ExitCode(), &out, c.want)
+			}
+			var e agentctl.Exit
+			if data, err := os.ReadFile(filepath.Join(work, agentctl.ExitFile)); err != nil || json.Unmarshal(data, &e) != nil || !strings.Contains(e.Reason, c.want) {
+				t.Errorf("the runner is told %+v (%v)", e, err)
 			}
 		})
 	}

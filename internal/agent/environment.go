@@ -41,7 +41,10 @@ type interpreter struct {
 func codeRoot(dir string) string {
 	found := ""
 	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.IsDir() {
+		if err != nil {
+			return fs.SkipDir // what can't be read is no reason
+		}
+		if !d.IsDir() {
 			return nil
 		}
 		rel, _ := filepath.Rel(dir, path)
@@ -61,11 +64,12 @@ func codeRoot(dir string) string {
 // site directory to put on the module path; empty when nothing is missing.
 func (a *agent) environment(ctx context.Context, root string) (string, error) {
 	file := filepath.Join(root, requirementsFile)
-	if _, err := os.Lstat(filepath.Join(root, "Pipfile")); err == nil {
+	if exists(filepath.Join(root, "Pipfile")) {
+		var err error
 		if file, err = a.pipfile(ctx, root); err != nil {
 			return "", err
 		}
-	} else if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
+	} else if !exists(file) {
 		return "", nil
 	}
 	text, local, err := requirementBytes(file, 0)
@@ -108,9 +112,14 @@ func (a *agent) environment(ctx context.Context, root string) (string, error) {
 	return reply.Path, err
 }
 
+func exists(file string) bool {
+	_, err := os.Lstat(file)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
 func (a *agent) interpreter(ctx context.Context, file string) (interpreter, error) {
 	var py interpreter
-	cmd := exec.Command(a.cfg.python, filepath.Join(a.scripts, "environment.py"), file) //nolint:gosec,noctx // the profile's interpreter; output ends it with ctx
+	cmd := exec.Command(a.cfg.python, filepath.Join(a.scripts, "environment.py"), file) //nolint:noctx // the profile's interpreter; output ends it with ctx
 	cmd.Env, cmd.Dir = a.cfg.environ, a.cfg.workDir
 	out, err := a.procs.output(ctx, cmd, maxRequirements)
 	if err != nil {
@@ -168,7 +177,7 @@ func readSmall(file string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	return io.ReadAll(io.LimitReader(f, maxRequirements))
 }
 
@@ -204,7 +213,7 @@ func (a *agent) install(ctx context.Context, py interpreter, root, file, target 
 	if err := os.WriteFile(again, []byte(pinned), 0o600); err != nil {
 		return fmt.Errorf("install requirements: %w", err)
 	}
-	defer os.Remove(again)
+	defer func() { _ = os.Remove(again) }()
 	return a.pip(ctx, root, "--no-deps", "--target", target, "-r", again)
 }
 
@@ -299,7 +308,7 @@ func (a *agent) tool(ctx context.Context, dir string, argv []string) error {
 // pipenv has to make one.
 func (a *agent) pipfile(ctx context.Context, root string) (string, error) {
 	lock := filepath.Join(root, "Pipfile.lock")
-	if _, err := os.Lstat(lock); errors.Is(err, fs.ErrNotExist) {
+	if !exists(lock) {
 		pipenv, err := lookPath("pipenv", a.cfg.environ)
 		if err != nil {
 			return "", plat.Errorf(plat.ErrInvalid, "the code has a Pipfile without Pipfile.lock, and this image has no pipenv to resolve it: add the lock file, or use requirements.txt")

@@ -5,6 +5,7 @@ package agent_test
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -120,26 +121,34 @@ func TestEnvironmentWithoutRunner(t *testing.T) {
 	}{
 		"wheel and sdist": {files: []string{"train.py", useWheel, "requirements.txt", "one\ntwo\n"}, line: "one is 11 two is 22"},
 		"satisfied":       {files: []string{"train.py", "def handler(c): pass", "requirements.txt", "numpy>=1\n\n# x\n"}, line: "all requirements are there already"},
-		"pipfile lock": {files: []string{"train.py", useWheel, "Pipfile", "", "Pipfile.lock",
-			`{"default":{"one":{"version":"==1.0"},"two":{"version":"==2.0","markers":"python_version >= '3'"}}}`}, line: "one is 11 two is 22"},
+		"pipfile lock": {files: []string{
+			"train.py", useWheel, "Pipfile", "", "Pipfile.lock",
+			`{"default":{"one":{"version":"==1.0"},"two":{"version":"==2.0","markers":"python_version >= '3'"}}}`,
+		}, line: "one is 11 two is 22"},
 		".abeja": {files: []string{"sub/project/.abeja/x", "", "sub/project/train.py", useWheel, "sub/project/requirements.txt", "one\ntwo"}, line: "one is 11 two is 22"},
-		"in the code": {files: []string{"train.py", "import mine\ndef handler(c): print('mine is', mine.value)", "requirements.txt", "./mine\n",
-			"mine/setup.py", "from setuptools import setup\nsetup(name='mine', version='1.0', py_modules=['mine'])\n", "mine/mine.py", "value = 33\n"}, line: "mine is 33"},
-		"unknown package": {files: []string{"train.py", useWheel, "requirements.txt", "nothing-like-this==1\n"}, code: 1,
-			reason: "installing the requirements: pip ended with exit code 1: ERROR: No matching distribution found for nothing-like-this==1"},
-		"no pipenv": {files: []string{"train.py", useWheel, "Pipfile", "[packages]\none = '*'\n"}, code: 1, env: map[string]string{"PATH": "/nowhere"},
-			reason: "the code has a Pipfile without Pipfile.lock, and this image has no pipenv to resolve it: add the lock file, or use requirements.txt"},
-		"bad interpreter": {files: []string{"train.py", useWheel, "requirements.txt", "one"}, code: 1, env: map[string]string{agentctl.EnvPython: "/nowhere/python"},
-			reason: "the Python interpreter /nowhere/python does not work"},
+		"in the code": {files: []string{
+			"train.py", "import mine\ndef handler(c): print('mine is', mine.value)", "requirements.txt", "./mine\n",
+			"mine/setup.py", "from setuptools import setup\nsetup(name='mine', version='1.0', py_modules=['mine'])\n", "mine/mine.py", "value = 33\n",
+		}, line: "mine is 33"},
+		"unknown package": {
+			files: []string{"train.py", useWheel, "requirements.txt", "nothing-like-this==1\n"}, code: 1,
+			reason: "installing the requirements: pip ended with exit code 1: ERROR: No matching distribution found for nothing-like-this==1",
+		},
+		"no pipenv": {
+			files: []string{"train.py", useWheel, "Pipfile", "[packages]\none = '*'\n"}, code: 1, env: map[string]string{"PATH": "/nowhere"},
+			reason: "the code has a Pipfile without Pipfile.lock, and this image has no pipenv to resolve it: add the lock file, or use requirements.txt",
+		},
+		"bad interpreter": {
+			files: []string{"train.py", useWheel, "requirements.txt", "one"}, code: 1, env: map[string]string{agentctl.EnvPython: "/nowhere/python"},
+			reason: "the Python interpreter /nowhere/python does not work",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(t)
 			s.pack(c.files...)
 			env := map[string]string{}
 			for _, m := range []map[string]string{local, c.env} {
-				for k, v := range m {
-					env[k] = v
-				}
+				maps.Copy(env, m)
 			}
 			e := start(t, s, "training", env).wait()
 			if e.Code != c.code || !strings.HasPrefix(e.Reason, c.reason) {

@@ -12,7 +12,7 @@ import (
 
 // Frames between agent and runtime (compute.md §13.4): AB E9 A0, version 01,
 // length, JSON.
-var frameHead = [4]byte{0xAB, 0xE9, 0xA0, 0x01}
+const frameHead = "\xAB\xE9\xA0\x01"
 
 const maxFrame = 16 << 20
 
@@ -53,7 +53,7 @@ func writeFrame(w io.Writer, v any) error {
 	if len(body) > maxFrame {
 		return fmt.Errorf("write frame: %d bytes are too many", len(body))
 	}
-	frame := binary.BigEndian.AppendUint32(append(make([]byte, 0, 8+len(body)), frameHead[:]...), uint32(len(body))) //nolint:gosec // bounded above
+	frame := binary.BigEndian.AppendUint32(append(make([]byte, 0, 8+len(body)), frameHead...), uint32(len(body)))
 	if _, err := w.Write(append(frame, body...)); err != nil {
 		return fmt.Errorf("write frame: %w", err)
 	}
@@ -67,7 +67,7 @@ func readFrame(r *bufio.Reader, v any) error {
 		return fmt.Errorf("read frame: %w", err)
 	}
 	size := binary.BigEndian.Uint32(head[4:])
-	if [4]byte(head[:4]) != frameHead || size > maxFrame {
+	if string(head[:4]) != frameHead || size > maxFrame {
 		return fmt.Errorf("read frame: bad head % x", head)
 	}
 	body := make([]byte, size)

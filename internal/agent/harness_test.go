@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -230,7 +231,7 @@ func start(t testing.TB, s *server, kind string, env map[string]string) *proc {
 func startIn(t testing.TB, s *server, kind string, env map[string]string, attr *syscall.SysProcAttr) *proc {
 	t.Helper()
 	p := &proc{t: t, work: t.TempDir(), exited: make(chan struct{})}
-	sockets, err := os.MkdirTemp("", "sock") // short: a socket path is bounded
+	sockets, err := os.MkdirTemp("", "sock") //nolint:usetesting // short: a socket path is bounded
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -267,18 +268,14 @@ func startIn(t testing.TB, s *server, kind string, env map[string]string, attr *
 	p.control.Transport = withKey{p.control.Transport}
 	if kind == "service" {
 		p.serve = listen("s")
-		for k, v := range map[string]string{
+		maps.Copy(vars, map[string]string{
 			agentctl.EnvServeFD: "4", "ABEJA_MODEL_ID": "174", "ABEJA_MODEL_VERSION_ID": "ver-1", "ABEJA_MODEL_VERSION": "1.0 ä",
 			"ABEJA_DEPLOYMENT_ID": "174", "ABEJA_SERVICE_ID": "ser-1", "ABEJA_DEPLOYMENT_CODE_DOWNLOAD": "organizations/" + org + "/deployments/174/versions/ver-1/download",
-		} {
-			vars[k] = v
-		}
+		})
 	} else {
-		for k, v := range map[string]string{
+		maps.Copy(vars, map[string]string{
 			"HANDLER": "train:handler", "TRAINING_JOB_DEFINITION_NAME": "digits", "TRAINING_JOB_DEFINITION_VERSION": "3", "TRAINING_JOB_ID": "171",
-		} {
-			vars[k] = v
-		}
+		})
 	}
 	for k, v := range env {
 		vars[k] = v
@@ -287,6 +284,7 @@ func startIn(t testing.TB, s *server, kind string, env map[string]string, attr *
 			delete(vars, k[1:])
 		}
 	}
+	p.work = vars[agentctl.EnvWorkDir]
 	for k, v := range vars {
 		p.cmd.Env = append(p.cmd.Env, k+"="+v)
 	}

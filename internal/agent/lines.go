@@ -75,7 +75,7 @@ func (l *lineReader) finish() { _ = l.file.SetReadDeadline(time.Now().Add(idleAf
 // run reads until the end of the pipe. It takes no more while the spool is full,
 // so a program that prints too much waits.
 func (l *lineReader) run() {
-	defer l.file.Close()
+	defer func() { _ = l.file.Close() }()
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := l.take(buf, l.conn.Read)

@@ -110,7 +110,7 @@ def handler(request, context):
 		files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.cmd.Process.Pid))
 		for _, f := range files {
 			text, _ := os.ReadFile(f)
-			for _, pid := range strings.Fields(string(text)) {
+			for pid := range strings.FieldsSeq(string(text)) {
 				stat, _ := os.ReadFile("/proc/" + pid + "/stat")
 				if _, rest, _ := strings.Cut(string(stat), ") "); strings.HasPrefix(rest, "Z") {
 					zombies++

@@ -99,7 +99,7 @@ func (p *processes) reapOne() bool {
 		pid int32
 		_   [27]int32
 	}
-	err := unix.Waitid(unix.P_ALL, 0, (*unix.Siginfo)(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	err := unix.Waitid(unix.P_ALL, 0, (*unix.Siginfo)(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil) //nolint:gosec // the kernel's own layout, as long as siginfo_t
 	if err != nil || info.pid == 0 || p.known[int(info.pid)] {
 		return errors.Is(err, unix.EINTR)
 	}
@@ -122,7 +122,7 @@ func (p *processes) killOrphans() {
 		files, _ := filepath.Glob("/proc/self/task/*/children")
 		for _, f := range files {
 			text, _ := os.ReadFile(f)
-			for _, word := range strings.Fields(string(text)) {
+			for word := range strings.FieldsSeq(string(text)) {
 				pid, err := strconv.Atoi(word)
 				p.mu.Lock()
 				if err == nil && !p.known[pid] {
@@ -185,7 +185,7 @@ type child struct {
 
 // startChild starts a program; its lines go to the sink.
 func (a *agent) startChild(argv []string, dir string, env []string) (*child, error) {
-	c := &child{cmd: exec.Command(argv[0], argv[1:]...), done: make(chan struct{})} //nolint:gosec,noctx // user code, ended by stop and kill
+	c := &child{cmd: exec.Command(argv[0], argv[1:]...), done: make(chan struct{})} //nolint:noctx // user code, ended by stop and kill
 	c.cmd.Dir, c.cmd.Env = dir, env
 	var ends []*os.File
 	defer func() {

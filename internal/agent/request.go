@@ -52,7 +52,7 @@ func (b *body) add(r io.Reader) (string, error) {
 		return "", diskError(err)
 	}
 	b.paths = append(b.paths, f.Name())
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	src := &failReader{r: r}
 	n, err := io.Copy(f, io.LimitReader(src, b.left+1))
 	b.left -= n

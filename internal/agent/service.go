@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -166,7 +167,7 @@ func (s *service) run(ctx context.Context) error {
 
 // readyChanged notes how many workers there are.
 func (s *service) readyChanged(n int) {
-	was := s.ready.Swap(int32(n)) //nolint:gosec // a small number
+	was := s.ready.Swap(int32(n))
 	if s.health.Load() == healthReady && (was > 0) != (n > 0) {
 		s.a.state.update(func(st *agentctl.State) { st.Healthy = n > 0 })
 	}
@@ -199,9 +200,7 @@ func (s *service) healthCheck(w http.ResponseWriter) {
 
 // infer answers one request by user code.
 func (s *service) infer(w http.ResponseWriter, r *http.Request) {
-	for k, v := range s.common {
-		w.Header()[k] = v
-	}
+	maps.Copy(w.Header(), s.common)
 	id := requestID(r)
 	err := s.tryInfer(w, r, id)
 	var he *httpError
@@ -260,7 +259,7 @@ func (s *service) tryInfer(w http.ResponseWriter, r *http.Request, id string) er
 		return &httpError{http.StatusInternalServerError, textRaised}
 	}
 	if out != nil {
-		defer out.Close()
+		defer func() { _ = out.Close() }()
 	}
 	return respond(w, resp, out)
 }
@@ -308,7 +307,7 @@ func (s *service) open(resp runtimeResponse) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	f, err := root.OpenFile(rel, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ package agent_test
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -537,4 +538,63 @@ func TestControlDemandsTheKey(t *testing.T) {
 		}
 	}
 	p.ready() // and it goes on
+}
+
+// In a container there are no inherited sockets and nobody takes log lines: the
+// agent listens on its ports and prints lines as JSON.
+func TestContainer(t *testing.T) {
+	var ports []string
+	for range 2 {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		_, port, _ := net.SplitHostPort(ln.Addr().String())
+		ports = append(ports, port)
+		_ = ln.Close()
+	}
+	s := newServer(t)
+	s.pack("main.py", "print('imported')\ndef handler(r, c): return {'content': 'hi'}")
+	p := start(t, s, "service", map[string]string{
+		"-" + agentctl.EnvServeFD: "", "-" + agentctl.EnvInstanceKey: "", "-" + agentctl.EnvWorkloadID: "", "PORT": ports[0], "HEALTHCHECK_PORT": ports[1],
+	})
+	p.ready()
+	for _, c := range []struct{ url, want string }{
+		{"http://127.0.0.1:" + ports[0] + "/x", "200 hi"},
+		{"http://127.0.0.1:" + ports[0] + "/health_check", `200 {"status":"ok"}`},
+		{"http://127.0.0.1:" + ports[1] + "/health_check", `200 {"status":"ok"}`},
+		{"http://127.0.0.1:" + ports[1] + "/x", `404 {"status":"not found"}`},
+	} {
+		resp, err := http.Get(c.url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		_, _ = b.ReadFrom(resp.Body)
+		_ = resp.Body.Close()
+		if got := fmt.Sprintf("%d %s", resp.StatusCode, strings.TrimSpace(b.String())); got != c.want {
+			t.Errorf("%s: %s, want %s", c.url, got, c.want)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+	p.signal(syscall.SIGTERM)
+	if e := p.wait(); e.Code != 0 {
+		t.Errorf("%+v", e)
+	}
+	if out := p.stderr.String(); !strings.Contains(out, `"log_level":"info","message":"imported"`) {
+		t.Errorf("printed: %s", out)
+	}
+}
+
+// A work directory so deep that no socket path fits.
+func TestDeepWorkDirectory(t *testing.T) {
+	s := newServer(t)
+	s.pack("main.py", "def handler(r, c): return {'content': r.read()}")
+	work := filepath.Join(t.TempDir(), strings.Repeat("deep", 20), strings.Repeat("deeper", 20))
+	p := start(t, s, "service", map[string]string{agentctl.EnvWorkDir: work})
+	p.ready()
+	if a := p.call("POST", "/", "text/plain", "hello"); a.code != 200 || a.body != "hello" {
+		t.Errorf("%d %s", a.code, a.body)
+	}
 }

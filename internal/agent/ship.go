@@ -113,7 +113,7 @@ func (s *shipper) send(ctx context.Context, b spool.Batch) (time.Duration, error
 	if err != nil {
 		return 0, networkError("ship log lines", err)
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	if err != nil {
 		return 0, networkError("ship log lines", err)

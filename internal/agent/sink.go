@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -148,9 +149,9 @@ func (s *sink) endExport() {
 func (s *sink) lastError() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := len(s.tail) - 1; i >= 0; i-- {
-		if strings.Contains(s.tail[i], "ERROR") {
-			return s.tail[i]
+	for _, v := range slices.Backward(s.tail) {
+		if strings.Contains(v, "ERROR") {
+			return v
 		}
 	}
 	if len(s.tail) == 0 {

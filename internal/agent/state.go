@@ -151,7 +151,7 @@ func inherited(fd int) (net.Listener, error) {
 	if f == nil {
 		return nil, fmt.Errorf("file descriptor %d is not open", fd)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	ln, err := net.FileListener(f)
 	if err != nil {
 		return nil, fmt.Errorf("listener on file descriptor %d: %w", fd, err)

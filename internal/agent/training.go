@@ -148,7 +148,7 @@ func (a *agent) putResult(ctx context.Context, uri string, size int64) error {
 	}()
 	defer func() {
 		_ = pr.CloseWithError(context.Canceled)
-		<-packed
+		<-packed // the transfer has told what went wrong
 	}()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, target, progressReader{pr, touch})
 	if err != nil {
@@ -160,7 +160,7 @@ func (a *agent) putResult(ctx context.Context, uri string, size int64) error {
 	if err != nil {
 		return networkError(what, err)
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode/100 != 2 {
 		return statusError(what, resp)
 	}
@@ -175,7 +175,7 @@ func eachResult(dir string, f func(root *os.Root, name string, info fs.FileInfo)
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	return fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -203,7 +203,7 @@ func zipResult(dir string, w io.Writer, say func(string, string, ...any)) (int64
 		if err != nil {
 			return err
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }()
 		h := &zip.FileHeader{Name: name, Method: zip.Store, Modified: info.ModTime()}
 		h.SetMode(info.Mode().Perm())
 		out, err := zw.CreateHeader(h)

@@ -73,8 +73,10 @@ func TestTrainingFails(t *testing.T) {
 		result bool
 	}{
 		"raises": {code: "def handler(c):\n raise ValueError('planted')", reason: "the handler raised ValueError: planted", tail: "Traceback"},
-		"raises after a file": {code: "import os\ndef handler(c):\n open(os.environ['ABEJA_TRAINING_RESULT_DIR']+'/x','w').close()\n raise ValueError('planted')",
-			reason: "the handler raised ValueError: planted", result: true},
+		"raises after a file": {
+			code:   "import os\ndef handler(c):\n open(os.environ['ABEJA_TRAINING_RESULT_DIR']+'/x','w').close()\n raise ValueError('planted')",
+			reason: "the handler raised ValueError: planted", result: true,
+		},
 		"import":     {code: "import nothing_like_this", reason: "the handler train:handler could not be imported: ModuleNotFoundError: No module named 'nothing_like_this'", tail: "Traceback"},
 		"no handler": {code: "x = 1", reason: "the module train has no function handler"},
 		"bad name":   {code: "x = 1", env: map[string]string{"HANDLER": "a:b:c"}, reason: "HANDLER is 'a:b:c'; write it as module:function"},

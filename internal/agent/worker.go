@@ -45,7 +45,7 @@ func (a *agent) startWorker(ctx context.Context, name, root, site string) (*work
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if w.conn, err = dialSocket(w.dir, sock); err == nil {
+		if w.conn, err = dialSocket(ctx, w.dir, sock); err == nil {
 			w.in = bufio.NewReader(w.conn)
 			return w, nil
 		}
@@ -62,16 +62,17 @@ func (a *agent) startWorker(ctx context.Context, name, root, site string) (*work
 
 // dialSocket connects to a Unix socket whose path may be longer than the 108
 // bytes that the kernel takes.
-func dialSocket(dir, sock string) (net.Conn, error) {
+func dialSocket(ctx context.Context, dir, sock string) (net.Conn, error) {
+	var dialer net.Dialer
 	if len(sock) <= 100 {
-		return net.Dial("unix", sock)
+		return dialer.DialContext(ctx, "unix", sock)
 	}
 	d, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	defer d.Close()
-	return net.Dial("unix", "/proc/self/fd/"+strconv.Itoa(int(d.Fd()))+"/"+filepath.Base(sock))
+	defer func() { _ = d.Close() }()
+	return dialer.DialContext(ctx, "unix", "/proc/self/fd/"+strconv.Itoa(int(d.Fd()))+"/"+filepath.Base(sock))
 }
 
 // call sends one request and waits for its answer, at most as long as limit.

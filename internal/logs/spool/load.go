@@ -33,7 +33,7 @@ func load(root *os.Root, f file) (Batch, error) {
 	if err != nil {
 		return Batch{}, fmt.Errorf("read spool: %w", err)
 	}
-	defer h.Close()
+	defer func() { _ = h.Close() }()
 	info, err := h.Stat()
 	if err != nil {
 		return Batch{}, fmt.Errorf("read spool: %w", err)

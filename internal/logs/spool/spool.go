@@ -446,7 +446,7 @@ func list(root *os.Root) (listing, error) {
 	if err != nil {
 		return listing{}, fmt.Errorf("list spool: %w", err)
 	}
-	defer dir.Close()
+	defer func() { _ = dir.Close() }()
 	entries, err := dir.ReadDir(-1)
 	if err != nil {
 		return listing{}, fmt.Errorf("list spool: %w", err)

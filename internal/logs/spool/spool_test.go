@@ -81,7 +81,7 @@ func entry(msg string) logs.Entry { return logs.Entry{Time: 1, Level: "info", Me
 
 func TestOrderAndAck(t *testing.T) {
 	root := openRoot(t, t.TempDir())
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	s := openSpool(t, root, spool.Options{FlushAfter: time.Millisecond})
 	ctx := t.Context()
 	if _, err := s.Append(ctx, entry("a"), entry("b <&> \u2028")); err != nil {
@@ -143,7 +143,7 @@ func TestOrderAndAck(t *testing.T) {
 // batch is larger than the wire takes, whatever the lines.
 func TestFull(t *testing.T) {
 	root := openRoot(t, t.TempDir())
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	s := openSpool(t, root, spool.Options{MaxBytes: 8 << 20})
 	line := strings.Repeat("\x01", logs.MaxMessageBytes) // six bytes each in JSON
 	const n = 20
@@ -213,7 +213,7 @@ func TestFull(t *testing.T) {
 func TestReadTrustsNothing(t *testing.T) {
 	dir := t.TempDir()
 	root := openRoot(t, dir)
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	s := openSpool(t, root, spool.Options{})
 	if _, err := s.Append(t.Context(), entry("good")); err != nil {
 		t.Fatal(err)
@@ -339,7 +339,7 @@ func TestCrashAnywhere(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		restore(t, dir, nil)
 		root := openRoot(t, dir)
-		defer root.Close()
+		defer func() { _ = root.Close() }()
 		opt := spool.Options{BatchBytes: 300, FlushAfter: time.Nanosecond}
 		s := openSpool(t, root, opt)
 		ctx := context.Background()
@@ -446,7 +446,7 @@ func TestCrashAnywhere(t *testing.T) {
 
 func BenchmarkAppend(b *testing.B) {
 	root := openRoot(b, b.TempDir())
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	s := openSpool(b, root, spool.Options{MaxBytes: 1 << 40})
 	es := make([]logs.Entry, 300)
 	for i := range es {

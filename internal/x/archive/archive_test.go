@@ -299,7 +299,7 @@ func FuzzUnpack(f *testing.F) {
 		var total int64
 		_ = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
 			if err != nil {
-				return nil
+				t.Fatal(err)
 			}
 			info, err := os.Lstat(p)
 			if err != nil {
