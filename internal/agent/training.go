@@ -140,15 +140,15 @@ func (a *agent) putResult(ctx context.Context, uri string, size int64) error {
 		return err
 	}
 	pr, pw := io.Pipe()
-	packed := make(chan error, 1)
+	packed := make(chan struct{})
 	go func() {
 		_, err := zipResult(a.cfg.resultDir, pw, nil)
 		_ = pw.CloseWithError(err)
-		packed <- err
+		close(packed)
 	}()
 	defer func() {
 		_ = pr.CloseWithError(context.Canceled)
-		<-packed // the transfer has told what went wrong
+		<-packed
 	}()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, target, progressReader{pr, touch})
 	if err != nil {
