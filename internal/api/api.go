@@ -23,7 +23,9 @@ import (
 	"panal/internal/authn"
 	"panal/internal/authz"
 	"panal/internal/blob"
+	"panal/internal/dataplane"
 	"panal/internal/dataset"
+	"panal/internal/deploy"
 	"panal/internal/lake"
 	"panal/internal/logs"
 	"panal/internal/org"
@@ -49,6 +51,9 @@ type Deps struct {
 	Lake     *lake.Service
 	Datasets *dataset.Service
 	Train    *train.Service
+	Deploy   *deploy.Manager
+	// Gateway answers inference calls.
+	Gateway *dataplane.Proxy
 	// Logs, and how to tell which streams there are.
 	Logs       *logs.Service
 	LogStreams LogStreams
@@ -61,6 +66,9 @@ type API struct {
 	router *chi.Mux
 	huma   huma.API
 	ops    []operation
+	// apiHost is the host of PublicURL; organizations are sub-domains of it.
+	apiHost string
+	names   orgNames
 }
 
 // New builds the API.
@@ -72,7 +80,7 @@ func New(d Deps) *API {
 	if d.Now == nil {
 		d.Now = plat.SystemClock
 	}
-	a := &API{Deps: d, log: d.Log, router: chi.NewRouter()}
+	a := &API{Deps: d, log: d.Log, router: chi.NewRouter(), apiHost: publicHost(d.PublicURL)}
 	a.router.NotFound(func(w http.ResponseWriter, _ *http.Request) {
 		writeError(w, newError(http.StatusNotFound, "no such path; GET /openapi.json lists them all", nil))
 	})
@@ -110,6 +118,11 @@ func (a *API) resources() []func() {
 		a.addDefinitions,
 		a.addJobs,
 		a.addModels,
+		a.addDeployments,
+		a.addCodes,
+		a.addServices,
+		a.addEndpoints,
+		a.addInference,
 		a.addLogs,
 	}
 }

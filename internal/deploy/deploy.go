@@ -39,7 +39,7 @@ type Version struct {
 
 // SourceKey is where the version's archive is in blob.
 func (v Version) SourceKey() string {
-	return fmt.Sprintf("deploy/%s/%s/%s/source", v.Org, v.Deployment, v.ID)
+	return fmt.Sprintf("deploy/%s/%s/%s/source.tgz", v.Org, v.Deployment, v.ID)
 }
 
 // Service is a number of instances of one version.

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"panal/internal/api/compat"
+	"panal/internal/authz"
+	"panal/internal/deploy"
+	"panal/internal/plat"
+)
+
+// CodeVersion is the wire's code version (compute.md §5.2).
+type CodeVersion struct {
+	VersionID            string           `json:"version_id" example:"ver-0f3a9c51d2e84b76"`
+	Version              string           `json:"version" example:"0.0.1"`
+	DeploymentID         string           `json:"deployment_id"`
+	Handler              string           `json:"handler" example:"main:handler"`
+	Image                string           `json:"image" example:"abeja-inc/all-cpu:19.10"`
+	UserParameters       compat.StringMap `json:"user_parameters"`
+	Description          string           `json:"description"`
+	Creator              *User            `json:"creator"`
+	JobDefinitionID      *string          `json:"job_definition_id" doc:"legacy, null"`
+	JobDefinitionVersion *int             `json:"job_definition_version" doc:"legacy, null"`
+	TrainingJobID        *string          `json:"training_job_id" doc:"legacy, null"`
+	ModelID              *string          `json:"model_id" doc:"legacy, null"`
+	CreatedAt            string           `json:"created_at"`
+	ModifiedAt           string           `json:"modified_at"`
+	UploadURL            string           `json:"upload_url,omitempty" doc:"only when it was just created: PUT the source (tar.gz or zip) there, without credentials"`
+}
+
+// CodePath is the path parameters of everything below a code version.
+type CodePath struct {
+	DeploymentPath
+	Version string `path:"version_id"`
+}
+
+const (
+	pathCodes = pathDeployment + "/versions"
+	pathCode  = pathCodes + "/{version_id}"
+)
+
+// sourceType is what a download of a source answers with: the archive may be a
+// tar.gz or a zip, and whoever unpacks it looks at its bytes.
+const sourceType = "application/octet-stream"
+
+func wireCode(v deploy.Version, u *users) (CodeVersion, error) {
+	creator, err := u.get(v.Creator)
+	return CodeVersion{
+		VersionID: string(v.ID), Version: v.Label, DeploymentID: string(v.Deployment), Handler: v.Handler, Image: v.Image,
+		UserParameters: v.Environment, Description: v.Description, Creator: creator, CreatedAt: micro(v.CreatedAt), ModifiedAt: micro(v.ModifiedAt),
+	}, err
+}
+
+// newCode is the body that creates a code version.
+type newCode struct {
+	Version        string           `json:"version" example:"0.0.1"`
+	Image          string           `json:"image" example:"abeja-inc/all-cpu:19.10"`
+	Handler        *string          `json:"handler" doc:"default main:handler"`
+	UserParameters compat.StringMap `json:"user_parameters"`
+	Command        compat.Any       `json:"command" doc:"not built yet"`
+}
+
+func (a *API) addCodes() {
+	op := func(id, method, path, summary string, row authz.Op) operation {
+		return operation{ID: id, Method: method, Path: path, Summary: summary, Tag: tagDeployment, Family: familyCompute, Op: row}
+	}
+	type createInput struct {
+		DeploymentPath
+		Body *newCode
+	}
+	register(a, op("create-deployment-version", http.MethodPost, pathCodes, "Create a code version; its answer says where to upload the source", authz.CodeCreate),
+		func(ctx context.Context, in *createInput) (*CodeVersion, error) {
+			b := value(in.Body)
+			if len(b.Command) > 0 && string(b.Command) != "null" {
+				return nil, plat.Errorf(plat.ErrUnsupported, "command: versions that name a command are not built yet in this version; name a handler")
+			}
+			id := caller(ctx)
+			v, err := a.Deploy.CreateVersion(ctx, id.Org, id.User, in.id(), deploy.NewVersion{
+				Label: b.Version, Image: b.Image, Handler: value(b.Handler), Environment: b.UserParameters,
+			})
+			if err != nil {
+				return nil, err
+			}
+			out, err := wireCode(v, a.users(ctx))
+			if err != nil {
+				return nil, err
+			}
+			out.UploadURL, err = a.uploadURL(ctx, v.SourceKey(), deploy.MaxSourceBytes)
+			return &out, err
+		})
+
+	register(a, op("list-deployment-versions", http.MethodGet, pathCodes, "List a deployment's code versions", authz.CodeRead),
+		func(ctx context.Context, in *DeploymentPath) (*entries[CodeVersion], error) {
+			all, err := a.Deploy.Versions(ctx, caller(ctx).Org, in.id())
+			if err != nil {
+				return nil, err
+			}
+			u := a.users(ctx)
+			out, err := wireAll(all, func(v deploy.Version) (CodeVersion, error) { return wireCode(v, u) })
+			return &entries[CodeVersion]{out}, err
+		})
+
+	register(a, op("get-deployment-version", http.MethodGet, pathCode, "Get a code version", authz.CodeRead),
+		func(ctx context.Context, in *CodePath) (*CodeVersion, error) {
+			v, err := a.Deploy.Version(ctx, caller(ctx).Org, in.id(), plat.VersionID(in.Version))
+			if err != nil {
+				return nil, err
+			}
+			out, err := wireCode(v, a.users(ctx))
+			return &out, err
+		})
+
+	register(a, op("delete-deployment-version", http.MethodDelete, pathCode, "Delete a code version that no service uses", authz.CodeDelete),
+		func(ctx context.Context, in *CodePath) (*Message, error) {
+			return &Message{in.Version + " deleted"}, a.Deploy.DeleteVersion(ctx, caller(ctx).Org, in.id(), plat.VersionID(in.Version))
+		})
+
+	register(a, op("get-deployment-version-source", http.MethodGet, pathCode+"/download", "Get a URL of a code version's source", authz.CodeDownload),
+		func(ctx context.Context, in *CodePath) (*DownloadURI, error) {
+			v, err := a.Deploy.Version(ctx, caller(ctx).Org, in.id(), plat.VersionID(in.Version))
+			if err != nil {
+				return nil, err
+			}
+			if err := a.Deploy.CheckSource(ctx, v); err != nil {
+				return nil, err
+			}
+			u, _, err := a.downloadURL(ctx, v.SourceKey(), sourceType)
+			return &DownloadURI{u}, err
+		})
+}

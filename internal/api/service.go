@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"panal/internal/api/compat"
+	"panal/internal/authz"
+	"panal/internal/deploy"
+	"panal/internal/plat"
+)
+
+// Service is the wire's service (compute.md §6).
+type Service struct {
+	ServiceID          string           `json:"service_id" example:"ser-7be2d1904c3f4a58"`
+	DeploymentID       string           `json:"deployment_id"`
+	ModelVersion       string           `json:"model_version" doc:"label of the code version"`
+	ModelVersionID     string           `json:"model_version_id" doc:"id of the code version"`
+	Models             compat.StringMap `json:"models" doc:"alias to training model id"`
+	Status             string           `json:"status" doc:"IN_PROGRESS, READY, FAILED or STOPPED"`
+	StatusMessage      *string          `json:"status_message" doc:"why it is not READY: the traceback, for one that does not start"`
+	InstanceType       string           `json:"instance_type" example:"cpu-0.25"`
+	InstanceNumber     int              `json:"instance_number"`
+	MinInstanceNumber  int              `json:"min_instance_number"`
+	MaxInstanceNumber  int              `json:"max_instance_number"`
+	EnableAutoscale    bool             `json:"enable_autoscale"`
+	RecordChannelID    *string          `json:"record_channel_id"`
+	UserEnvVars        compat.StringMap `json:"user_env_vars"`
+	MergedEnvVars      compat.StringMap `json:"merged_env_vars"`
+	MetricsURL         *string          `json:"metrics_url"`
+	ServiceProcessType string           `json:"service_process_type"`
+	Disruptable        bool             `json:"disruptable"`
+	Creator            *User            `json:"creator"`
+	CreatedAt          string           `json:"created_at"`
+	ModifiedAt         string           `json:"modified_at"`
+}
+
+// ServicePath is the path parameters of everything below a service.
+type ServicePath struct {
+	DeploymentPath
+	Service string `path:"service_id"`
+}
+
+func (p ServicePath) service() plat.ServiceID { return plat.ServiceID(p.Service) }
+
+const (
+	pathServices = pathDeployment + "/services"
+	pathService  = pathServices + "/{service_id}"
+)
+
+func wireService(s deploy.Service, u *users) (Service, error) {
+	creator, err := u.get(s.Creator)
+	models := make(compat.StringMap, len(s.Models))
+	for alias, id := range s.Models {
+		models[alias] = string(id)
+	}
+	return Service{
+		ServiceID: string(s.ID), DeploymentID: string(s.Deployment), ModelVersion: s.VersionLabel, ModelVersionID: string(s.Version),
+		Models: models, Status: string(s.Status), StatusMessage: orNull(s.StatusMessage), InstanceType: s.InstanceType,
+		InstanceNumber: s.Number, MinInstanceNumber: s.Min, MaxInstanceNumber: s.Max, EnableAutoscale: s.Autoscale,
+		RecordChannelID: orNull(string(s.RecordChannel)), UserEnvVars: s.Environment, MergedEnvVars: s.Merged,
+		ServiceProcessType: "multi", Disruptable: true, Creator: creator, CreatedAt: micro(s.CreatedAt), ModifiedAt: micro(s.ModifiedAt),
+	}, err
+}
+
+// serviceBody is what creates and changes a service; nil is absent.
+type serviceBody struct {
+	VersionID         *string          `json:"version_id" doc:"required to create, ignored later"`
+	Models            compat.StringMap `json:"models" doc:"alias to training model id; at most one"`
+	Environment       compat.StringMap `json:"environment"`
+	InstanceType      *string          `json:"instance_type" doc:"default cpu-0.25"`
+	InstanceNumber    *int             `json:"instance_number" doc:"1 to 300, default 1"`
+	MinInstanceNumber *int             `json:"min_instance_number" doc:"default instance_number"`
+	MaxInstanceNumber *int             `json:"max_instance_number" doc:"default 2 x instance_number"`
+	EnableAutoscale   *compat.Bool     `json:"enable_autoscale"`
+	RecordChannelID   *string          `json:"record_channel_id" doc:"not built yet"`
+}
+
+func (b serviceBody) spec() deploy.ServiceSpec {
+	s := deploy.ServiceSpec{
+		Environment: b.Environment, InstanceType: b.InstanceType, Number: b.InstanceNumber, Min: b.MinInstanceNumber,
+		Max: b.MaxInstanceNumber, Autoscale: (*bool)(b.EnableAutoscale), RecordChannel: (*plat.ChannelID)(b.RecordChannelID),
+	}
+	if b.Models != nil {
+		s.Models = make(map[string]plat.ModelID, len(b.Models))
+		for alias, id := range b.Models {
+			s.Models[alias] = plat.ModelID(id)
+		}
+	}
+	return s
+}
+
+func (a *API) addServices() {
+	op := func(id, method, path, summary string, row authz.Op) operation {
+		return operation{ID: id, Method: method, Path: path, Summary: summary, Tag: "service", Family: familyCompute, Op: row}
+	}
+	type createInput struct {
+		DeploymentPath
+		Body *serviceBody
+	}
+	register(a, op("create-service", http.MethodPost, pathServices, "Create a service; it starts at once", authz.ServiceCreate),
+		func(ctx context.Context, in *createInput) (*Service, error) {
+			b, id := value(in.Body), caller(ctx)
+			s, err := a.Deploy.CreateService(ctx, id.Org, id.User, in.id(), plat.VersionID(value(b.VersionID)), b.spec())
+			if err != nil {
+				return nil, err
+			}
+			out, err := wireService(s, a.users(ctx))
+			return &out, err
+		})
+
+	register(a, op("list-services", http.MethodGet, pathServices, "List a deployment's services", authz.ServiceRead),
+		func(ctx context.Context, in *DeploymentPath) (*entries[Service], error) {
+			all, err := a.Deploy.Services(ctx, caller(ctx).Org, in.id())
+			if err != nil {
+				return nil, err
+			}
+			u := a.users(ctx)
+			out, err := wireAll(all, func(s deploy.Service) (Service, error) { return wireService(s, u) })
+			return &entries[Service]{out}, err
+		})
+
+	register(a, op("get-service", http.MethodGet, pathService, "Get a service", authz.ServiceRead),
+		func(ctx context.Context, in *ServicePath) (*Service, error) {
+			s, err := a.Deploy.Service(ctx, caller(ctx).Org, in.id(), in.service())
+			if err != nil {
+				return nil, err
+			}
+			out, err := wireService(s, a.users(ctx))
+			return &out, err
+		})
+
+	type patchInput struct {
+		ServicePath
+		Body *serviceBody
+	}
+	register(a, op("update-service", http.MethodPatch, pathService,
+		"Change a service: its instances are replaced while capacity is kept; one that is STOPPED stays so", authz.ServiceUpdate),
+		func(ctx context.Context, in *patchInput) (*Service, error) {
+			s, err := a.Deploy.PatchService(ctx, caller(ctx).Org, in.id(), in.service(), value(in.Body).spec())
+			if err != nil {
+				return nil, err
+			}
+			out, err := wireService(s, a.users(ctx))
+			return &out, err
+		})
+
+	register(a, op("delete-service", http.MethodDelete, pathService, "Delete a service that no endpoint points to", authz.ServiceDelete),
+		func(ctx context.Context, in *ServicePath) (*Message, error) {
+			return &Message{in.Service + " deleted"}, a.Deploy.DeleteService(ctx, caller(ctx).Org, in.id(), in.service())
+		})
+
+	register(a, op("stop-service", http.MethodPost, pathService+"/stop", "Stop a service once its requests are answered", authz.ServiceUpdate),
+		func(ctx context.Context, in *ServicePath) (*Message, error) {
+			return &Message{in.Service + " stopped"}, a.Deploy.StopService(ctx, caller(ctx).Org, in.id(), in.service())
+		})
+
+	register(a, op("start-service", http.MethodPost, pathService+"/start", "Start a stopped or failed service", authz.ServiceUpdate),
+		func(ctx context.Context, in *ServicePath) (*Message, error) {
+			return &Message{in.Service + " started"}, a.Deploy.StartService(ctx, caller(ctx).Org, in.id(), in.service())
+		})
+}
