@@ -228,8 +228,7 @@ func (x *exchange) refuse(err error) {
 }
 
 func public(err error) string {
-	var e *plat.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*plat.Error](err); ok {
 		return e.Public
 	}
 	return "the service is not available"

@@ -34,5 +34,5 @@ func (l *limitedLog) warn(ctx context.Context, msg string, attrs ...slog.Attr) {
 	if n := l.skipped.Swap(0); n > 0 {
 		attrs = append(attrs, slog.Int64(plat.LogCount, n))
 	}
-	l.log.LogAttrs(ctx, slog.LevelWarn, msg, attrs...)
+	l.log.LogAttrs(ctx, slog.LevelWarn, msg, attrs...) //nolint:sloglint // its callers pass constants
 }

@@ -18,7 +18,7 @@ type metrics struct {
 
 // classes of outcomes. "gone": the caller left before an answer began. "cut": the
 // answer began and could not be finished.
-var classes = [...]string{"2xx", "3xx", "4xx", "5xx", "gone", "cut"}
+var classes = [...]string{"2xx", "3xx", "4xx", "5xx", "gone", "cut"} //nolint:gochecknoglobals // a constant: Go has no constant arrays
 
 const (
 	classGone = 4

@@ -281,7 +281,7 @@ func (x *exchange) try(in *instance, rt *Route, tries int) result {
 		x.pump = startPump(x, u)
 		defer x.pump.stop()
 	}
-	resp, err := c.readAnswer(x.r)
+	resp, err := c.readAnswer(x.r) //nolint:bodyclose // answer closes it, with the connection
 	if err != nil {
 		return x.noAnswer(u, err, tries)
 	}

@@ -135,7 +135,7 @@ func (c *codec) encode(lines []Line, first Pos, small bool) ([]byte, error) {
 	w := uint64(0)
 	for i := range lines {
 		l := &lines[i]
-		if i == 0 || l.Workload != lines[i-1].Workload || l.Stream != lines[i-1].Stream {
+		if i == 0 || l.Workload != lines[i-1].Workload || l.Stream != lines[i-1].Stream { //nolint:gosec // i > 0 here
 			s, _ := streams.add(l.Stream)
 			fresh := false
 			// A workload belongs to one stream, but nothing breaks if it does not.

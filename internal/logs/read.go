@@ -118,7 +118,7 @@ func (f *finder) run(ctx context.Context) error {
 	desc := f.kind == kindBackward
 	f.place = f.pos
 	scan := Scan{Stream: f.key, After: -1, Before: MaxPos, From: f.from, To: f.to, Descending: desc, Limit: scanAtOnce}
-	for misses := 0; misses < maxMisses; misses++ {
+	for range maxMisses {
 		for {
 			if desc {
 				scan.Before = f.place

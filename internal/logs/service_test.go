@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -46,9 +47,7 @@ func (s *gateStore) Append(_ context.Context, _ time.Time, workloads []string, b
 	if err != nil || f == nil || s.fail != nil {
 		return errors.Join(err, s.fail)
 	}
-	for w, n := range f.Last {
-		s.last[w] = n
-	}
+	maps.Copy(s.last, f.Last)
 	s.lines = append(s.lines, f.Record.Count)
 	return nil
 }
@@ -57,6 +56,7 @@ func (*gateStore) Size(context.Context) (int64, error)               { return 0,
 func (*gateStore) Expire(context.Context, time.Time) (int, error)    { return 0, nil }
 func (*gateStore) Hot(context.Context, int64) ([]logs.Record, error) { return nil, nil }
 func (s *gateStore) commits() []int                                  { s.mu.Lock(); defer s.mu.Unlock(); return s.lines }
+
 func newGate(gated bool) *gateStore {
 	s := &gateStore{last: map[string]int64{}}
 	if gated {

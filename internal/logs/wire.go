@@ -54,7 +54,9 @@ const (
 	MaxMessageBytes = 250 << 10
 )
 
-// Stream names. A stream is what readers ask for: a job's or a service's lines,
-// over all its workloads.
-func JobStream(jobID string) string         { return "job/" + jobID }
+// JobStream names the stream of a training job. A stream is what readers ask for:
+// the lines of all workloads of one job or service.
+func JobStream(jobID string) string { return "job/" + jobID }
+
+// ServiceStream names the stream of a service.
 func ServiceStream(serviceID string) string { return "service/" + serviceID }

@@ -70,7 +70,7 @@ func TestParseTime(t *testing.T) {
 func TestErrorsMatchKindAndCause(t *testing.T) {
 	cause := errors.New("disk on fire")
 	err := fmt.Errorf("put x: %w", &plat.Error{Kind: plat.ErrExhausted, Public: "full", Err: cause})
-	if !errors.Is(err, plat.ErrExhausted) || !errors.Is(err, cause) || plat.KindOf(err) != plat.ErrExhausted {
+	if !errors.Is(err, plat.ErrExhausted) || !errors.Is(err, cause) || !errors.Is(plat.KindOf(err), plat.ErrExhausted) {
 		t.Errorf("%v", err)
 	}
 	if plat.KindOf(cause) != nil {

@@ -63,8 +63,7 @@ func (r *Reconciler) admit(ctx context.Context, queue []train.Job) error {
 
 // public is what the job's owner may read of an error.
 func public(err error) string {
-	var pe *plat.Error
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*plat.Error](err); ok {
 		return Message(pe.Public)
 	}
 	return "the server's log has the reason"

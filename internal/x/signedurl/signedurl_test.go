@@ -4,6 +4,7 @@ package signedurl_test
 
 import (
 	"bytes"
+	"maps"
 	"net/url"
 	"testing"
 	"time"
@@ -24,9 +25,7 @@ func TestOnlyWhatWasSignedIsAllowed(t *testing.T) {
 	}
 	with := func(k, v string) url.Values {
 		q := url.Values{}
-		for kk, vv := range good {
-			q[kk] = vv
-		}
+		maps.Copy(q, good)
 		q.Set(k, v)
 		return q
 	}
