@@ -399,7 +399,7 @@ func (w *trainWorld) fetches(uri, want string) {
 	if !strings.Contains(uri, "?") || !strings.HasPrefix(uri, "http") {
 		w.t.Errorf("%s is no absolute URL with a ?", uri)
 	}
-	res, err := http.Get(uri) //nolint:noctx // a client without our helpers, as the CLI is
+	res, err := http.Get(uri)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -431,8 +431,10 @@ func TestJobWire(t *testing.T) {
 	w.shape("create", made, wireJob)
 	got := w.call("POST", create, `{"user_parameters":{"A":2,"B":false},"datasets":{"test":"9"},"instance_type":"cpu-0.25","description":"d","export_log":"True","datalakes":null,"exec_env":null}`)
 	if d := cmp.Diff([]any{
-		object{"EPOCHS": "5", "ON": "true", "NIL": "", "A": "2", "B": "false"}, got["environment"],
-		object{"train": "1550000000077", "test": "9"}, "cpu-0.25", "d", true,
+		object{"EPOCHS": "5", "ON": "true", "NIL": "", "A": "2", "B": "false"},
+		got["environment"],
+		object{"train": "1550000000077", "test": "9"},
+		"cpu-0.25", "d", true,
 	}, []any{got["environment"], got["user_parameters"], got["datasets"], got["instance_type"], got["description"], got["export_log"]}); d != "" {
 		t.Errorf("merged job: %s", d)
 	}
@@ -573,10 +575,24 @@ func TestContainer(t *testing.T) {
 
 	w.call("POST", w.defs, `{"name":"tree"}`)
 	forbidden := [][2]string{
-		{"GET", jobs + "/" + other}, {"POST", jobs + "/" + other + "/statistics"}, {"POST", jobs + "/" + other + "/result"}, {"GET", jobs + "/" + other + "/result"},
-		{"GET", w.defs + "/leaf/versions/2/source"}, {"GET", w.defs + "/leaf"}, {"GET", jobs}, {"GET", w.defs}, {"POST", w.defs}, {"DELETE", w.defs + "/leaf"},
-		{"POST", create}, {"POST", jobs + "/" + mine + "/stop"}, {"GET", w.defs + "/leaf/models"}, {"POST", w.defs + "/tree/models"}, {"GET", w.defs + "/tree/jobs/" + mine},
-		{"GET", w.defs + "/nobody/jobs/" + mine}, {"POST", w.defs + "/leaf/versions"}, {"DELETE", w.defs + "/leaf/versions/1"},
+		{"GET", jobs + "/" + other},
+		{"POST", jobs + "/" + other + "/statistics"},
+		{"POST", jobs + "/" + other + "/result"},
+		{"GET", jobs + "/" + other + "/result"},
+		{"GET", w.defs + "/leaf/versions/2/source"},
+		{"GET", w.defs + "/leaf"},
+		{"GET", jobs},
+		{"GET", w.defs},
+		{"POST", w.defs},
+		{"DELETE", w.defs + "/leaf"},
+		{"POST", create},
+		{"POST", jobs + "/" + mine + "/stop"},
+		{"GET", w.defs + "/leaf/models"},
+		{"POST", w.defs + "/tree/models"},
+		{"GET", w.defs + "/tree/jobs/" + mine},
+		{"GET", w.defs + "/nobody/jobs/" + mine},
+		{"POST", w.defs + "/leaf/versions"},
+		{"DELETE", w.defs + "/leaf/versions/1"},
 	}
 	for _, c := range forbidden {
 		status, answer := w.do(c[0], c[1], me, strings.NewReader(`{"statistics":{}}`))
@@ -655,8 +671,11 @@ func TestModelWire(t *testing.T) {
 func TestNotBuiltTraining(t *testing.T) {
 	w := newTrainWorld(t)
 	for _, c := range [][2]string{
-		{"POST", "/leaf/git/versions"}, {"PUT", "/leaf/jobs/1/status"}, {"POST", "/leaf/jobs/1/logs"},
-		{"GET", "/leaf/notebooks"}, {"POST", "/leaf/tensorboards"},
+		{"POST", "/leaf/git/versions"},
+		{"PUT", "/leaf/jobs/1/status"},
+		{"POST", "/leaf/jobs/1/logs"},
+		{"GET", "/leaf/notebooks"},
+		{"POST", "/leaf/tensorboards"},
 	} {
 		w.fails(c[0], w.defs+c[1], "", 501, "not_implemented")
 	}

@@ -103,8 +103,7 @@ func decodeParameters(raw []byte, params any) error {
 
 // formError tells the client's errors (a form that is cut or malformed) from ours.
 func formError(err error) error {
-	var tooBig *http.MaxBytesError
-	if errors.As(err, &tooBig) {
+	if _, tooBig := errors.AsType[*http.MaxBytesError](err); tooBig {
 		return err
 	}
 	if cut := httpx.Body(err); cut != err { //nolint:errorlint // the same value means: not the body's fault

@@ -331,11 +331,11 @@ const (
 	serverAway = 2 * time.Minute
 )
 
-// errJobEnded makes the exit code 1: the job did not end well.
-type errJobEnded struct{ job client.Job }
+// jobEndedError makes the exit code 1: the job did not end well.
+type jobEndedError struct{ job client.Job }
 
 // Error implements error.
-func (e errJobEnded) Error() string {
+func (e jobEndedError) Error() string {
 	s := "job " + e.job.ID + " is " + e.job.Status
 	if e.job.StatusMessage != "" {
 		s += ": " + firstLine(e.job.StatusMessage)
@@ -374,7 +374,7 @@ func (e *env) waitJob(def, id string, timeout time.Duration) error {
 				return err
 			}
 			if j.Status != "Complete" {
-				return errJobEnded{j}
+				return jobEndedError{j}
 			}
 			return nil
 		default:

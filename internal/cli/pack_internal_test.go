@@ -6,6 +6,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -44,9 +45,7 @@ func TestPackIsTheSameEachTime(t *testing.T) {
 	for i := range packed {
 		dir := tree(t, files)
 		if i == 1 {
-			for k, v := range skip {
-				files[k] = v
-			}
+			maps.Copy(files, skip)
 			dir = tree(t, files)
 			if err := os.Chtimes(filepath.Join(dir, "train.py"), time.Unix(1, 0), time.Unix(1, 0)); err != nil {
 				t.Fatal(err)

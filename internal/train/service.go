@@ -60,8 +60,10 @@ func (s *Service) CreateDefinition(ctx context.Context, org plat.OrgID, name str
 	d := Definition{ID: plat.JobDefinitionID(plat.NewDecimalID()), Org: org, Name: name, CreatedAt: now, ModifiedAt: now}
 	err := s.store.CreateDefinition(ctx, d)
 	if errors.Is(err, plat.ErrExists) {
-		return Definition{}, &plat.Error{Kind: plat.ErrExists, Public: fmt.Sprintf("job definition %q exists already", name),
-			Detail: map[string][]string{"name": {"exists already"}}, Err: err}
+		return Definition{}, &plat.Error{
+			Kind: plat.ErrExists, Public: fmt.Sprintf("job definition %q exists already", name),
+			Detail: map[string][]string{"name": {"exists already"}}, Err: err,
+		}
 	}
 	if err != nil {
 		return Definition{}, fmt.Errorf("create job definition %s: %w", name, err)

@@ -145,7 +145,8 @@ func become(t *testing.T, h Harness, id plat.JobID, path ...train.Status) train.
 func told(t interface {
 	Fatal(...any)
 	Helper()
-}, read func() ([]outbox.Event, error), subject string) []string {
+}, read func() ([]outbox.Event, error), subject string,
+) []string {
 	t.Helper()
 	evs, err := read()
 	if err != nil {
