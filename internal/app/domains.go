@@ -48,6 +48,13 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 		Tokens: orgs, Blobs: a.blobs, IngestSpool: spool, APIURL: a.agents, Wake: a.control.Hub().Watch(ctx, train.TopicJob),
 	})
 	a.group.Add("job", jobs.Run)
+	a.group.Add("training", func(ctx context.Context) error {
+		return a.every(ctx, collectEvery, func(int) {
+			if _, err := trainSvc.Collect(ctx, collectGrace); err != nil {
+				a.warn(ctx, "collect garbage of training", err)
+			}
+		})
+	})
 
 	table := dataplane.NewTable()
 	services := service.New(service.Config{
