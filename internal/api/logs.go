@@ -196,11 +196,12 @@ func logEvents(lines []logs.Line) []LogEvent {
 	return out
 }
 
-// gapBody is the error of a batch that left lines out: it says what is durable.
-type gapBody struct {
-	*ErrorBody
-
-	LastSeq int64 `json:"last_seq"`
+// logGap is the answer to a batch that left lines out: it says what is durable.
+type logGap struct {
+	Code        string              `json:"error"`
+	Description string              `json:"error_description"`
+	Detail      map[string][]string `json:"error_detail"`
+	LastSeq     int64               `json:"last_seq"`
 }
 
 // ingestLogs takes a batch. The stream is the token's, not the sender's word.
@@ -227,7 +228,8 @@ func (a *API) ingestLogs(w http.ResponseWriter, r *http.Request) {
 	ack, err := a.Logs.Ingest(r.Context(), id.Org, b)
 	switch {
 	case errors.Is(err, plat.ErrConflict):
-		writeJSON(w, http.StatusConflict, gapBody{a.body(r.Context(), familyLogs, err), ack.LastSeq})
+		e := a.body(r.Context(), familyLogs, err)
+		writeJSON(w, http.StatusConflict, logGap{e.Code, e.Description, e.Detail, ack.LastSeq})
 	case err != nil:
 		a.fail(w, r, familyLogs, err)
 	default:

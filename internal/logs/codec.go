@@ -132,10 +132,10 @@ func (c *codec) encode(lines []Line, first Pos, small bool) ([]byte, error) {
 	times := make([]byte, 0, 3*len(lines))
 	lengths := make([]byte, 0, 2*len(lines))
 	text, prev, expect := 0, int64(0), first
-	w := uint64(0)
+	w, before := uint64(0), &Line{}
 	for i := range lines {
 		l := &lines[i]
-		if i == 0 || l.Workload != lines[i-1].Workload || l.Stream != lines[i-1].Stream { //nolint:gosec // i > 0 here
+		if i == 0 || l.Workload != before.Workload || l.Stream != before.Stream {
 			s, _ := streams.add(l.Stream)
 			fresh := false
 			// A workload belongs to one stream, but nothing breaks if it does not.
@@ -143,6 +143,7 @@ func (c *codec) encode(lines []Line, first Pos, small bool) ([]byte, error) {
 				workloadStreams = binary.AppendUvarint(appendString(workloadStreams, l.Workload), s)
 			}
 		}
+		before = l
 		workload.add(w)
 		v, _ := levels.add(l.Level)
 		level.add(v)

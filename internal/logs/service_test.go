@@ -55,7 +55,12 @@ func (s *gateStore) Append(_ context.Context, _ time.Time, workloads []string, b
 func (*gateStore) Size(context.Context) (int64, error)               { return 0, nil }
 func (*gateStore) Expire(context.Context, time.Time) (int, error)    { return 0, nil }
 func (*gateStore) Hot(context.Context, int64) ([]logs.Record, error) { return nil, nil }
-func (s *gateStore) commits() []int                                  { s.mu.Lock(); defer s.mu.Unlock(); return s.lines }
+
+func (s *gateStore) commits() []int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lines
+}
 
 func newGate(gated bool) *gateStore {
 	s := &gateStore{last: map[string]int64{}}

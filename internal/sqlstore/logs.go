@@ -163,21 +163,12 @@ func (s *Logs) lastSeqs(ctx context.Context, tx *Tx, day int64, workloads []stri
 		for i, w := range part {
 			args[i] = w
 		}
-		rows, err := tx.QueryContext(ctx, `SELECT workload, last_seq FROM log_workload WHERE workload IN (`+holders(1, len(part))+`)`, args...)
+		found, err := scanAll(ctx, tx.db, tx, scanSeq, `SELECT workload, last_seq FROM log_workload WHERE workload IN (`+holders(1, len(part))+`)`, args...)
 		if err != nil {
 			return nil, err
 		}
-		err = eachRow(rows, func() error {
-			var w string
-			var n int64
-			if err := rows.Scan(&w, &n); err != nil {
-				return err
-			}
-			last[w] = n
-			return nil
-		})
-		if err != nil {
-			return nil, err
+		for _, f := range found {
+			last[f.workload] = f.last
 		}
 	}
 	for _, w := range workloads {
@@ -193,6 +184,17 @@ func (s *Logs) lastSeqs(ctx context.Context, tx *Tx, day int64, workloads []stri
 		}
 	}
 	return last, nil
+}
+
+type workloadSeq struct {
+	workload string
+	last     int64
+}
+
+func scanSeq(r interface{ Scan(...any) error }) (workloadSeq, error) {
+	var s workloadSeq
+	err := r.Scan(&s.workload, &s.last)
+	return s, err
 }
 
 func setLastSeqs(ctx context.Context, tx *Tx, last map[string]int64, now time.Time) error {
@@ -341,22 +343,22 @@ func (s *Logs) hotOf(ctx context.Context, d daySpan, maxBytes int64) ([]logs.Rec
 	if err != nil {
 		return nil, db.translate(err)
 	}
+	defer func() { _ = rows.Close() }()
 	var out []logs.Record
-	err = eachRow(rows, func() error {
+	for rows.Next() {
 		var r logs.Record
 		var streams string
 		if err := rows.Scan(&r.First, &r.Last, &r.MinTime, &r.MaxTime, &r.Count, &streams, &r.Data); err != nil {
-			return err
+			return nil, db.translate(err)
 		}
 		if len(out) > 0 && (out[0].First.Day() != r.First.Day() || maxBytes < int64(len(r.Data))) {
-			return errEnough
+			return out, nil
 		}
 		maxBytes -= int64(len(r.Data))
 		r.Streams = strings.Split(strings.Trim(streams, "\n"), "\n")
 		out = append(out, r)
-		return nil
-	})
-	return out, db.translate(err)
+	}
+	return out, db.translate(rows.Err())
 }
 
 // Tail implements logs.Store.
@@ -435,22 +437,6 @@ func (s *Logs) Expire(ctx context.Context, t time.Time) (int, error) {
 
 // Size implements logs.Store.
 func (s *Logs) Size(ctx context.Context) (int64, error) { return s.days.size(ctx) }
-
-// errEnough ends eachRow early without an error.
-var errEnough = errors.New("enough rows")
-
-func eachRow(rows *sql.Rows, fn func() error) error {
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		if err := fn(); err != nil {
-			if errors.Is(err, errEnough) {
-				return nil
-			}
-			return err
-		}
-	}
-	return rows.Err()
-}
 
 // holders returns n placeholders, $from and on.
 func holders(from, n int) string {
