@@ -136,7 +136,7 @@ func (s *story) killServer(ctx context.Context) error {
 		return err
 	}
 	s.check(end.progress() == 1, "the job is Complete, its statistics say 100 %%")
-	if err := s.readModels(ctx); err != nil {
+	if err := s.readModels(ctx, "killed"); err != nil {
 		return err
 	}
 	lines, err := s.allLines(ctx, s.defPath("jobs", id, "logs"), nil)

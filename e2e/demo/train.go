@@ -169,11 +169,11 @@ func (s *story) tellTrain(ctx context.Context) error {
 		path := strings.Join(seen[k], " \u2192 ")
 		s.check(strings.HasSuffix(path, "Active \u2192 Complete"), "%s went %s", k, path)
 	}
-	return s.readModels(ctx)
+	return s.readModels(ctx, kernels...)
 }
 
-// readModels finds the model that each job left, with its metrics.
-func (s *story) readModels(ctx context.Context) error {
+// readModels finds the model that each of the jobs left, with its metrics.
+func (s *story) readModels(ctx context.Context, names ...string) error {
 	var list struct {
 		Total   int `json:"total"`
 		Entries []struct {
@@ -185,8 +185,8 @@ func (s *story) readModels(ctx context.Context) error {
 	if err := s.api.JSON(ctx, http.MethodGet, s.defPath("models"), nil, nil, &list); err != nil {
 		return err
 	}
-	for k, id := range s.jobs {
-		n := 0
+	for _, k := range names {
+		id, n := s.jobs[k], 0
 		for _, m := range list.Entries {
 			if m.Job == id {
 				n++

@@ -39,7 +39,6 @@ type Server struct {
 	PipNoIndex    bool              `name:"pip-no-index" help:"Install requirements from the wheel directory only." env:"PANAL_PIP_NO_INDEX"`
 	CPU           float64           `name:"capacity-cpu" help:"vCPUs for workloads; 0: detected." env:"PANAL_CAPACITY_CPU"`
 	MemoryMB      int64             `name:"capacity-memory-mb" help:"Memory for workloads in MiB; 0: detected." env:"PANAL_CAPACITY_MEMORY_MB"`
-	Isolation     string            `help:"auto, or none to run user code without walls (single organization only)." default:"auto" enum:"auto,none" env:"PANAL_ISOLATION"`
 	LogTTL        time.Duration     `name:"log-ttl" help:"How long log lines of workloads stay." default:"720h" env:"PANAL_LOG_TTL"`
 	LogCeilingMB  int64             `name:"log-ceiling-mb" help:"Disk that log lines may take, in MiB; at it, ingest answers 503 and agents keep their lines." default:"10240" env:"PANAL_LOG_CEILING_MB"`
 	EnvironmentMB int64             `name:"environments-mb" help:"Disk that Python environments may take, in MiB." default:"20480" env:"PANAL_ENVIRONMENTS_MB"`

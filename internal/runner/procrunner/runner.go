@@ -528,3 +528,9 @@ func removeTree(dir, name string) error {
 	}
 	return err
 }
+
+func (r *Runner) isClosed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.closed
+}

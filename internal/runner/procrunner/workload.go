@@ -101,7 +101,8 @@ func (w *workload) detach() {
 func (w *workload) awaitEnd() {
 	status, err := w.proc.wait()
 	if err != nil {
-		if !errors.Is(err, os.ErrClosed) {
+		// Close ends the wait; what it then fails with has no name of its own.
+		if !w.r.isClosed() {
 			w.log(slog.LevelError, "wait for workload", err)
 		}
 		return
