@@ -5,11 +5,15 @@ package e2e_test
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"os/exec"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -90,4 +94,71 @@ func cmdRepeat(ts *testscript.TestScript, _ bool, args []string) {
 	n, err := strconv.Atoi(args[2])
 	ts.Check(err)
 	ts.Setenv(args[0], strings.Repeat(args[1], n))
+}
+
+var variable = regexp.MustCompile(`^[A-Z_]+=`)
+
+// panal CODE [NAME=VALUE …] [ARG …]: runs the program, with variables set (an empty
+// value: unset), and wants that exit code. What it prints is also the last answer,
+// for get and want.
+func cmdPanal(ts *testscript.TestScript, _ bool, args []string) {
+	code, rest := 0, args[1:]
+	var vars []string
+	for len(rest) > 0 && variable.MatchString(rest[0]) {
+		if name, ok := strings.CutSuffix(rest[0], "="); ok {
+			vars = append([]string{"-u", name}, vars...)
+		} else {
+			vars = append(vars, rest[0])
+		}
+		rest = rest[1:]
+	}
+	if err := ts.Exec("env", append(append(vars, binary), rest...)...); err != nil {
+		exit, ok := errors.AsType[*exec.ExitError](err)
+		if !ok {
+			ts.Fatalf("panal: %v", err)
+		}
+		code = exit.ExitCode()
+	}
+	get(ts).last = []byte(ts.ReadFile("stdout"))
+	if strconv.Itoa(code) != args[0] {
+		ts.Fatalf("exit code %d, want %s\n%s%s", code, args[0], ts.ReadFile("stdout"), ts.ReadFile("stderr"))
+	}
+}
+
+// logged PATH TEXT: asks until the log under PATH holds a line with TEXT, for up to
+// 30 s.
+func cmdLogged(ts *testscript.TestScript, _ bool, args []string) {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		cmdAPI(ts, false, []string{"GET", args[0] + "/logs?limit=1000", "200"})
+		if strings.Contains(string(get(ts).last), args[1]) {
+			return
+		}
+	}
+	ts.Fatalf("the log never had %q: %s\n%s", args[1], get(ts).last, get(ts).log.String())
+}
+
+// follow TEXT ARG …: runs the program until it has printed TEXT, for up to 60 s, then
+// interrupts it and wants exit code 130. What it printed is stdout.
+func cmdFollow(ts *testscript.TestScript, _ bool, args []string) {
+	cmd := exec.Command(binary, args[1:]...)
+	cmd.Env = append(os.Environ(), "ABEJA_API_URL="+ts.Getenv("ABEJA_API_URL"), "ABEJA_ORGANIZATION_ID="+ts.Getenv("ABEJA_ORGANIZATION_ID"),
+		"ABEJA_PLATFORM_USER_ID="+ts.Getenv("ABEJA_PLATFORM_USER_ID"), "ABEJA_PLATFORM_PERSONAL_ACCESS_TOKEN="+ts.Getenv("ABEJA_PLATFORM_PERSONAL_ACCESS_TOKEN"))
+	out, err := cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	late := time.AfterFunc(60*time.Second, func() { _ = cmd.Process.Kill() })
+	defer late.Stop()
+	lines := bufio.NewScanner(out)
+	seen := false
+	for lines.Scan() {
+		_, _ = fmt.Fprintln(ts.Stdout(), lines.Text())
+		if !seen && strings.Contains(lines.Text(), args[0]) {
+			seen = true
+			ts.Check(cmd.Process.Signal(os.Interrupt))
+		}
+	}
+	_ = cmd.Wait()
+	if !seen || cmd.ProcessState.ExitCode() != 130 {
+		ts.Fatalf("follow saw %q: %v, exit code %d, want 130", args[0], seen, cmd.ProcessState.ExitCode())
+	}
 }

@@ -75,6 +75,9 @@ func TestScripts(t *testing.T) {
 					"want":     cmdWant,
 					"cut":      cmdCut,
 					"repeat":   cmdRepeat,
+					"panal":    cmdPanal,
+					"logged":   cmdLogged,
+					"follow":   cmdFollow,
 				},
 			})
 		})

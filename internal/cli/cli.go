@@ -10,8 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/alecthomas/kong"
 	"go.yaml.in/yaml/v3"
@@ -163,8 +165,45 @@ func (c configFlag) BeforeResolve(k *kong.Kong, ctx *kong.Context, trace *kong.P
 	if err := yaml.Unmarshal(b, &values); err != nil {
 		return plat.InvalidField("config", "%s is not YAML: %v", path, err)
 	}
-	ctx.AddResolver(kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, f *kong.Flag) (any, error) {
-		return values[f.Name], nil
-	}))
+	ctx.AddResolver(fileResolver{path: path, values: values})
 	return nil
+}
+
+// fileResolver gives flags the values of a configuration file. kong lets a resolver
+// override the environment, so it keeps away from flags that have a variable set.
+type fileResolver struct {
+	path   string
+	values map[string]any
+}
+
+// Validate implements kong.Resolver: a key that is no flag is a mistake that nobody
+// would notice otherwise.
+func (r fileResolver) Validate(app *kong.Application) error {
+	known := map[string]bool{}
+	var gather func(n *kong.Node)
+	gather = func(n *kong.Node) {
+		for _, f := range n.Flags {
+			known[f.Name] = true
+		}
+		for _, c := range n.Children {
+			gather(c)
+		}
+	}
+	gather(app.Node)
+	for _, key := range slices.Sorted(maps.Keys(r.values)) {
+		if !known[key] {
+			return plat.InvalidField("config", "%s: there is no setting named %q", r.path, key)
+		}
+	}
+	return nil
+}
+
+// Resolve implements kong.Resolver.
+func (r fileResolver) Resolve(_ *kong.Context, _ *kong.Path, f *kong.Flag) (any, error) {
+	for _, name := range f.Envs {
+		if _, ok := os.LookupEnv(name); ok {
+			return nil, nil //nolint:nilnil // kong's way to say: no value from here
+		}
+	}
+	return r.values[f.Name], nil
 }

@@ -39,8 +39,9 @@ type local struct {
 	size       int64
 }
 
-// Run uploads files. The name of a file is its base name; below a directory it is
-// the path within, so that a label folder stays visible.
+// Run uploads files. The name of a file is its base name, or for a single one what
+// the metadata says; below a directory it is the path within, so that a label folder
+// stays visible.
 func (c *fileUploadCmd) Run(e *env) error {
 	id, err := c.id(e)
 	if err != nil {
@@ -94,7 +95,11 @@ func (c *fileUploadCmd) files() ([]local, error) {
 			return nil, plat.Errorf(plat.ErrInvalid, "%v", err)
 		}
 		if !info.IsDir() {
-			all = append(all, local{path: root, name: filepath.Base(root), size: info.Size()})
+			name := filepath.Base(root)
+			if given := c.Metadata["filename"]; given != "" && len(c.Paths) == 1 {
+				name = given
+			}
+			all = append(all, local{path: root, name: name, size: info.Size()})
 			continue
 		}
 		err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {

@@ -56,8 +56,8 @@ func (s *Service) refers(ctx context.Context, key string) (bool, error) {
 	var err error
 	switch {
 	case len(seg) == 5 && seg[4] == "source":
-		n, _ := strconv.Atoi(seg[3])
-		if sourceKey(plat.OrgID(seg[1]), plat.JobDefinitionID(seg[2]), n) != key {
+		n, bad := strconv.Atoi(seg[3])
+		if bad != nil {
 			return true, nil
 		}
 		_, err = s.store.Version(ctx, plat.JobDefinitionID(seg[2]), n)

@@ -125,12 +125,11 @@ func TestKilledAnywhere(t *testing.T) {
 		{"failure", fakerunner.Script{Exit: &fakerunner.Exit{Code: 1, Reason: "raised"}, Spool: []runner.SpoolBatch{runner.SpoolBatch("line")}}, train.Failed, 0},
 	} {
 		reached := 0
-		w := newWorld(t, fakerunner.Config{}) // one database for all: each crash has a job and a machine of its own
 		for _, after := range []bool{false, true} {
 			for n := 1; ; n++ {
 				crashed := true
 				t.Run(fmt.Sprintf("%s/step_%d_after_%v", c.name, n, after), func(t *testing.T) {
-					crashed = lifeWithCrash(t, w, c.script, n, after, c.ending, c.models)
+					crashed = lifeWithCrash(t, c.script, n, after, c.ending, c.models)
 				})
 				if !crashed || t.Failed() {
 					break
@@ -144,13 +143,8 @@ func TestKilledAnywhere(t *testing.T) {
 	}
 }
 
-func lifeWithCrash(t *testing.T, w *world, script fakerunner.Script, n int, after bool, ending train.Status, models int) (crashed bool) {
-	t.Helper()
-	outer := w.t
-	w.t = t
-	defer func() { w.t = outer }()
-	w.run = fakerunner.New(fakerunner.Config{Now: w.now, Script: func(runner.Spec) fakerunner.Script { return script }})
-	defer func() { _ = w.run.Close() }()
+func lifeWithCrash(t *testing.T, script fakerunner.Script, n int, after bool, ending train.Status, models int) (crashed bool) {
+	w := newWorld(t, fakerunner.Config{Script: func(runner.Spec) fakerunner.Script { return script }})
 	j := w.job()
 	w.upload(j)
 	if _, err := w.store.AddReport(t.Context(), j.ID, train.Report{Time: w.now(), Statistics: json.RawMessage(`{"acc":1}`)}); err != nil {
@@ -185,14 +179,8 @@ func lifeWithCrash(t *testing.T, w *world, script fakerunner.Script, n int, afte
 	if told, want := w.told(j.ID), "created Active "+string(ending); told != want {
 		t.Errorf("events = %s, want %s", told, want)
 	}
-	of := 0
-	for _, m := range w.models() {
-		if m.Job == j.ID {
-			of++
-		}
-	}
-	if of != models {
-		t.Errorf("models = %d, want %d", of, models)
+	if ms := w.models(); len(ms) != models {
+		t.Errorf("models = %d, want %d", len(ms), models)
 	}
 	if lines := w.spooled[got.Workload]; len(lines) != 1 {
 		t.Errorf("lines = %v", lines)
