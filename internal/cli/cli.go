@@ -41,6 +41,10 @@ type root struct {
 	Job   jobCmd   `cmd:"" help:"Training: definitions, versions and jobs." group:"Training"`
 	Model modelCmd `cmd:"" help:"Training models." group:"Training"`
 	Log   logCmd   `cmd:"" help:"Show what jobs and services wrote."`
+
+	Deployment deploymentCmd `cmd:"" help:"Deployments and their code versions." group:"Serving"`
+	Service    serviceCmd    `cmd:"" help:"Services: instances that answer requests." group:"Serving"`
+	Endpoint   endpointCmd   `cmd:"" help:"Endpoints: stable names in front of services." group:"Serving"`
 }
 
 // apiFlags say which server is called, and as whom. The original clients'

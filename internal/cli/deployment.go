@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"errors"
+	"io"
+	"os"
+	"strconv"
+
+	"panal/internal/client"
+	"panal/internal/plat"
+)
+
+// deploymentCmd is the noun for deployments and their code.
+type deploymentCmd struct {
+	Create  deploymentCreateCmd  `cmd:"" help:"Create a deployment: code versions, services and endpoints of one model API."`
+	List    deploymentListCmd    `cmd:"" help:"List deployments."`
+	Get     deploymentGetCmd     `cmd:"" help:"Show a deployment."`
+	Update  deploymentUpdateCmd  `cmd:"" help:"Change a deployment's name, description or default variables."`
+	Delete  deploymentDeleteCmd  `cmd:"" help:"Delete a deployment that has no services."`
+	Version deploymentVersionCmd `cmd:"" help:"Code versions of a deployment."`
+}
+
+// deploymentArg names a deployment.
+type deploymentArg struct {
+	Deployment string `arg:"" help:"Deployment, by id, or by name where that is unique."`
+}
+
+// id resolves the argument. An id is taken as it is.
+func (a deploymentArg) id(e *env) (string, error) {
+	if _, err := strconv.ParseUint(a.Deployment, 10, 64); err == nil && len(a.Deployment) == 13 {
+		return a.Deployment, nil
+	}
+	d, err := e.api.FindDeployment(e.ctx, a.Deployment)
+	return d.ID, err
+}
+
+func deploymentHeader() []string {
+	return []string{"ID", "NAME", "SERVICES", "ENDPOINTS", "ENVIRONMENT", "CREATED"}
+}
+
+func deploymentRow(d client.Deployment) []string {
+	return []string{d.ID, d.Name, strconv.Itoa(len(d.Services)), strconv.Itoa(len(d.Endpoints)), pairs(d.Environment), d.CreatedAt}
+}
+
+func (e *env) showDeployment(d client.Deployment, err error) error {
+	if err != nil {
+		return err
+	}
+	return e.print(d, deploymentHeader(), [][]string{deploymentRow(d)})
+}
+
+type deploymentCreateCmd struct {
+	Name        string            `arg:"" help:"Name."`
+	Description string            `help:"What it is for."`
+	Env         map[string]string `help:"Default variables of all its services: --env STAGE=test." short:"e" mapsep:"none"`
+}
+
+// Help teaches.
+func (deploymentCreateCmd) Help() string {
+	return `From a trained model to answers:
+
+  panal deployment create leaf-api
+  panal deployment version create leaf-api ./predict --label 0.0.1
+  panal service create leaf-api 0.0.1 --model 1720000000055 --wait
+  panal endpoint create leaf-api ser-7be2d1904c3f4a58
+  panal endpoint call leaf-api picture.png
+
+The code's handler is called as handler(request, context) for each request.`
+}
+
+// Run makes the deployment.
+func (c deploymentCreateCmd) Run(e *env) error {
+	return e.showDeployment(e.api.CreateDeployment(e.ctx, client.DeploymentParams{Name: &c.Name, Description: &c.Description, Environment: c.Env}))
+}
+
+type deploymentListCmd struct{}
+
+// Run lists deployments.
+func (deploymentListCmd) Run(e *env) error {
+	all, err := e.api.Deployments(e.ctx)
+	if err != nil {
+		return err
+	}
+	return e.print(all, deploymentHeader(), table(all, deploymentRow))
+}
+
+type deploymentGetCmd struct{ deploymentArg }
+
+// Run shows a deployment.
+func (c deploymentGetCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	return e.showDeployment(e.api.Deployment(e.ctx, id))
+}
+
+type deploymentUpdateCmd struct {
+	deploymentArg
+	Name        *string           `help:"New name."`
+	Description *string           `help:"New description."`
+	Env         map[string]string `help:"New default variables, instead of all that there are; services keep theirs." short:"e" mapsep:"none"`
+}
+
+// Run changes the deployment.
+func (c deploymentUpdateCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	return e.showDeployment(e.api.UpdateDeployment(e.ctx, id, client.DeploymentParams{Name: c.Name, Description: c.Description, Environment: c.Env}))
+}
+
+type deploymentDeleteCmd struct{ deploymentArg }
+
+// Run deletes the deployment.
+func (c deploymentDeleteCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	if err := e.api.DeleteDeployment(e.ctx, id); err != nil {
+		return err
+	}
+	e.say("deleted %s", id)
+	return nil
+}
+
+// deploymentVersionCmd is the noun for code versions.
+type deploymentVersionCmd struct {
+	Create   codeCreateCmd   `cmd:"" help:"Create a code version from a directory of code."`
+	List     codeListCmd     `cmd:"" help:"List the code versions of a deployment."`
+	Download codeDownloadCmd `cmd:"" help:"Download a code version's source, as it was uploaded."`
+	Delete   codeDeleteCmd   `cmd:"" help:"Delete a code version that no service uses."`
+}
+
+func codeHeader() []string {
+	return []string{"ID", "VERSION", "HANDLER", "IMAGE", "ENVIRONMENT", "CREATED"}
+}
+
+func codeRow(v client.Code) []string {
+	return []string{v.ID, v.Label, v.Handler, v.Image, pairs(v.Environment), v.CreatedAt}
+}
+
+type codeCreateCmd struct {
+	deploymentArg
+	Source  string            `arg:"" help:"Directory of code (packed without .git and __pycache__), or a zip or tar.gz file." type:"path"`
+	Label   string            `help:"Your name for the version, unique in the deployment, such as 0.0.1." required:"" short:"l"`
+	Handler string            `help:"module:function to call." default:"main:handler"`
+	Image   string            `help:"Profile to run in: namespace/name:tag." default:"abeja-inc/all-cpu:19.10"`
+	Env     map[string]string `help:"Default variables of this code: --env TOP_K=3." short:"e" mapsep:"none"`
+}
+
+// Run packs and uploads the code.
+func (c codeCreateCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	write, err := source(c.Source)
+	if err != nil {
+		return err
+	}
+	// The length of an upload to a signed URL must be known.
+	tmp, err := os.CreateTemp("", "panal-source-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = errors.Join(tmp.Close(), os.Remove(tmp.Name())) }() // only read from here on
+	if err := write(tmp); err != nil {
+		return err
+	}
+	size, err := tmp.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return err
+	}
+	if size == 0 {
+		return plat.InvalidField("source", "%s is empty", c.Source)
+	}
+	if _, err := tmp.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	v, err := e.api.CreateCode(e.ctx, id, client.CodeParams{Label: c.Label, Handler: c.Handler, Image: c.Image, Environment: c.Env}, tmp, size)
+	if err != nil {
+		return err
+	}
+	return e.print(v, codeHeader(), [][]string{codeRow(v)})
+}
+
+type codeListCmd struct{ deploymentArg }
+
+// Run lists code versions.
+func (c codeListCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	all, err := e.api.Codes(e.ctx, id)
+	if err != nil {
+		return err
+	}
+	return e.print(all, codeHeader(), table(all, codeRow))
+}
+
+// codeArg names a code version.
+type codeArg struct {
+	deploymentArg
+	Version string `arg:"" help:"Code version, by label or id."`
+}
+
+func (a codeArg) find(e *env) (client.Code, error) {
+	id, err := a.id(e)
+	if err != nil {
+		return client.Code{}, err
+	}
+	return e.api.FindCode(e.ctx, id, a.Version)
+}
+
+type codeDownloadCmd struct {
+	codeArg
+	To string `help:"File to write; - for stdout. Default: VERSION.tar.gz." placeholder:"FILE"`
+}
+
+// Run downloads the source.
+func (c codeDownloadCmd) Run(e *env) error {
+	v, err := c.find(e)
+	if err != nil {
+		return err
+	}
+	body, size, err := e.api.DownloadCode(e.ctx, v.Deployment, v.ID)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = body.Close() }()
+	if c.To == "" {
+		c.To = v.Label + ".tar.gz"
+	}
+	return e.save(c.To, body, size)
+}
+
+type codeDeleteCmd struct{ codeArg }
+
+// Run deletes the code version.
+func (c codeDeleteCmd) Run(e *env) error {
+	v, err := c.find(e)
+	if err != nil {
+		return err
+	}
+	if err := e.api.DeleteCode(e.ctx, v.Deployment, v.ID); err != nil {
+		return err
+	}
+	e.say("deleted %s (%s)", v.ID, v.Label)
+	return nil
+}

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"io"
+	"mime"
+	"os"
+	"path/filepath"
+	"time"
+
+	"panal/internal/client"
+	"panal/internal/plat"
+)
+
+// endpointCmd is the noun for endpoints.
+type endpointCmd struct {
+	Create  endpointCreateCmd  `cmd:"" help:"Create an alias in front of a service."`
+	List    endpointListCmd    `cmd:"" help:"List the endpoints of a deployment."`
+	Get     endpointGetCmd     `cmd:"" help:"Show an endpoint."`
+	Switch  endpointSwitchCmd  `cmd:"" help:"Point an endpoint to another service, without a request lost."`
+	History endpointHistoryCmd `cmd:"" help:"List the switches of an endpoint, newest first."`
+	Call    endpointCallCmd    `cmd:"" help:"Send a file to a model and print its answer."`
+	Delete  endpointDeleteCmd  `cmd:"" help:"Delete an endpoint."`
+}
+
+// endpointArg names an endpoint.
+type endpointArg struct {
+	deploymentArg
+	Endpoint string `arg:"" help:"Endpoint, by alias or id."`
+}
+
+func endpointHeader() []string {
+	return []string{"ID", "ALIAS", "SERVICE", "PENDING", "MODIFIED", "MESSAGE"}
+}
+
+func endpointRow(v client.Endpoint) []string {
+	return []string{v.ID, v.Alias, v.Service, v.Pending, v.ModifiedAt, v.StatusMessage}
+}
+
+func (e *env) showEndpoint(v client.Endpoint, err error) error {
+	if err != nil {
+		return err
+	}
+	return e.print(v, endpointHeader(), [][]string{endpointRow(v)})
+}
+
+type endpointCreateCmd struct {
+	deploymentArg
+	Service string `arg:"" help:"Service id; it may still be starting."`
+	Alias   string `help:"Name: letters, digits, _ and -." default:"default"`
+}
+
+// Run makes the endpoint.
+func (c endpointCreateCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	return e.showEndpoint(e.api.CreateEndpoint(e.ctx, id, c.Alias, c.Service))
+}
+
+type endpointListCmd struct{ deploymentArg }
+
+// Run lists endpoints.
+func (c endpointListCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	all, err := e.api.Endpoints(e.ctx, id)
+	if err != nil {
+		return err
+	}
+	return e.print(all, endpointHeader(), table(all, endpointRow))
+}
+
+type endpointGetCmd struct{ endpointArg }
+
+// Run shows an endpoint.
+func (c endpointGetCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	return e.showEndpoint(e.api.Endpoint(e.ctx, id, c.Endpoint))
+}
+
+type endpointSwitchCmd struct {
+	endpointArg
+	Service string        `arg:"" help:"Service id of the same deployment."`
+	Wait    bool          `help:"When the service is still starting: wait until it answers, or has failed." short:"w"`
+	Timeout time.Duration `help:"With --wait: give up after this long; 0: never."`
+}
+
+// Help teaches.
+func (endpointSwitchCmd) Help() string {
+	return `  panal endpoint switch leaf-api default ser-7be2d1904c3f4a58 --wait
+
+When the service is READY, every request from now on goes to it, and those under
+way are finished by the old one. When it is still starting, the old one goes on
+answering until the new one is READY; should that fail, nothing changes. The old
+service keeps running: switching back is another switch.`
+}
+
+// Run switches.
+func (c endpointSwitchCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	if err := e.api.SwitchEndpoint(e.ctx, id, c.Endpoint, c.Service); err != nil {
+		return err
+	}
+	v, err := e.api.Endpoint(e.ctx, id, c.Endpoint)
+	if err == nil && c.Wait && v.Pending == c.Service {
+		e.say("%s", clean(v.StatusMessage))
+		err = e.poll("the switch", c.Timeout, func(ctx context.Context) (done bool, err error) {
+			v, err = e.api.Endpoint(ctx, id, c.Endpoint)
+			return v.Pending != c.Service, err
+		})
+	}
+	v.History = nil
+	if err := e.showEndpoint(v, err); err != nil {
+		return err
+	}
+	if v.Service != c.Service && v.Pending != c.Service {
+		return plat.Errorf(plat.ErrConflict, "%s", v.StatusMessage)
+	}
+	return nil
+}
+
+type endpointHistoryCmd struct{ endpointArg }
+
+// Run lists switches.
+func (c endpointHistoryCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	v, err := e.api.Endpoint(e.ctx, id, c.Endpoint)
+	if err != nil {
+		return err
+	}
+	return e.print(v.History, []string{"TIME", "FROM", "TO", "USER"}, table(v.History, func(s client.Switch) []string {
+		return []string{s.At, s.From, s.To, s.By}
+	}))
+}
+
+type endpointCallCmd struct {
+	deploymentArg
+	File        string `arg:"" help:"What to send; - for stdin."`
+	Alias       string `help:"Endpoint, by alias. Default: the one named default." xor:"target"`
+	Service     string `help:"Call this service instead of an endpoint." xor:"target"`
+	ContentType string `name:"content-type" help:"Default: by the file's extension."`
+}
+
+// Run calls the model.
+func (c endpointCallCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	call := client.Call{Deployment: id, Alias: c.Alias, Service: c.Service, ContentType: c.ContentType, Body: e.stdin, Size: -1}
+	if c.File != "-" {
+		f, err := os.Open(filepath.Clean(c.File))
+		if err != nil {
+			return plat.InvalidField("file", "%v", err)
+		}
+		defer func() { _ = f.Close() }()
+		info, err := f.Stat()
+		if err != nil || !info.Mode().IsRegular() {
+			return plat.InvalidField("file", "%s is no file", c.File)
+		}
+		call.Body, call.Size = f, info.Size()
+		if call.ContentType == "" {
+			call.ContentType = mime.TypeByExtension(filepath.Ext(c.File))
+		}
+	}
+	if call.ContentType == "" {
+		call.ContentType = "application/octet-stream"
+	}
+	res, err := e.api.Infer(e.ctx, call)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = res.Body.Close() }()
+	_, err = io.Copy(e.stdout, res.Body)
+	return err
+}
+
+type endpointDeleteCmd struct{ endpointArg }
+
+// Run deletes the endpoint.
+func (c endpointDeleteCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	if err := e.api.DeleteEndpoint(e.ctx, id, c.Endpoint); err != nil {
+		return err
+	}
+	e.say("deleted %s", c.Endpoint)
+	return nil
+}

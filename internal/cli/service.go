@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"panal/internal/client"
+	"panal/internal/plat"
+)
+
+// serviceCmd is the noun for services.
+type serviceCmd struct {
+	Create serviceCreateCmd `cmd:"" help:"Create a service: instances of a code version that answer requests."`
+	List   serviceListCmd   `cmd:"" help:"List the services of a deployment."`
+	Get    serviceGetCmd    `cmd:"" help:"Show a service."`
+	Wait   serviceWaitCmd   `cmd:"" help:"Wait until a service is READY. Exit code 0 only then."`
+	Update serviceUpdateCmd `cmd:"" help:"Change a service; its instances are replaced while it goes on answering."`
+	Start  serviceStartCmd  `cmd:"" help:"Start a stopped or failed service."`
+	Stop   serviceStopCmd   `cmd:"" help:"Stop a service once its requests are answered."`
+	Delete serviceDeleteCmd `cmd:"" help:"Delete a service that no endpoint points to."`
+}
+
+// serviceArg names a service.
+type serviceArg struct {
+	deploymentArg
+	Service string `arg:"" help:"Service id."`
+}
+
+func serviceHeader() []string {
+	return []string{"ID", "VERSION", "STATUS", "INSTANCE", "NUMBER", "MODEL", "CREATED", "MESSAGE"}
+}
+
+func serviceRow(s client.Service) []string {
+	return []string{s.ID, s.Label, s.Status, s.InstanceType, strconv.Itoa(s.Number), pairs(s.Models), s.CreatedAt, firstLine(s.StatusMessage)}
+}
+
+// showService prints a service with its whole message (a traceback has many lines).
+func (e *env) showService(s client.Service) error {
+	if err := e.print(s, serviceHeader(), [][]string{serviceRow(s)}); err != nil {
+		return err
+	}
+	if _, more, ok := strings.Cut(s.StatusMessage, "\n"); ok && !e.json {
+		for line := range strings.SplitSeq(more, "\n") {
+			if _, err := fmt.Fprintln(e.stdout, clean(line)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// serviceFlags are what a service is made of.
+type serviceFlags struct {
+	Model        string            `help:"Training model for the code, by id."`
+	Env          map[string]string `help:"Variables over the deployment's and the version's: --env TOP_K=5." short:"e" mapsep:"none"`
+	InstanceType string            `name:"instance-type" help:"cpu-0.25 (the default), cpu-1, cpu-2, cpu-4, cpu-8, cpu-16, gpu-1, …"`
+	Number       int               `help:"How many instances, 1 to 300." short:"n"`
+	Min          int               `help:"How many make it READY; default: all."`
+	Max          int               `help:"Most instances; default: twice the number."`
+	Wait         bool              `help:"Wait until it is READY." short:"w"`
+}
+
+func (f serviceFlags) params() client.ServiceParams {
+	p := client.ServiceParams{Environment: f.Env, InstanceType: f.InstanceType, Number: f.Number, Min: f.Min, Max: f.Max}
+	if f.Model != "" {
+		p.Models = map[string]string{"alias": f.Model}
+	}
+	return p
+}
+
+type serviceCreateCmd struct {
+	codeArg
+	serviceFlags
+}
+
+// Help teaches.
+func (serviceCreateCmd) Help() string {
+	return `  panal service create leaf-api 0.0.1 --model 1720000000055 --number 2 --wait
+
+A service that does not start says why: 'panal service get' shows the traceback,
+'panal log service' all that it wrote.`
+}
+
+// Run makes the service.
+func (c serviceCreateCmd) Run(e *env) error {
+	v, err := c.find(e)
+	if err != nil {
+		return err
+	}
+	p := c.params()
+	p.Version = v.ID
+	s, err := e.api.CreateService(e.ctx, v.Deployment, p)
+	if err != nil {
+		return err
+	}
+	if c.Wait {
+		return e.waitService(s.Deployment, s.ID, 0)
+	}
+	return e.showService(s)
+}
+
+type serviceListCmd struct{ deploymentArg }
+
+// Run lists services.
+func (c serviceListCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	all, err := e.api.Services(e.ctx, id)
+	if err != nil {
+		return err
+	}
+	return e.print(all, serviceHeader(), table(all, serviceRow))
+}
+
+type serviceGetCmd struct{ serviceArg }
+
+// Run shows a service.
+func (c serviceGetCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	s, err := e.api.Service(e.ctx, id, c.Service)
+	if err != nil {
+		return err
+	}
+	return e.showService(s)
+}
+
+type serviceWaitCmd struct {
+	serviceArg
+	Timeout time.Duration `help:"Give up after this long; 0: never."`
+}
+
+// Run waits.
+func (c serviceWaitCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	return e.waitService(id, c.Service, c.Timeout)
+}
+
+// pollService is how often a service or an endpoint is looked at.
+const pollService = 250 * time.Millisecond
+
+// poll asks until done, for at most timeout (0: for ever). A server that does not
+// answer may be restarting: it is waited for.
+func (e *env) poll(what string, timeout time.Duration, ask func(ctx context.Context) (done bool, err error)) error {
+	ctx := e.ctx
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, timeout, plat.Errorf(plat.ErrUnavailable, "%s within %s did not happen", what, timeout))
+		defer cancel()
+	}
+	away := time.Time{}
+	for {
+		done, err := ask(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case errors.Is(err, plat.ErrUnavailable) && (away.IsZero() || time.Since(away) < serverAway):
+			if away.IsZero() {
+				away = time.Now()
+				e.say("the server does not answer; waiting for it")
+			}
+		case err != nil || done:
+			return err
+		default:
+			away = time.Time{}
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(pollService):
+		}
+	}
+}
+
+// waitService waits until the service is READY, telling each change.
+func (e *env) waitService(dep, id string, timeout time.Duration) error {
+	var s client.Service
+	last := ""
+	err := e.poll("READY", timeout, func(ctx context.Context) (done bool, err error) {
+		if s, err = e.api.Service(ctx, dep, id); err != nil {
+			return false, err
+		}
+		text := s.Status
+		if s.StatusMessage != "" {
+			text += ": " + firstLine(s.StatusMessage)
+		}
+		if text != last {
+			last = text
+			e.say("service %s: %s", id, clean(text))
+		}
+		return s.Status != "IN_PROGRESS", nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := e.showService(s); err != nil {
+		return err
+	}
+	if s.Status != "READY" {
+		return fmt.Errorf("service %s is %s", s.ID, s.Status)
+	}
+	return nil
+}
+
+type serviceUpdateCmd struct {
+	serviceArg
+	serviceFlags
+}
+
+// Run changes the service.
+func (c serviceUpdateCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	s, err := e.api.UpdateService(e.ctx, id, c.Service, c.params())
+	if err != nil {
+		return err
+	}
+	if c.Wait {
+		return e.waitService(id, s.ID, 0)
+	}
+	return e.showService(s)
+}
+
+type serviceStartCmd struct {
+	serviceArg
+	Wait bool `help:"Wait until it is READY." short:"w"`
+}
+
+// Run starts the service.
+func (c serviceStartCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	if err := e.api.StartService(e.ctx, id, c.Service); err != nil {
+		return err
+	}
+	if c.Wait {
+		return e.waitService(id, c.Service, 0)
+	}
+	e.say("started %s", c.Service)
+	return nil
+}
+
+type serviceStopCmd struct{ serviceArg }
+
+// Run stops the service.
+func (c serviceStopCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	if err := e.api.StopService(e.ctx, id, c.Service); err != nil {
+		return err
+	}
+	e.say("stopped %s", c.Service)
+	return nil
+}
+
+type serviceDeleteCmd struct{ serviceArg }
+
+// Run deletes the service.
+func (c serviceDeleteCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	if err := e.api.DeleteService(e.ctx, id, c.Service); err != nil {
+		return err
+	}
+	e.say("deleted %s", c.Service)
+	return nil
+}

@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+
+	"panal/internal/plat"
+)
+
+// Deployment groups code versions, services and endpoints.
+type Deployment struct {
+	ID          string            `json:"deployment_id"`
+	Name        string            `json:"name"`
+	Description string            `json:"description"`
+	Environment map[string]string `json:"default_environment"`
+	Services    []Service         `json:"services"`
+	Endpoints   []Endpoint        `json:"endpoints"`
+	CreatedAt   string            `json:"created_at"`
+	ModifiedAt  string            `json:"modified_at"`
+}
+
+// DeploymentParams describes a deployment; nil is absent.
+type DeploymentParams struct {
+	Name        *string           `json:"name,omitempty"`
+	Description *string           `json:"description,omitempty"`
+	Environment map[string]string `json:"default_environment,omitempty"`
+}
+
+// Code is a code version of a deployment.
+type Code struct {
+	ID          string            `json:"version_id"`
+	Label       string            `json:"version"`
+	Deployment  string            `json:"deployment_id"`
+	Handler     string            `json:"handler"`
+	Image       string            `json:"image"`
+	Environment map[string]string `json:"user_parameters"`
+	CreatedAt   string            `json:"created_at"`
+	ModifiedAt  string            `json:"modified_at"`
+	UploadURL   string            `json:"upload_url,omitempty"`
+}
+
+// CodeParams describes a new code version.
+type CodeParams struct {
+	Label       string            `json:"version"`
+	Handler     string            `json:"handler,omitempty"`
+	Image       string            `json:"image"`
+	Environment map[string]string `json:"user_parameters,omitempty"`
+}
+
+// Service is a number of instances of a code version.
+type Service struct {
+	ID            string            `json:"service_id"`
+	Deployment    string            `json:"deployment_id"`
+	Label         string            `json:"model_version"`
+	Version       string            `json:"model_version_id"`
+	Models        map[string]string `json:"models"`
+	Status        string            `json:"status"`
+	StatusMessage string            `json:"status_message"`
+	InstanceType  string            `json:"instance_type"`
+	Number        int               `json:"instance_number"`
+	Min           int               `json:"min_instance_number"`
+	Max           int               `json:"max_instance_number"`
+	Autoscale     bool              `json:"enable_autoscale"`
+	Environment   map[string]string `json:"user_env_vars"`
+	Merged        map[string]string `json:"merged_env_vars"`
+	CreatedAt     string            `json:"created_at"`
+	ModifiedAt    string            `json:"modified_at"`
+}
+
+// ServiceParams describes a service or a change of one; what is empty stays, or
+// takes its default.
+type ServiceParams struct {
+	Version      string            `json:"version_id,omitempty"`
+	Models       map[string]string `json:"models,omitempty"`
+	Environment  map[string]string `json:"environment,omitempty"`
+	InstanceType string            `json:"instance_type,omitempty"`
+	Number       int               `json:"instance_number,omitempty"`
+	Min          int               `json:"min_instance_number,omitempty"`
+	Max          int               `json:"max_instance_number,omitempty"`
+}
+
+// Endpoint is a stable alias in front of a service.
+type Endpoint struct {
+	ID            string   `json:"endpoint_id"`
+	Alias         string   `json:"custom_alias"`
+	Service       string   `json:"service_id"`
+	Pending       string   `json:"pending_service_id"`
+	StatusMessage string   `json:"status_message"`
+	History       []Switch `json:"history,omitempty"`
+	CreatedAt     string   `json:"created_at"`
+	ModifiedAt    string   `json:"modified_at"`
+}
+
+// Switch is a line of an endpoint's history.
+type Switch struct {
+	From string `json:"from_service_id"`
+	To   string `json:"to_service_id"`
+	By   string `json:"user_id"`
+	At   string `json:"switched_at"`
+}
+
+func (c *Client) deployments(segments ...string) string {
+	return c.OrgPath(append([]string{"deployments"}, segments...)...)
+}
+
+// entries reads a list without paging.
+func entries[T any](ctx context.Context, c *Client, path string) ([]T, error) {
+	var out struct {
+		Entries []T `json:"entries"`
+	}
+	err := c.JSON(ctx, http.MethodGet, path, nil, nil, &out)
+	return out.Entries, err
+}
+
+// call sends in and decodes the answer.
+func call[T any](ctx context.Context, c *Client, method, path string, in any) (T, error) {
+	var out T
+	err := c.JSON(ctx, method, path, nil, in, &out)
+	return out, err
+}
+
+// CreateDeployment makes a deployment.
+func (c *Client) CreateDeployment(ctx context.Context, p DeploymentParams) (Deployment, error) {
+	return call[Deployment](ctx, c, http.MethodPost, c.deployments(), p)
+}
+
+// Deployments lists all deployments, oldest first.
+func (c *Client) Deployments(ctx context.Context) ([]Deployment, error) {
+	return entries[Deployment](ctx, c, c.deployments())
+}
+
+// Deployment returns one deployment.
+func (c *Client) Deployment(ctx context.Context, id string) (Deployment, error) {
+	return call[Deployment](ctx, c, http.MethodGet, c.deployments(id), nil)
+}
+
+// FindDeployment returns the deployment with that id, or else the only one with
+// that name.
+func (c *Client) FindDeployment(ctx context.Context, idOrName string) (Deployment, error) {
+	all, err := c.Deployments(ctx)
+	if err != nil {
+		return Deployment{}, err
+	}
+	var named []Deployment
+	for _, d := range all {
+		switch idOrName {
+		case d.ID:
+			return d, nil
+		case d.Name:
+			named = append(named, d)
+		}
+	}
+	switch len(named) {
+	case 0:
+		return Deployment{}, plat.NotFound("deployment", idOrName)
+	case 1:
+		return named[0], nil
+	}
+	return Deployment{}, plat.Errorf(plat.ErrConflict, "%d deployments are named %s (%s, %s, …); use an id", len(named), idOrName, named[0].ID, named[1].ID)
+}
+
+// UpdateDeployment changes a deployment.
+func (c *Client) UpdateDeployment(ctx context.Context, id string, p DeploymentParams) (Deployment, error) {
+	return call[Deployment](ctx, c, http.MethodPatch, c.deployments(id), p)
+}
+
+// DeleteDeployment deletes a deployment without services.
+func (c *Client) DeleteDeployment(ctx context.Context, id string) error {
+	return c.JSON(ctx, http.MethodDelete, c.deployments(id), nil, nil, nil)
+}
+
+// CreateCode makes a code version and uploads its source: size bytes of tar.gz or
+// zip. When the upload fails the version is deleted again.
+func (c *Client) CreateCode(ctx context.Context, dep string, p CodeParams, src io.Reader, size int64) (Code, error) {
+	v, err := call[Code](ctx, c, http.MethodPost, c.deployments(dep, "versions"), p)
+	if err != nil {
+		return Code{}, err
+	}
+	res, err := c.Do(ctx, Request{Method: http.MethodPut, Path: v.UploadURL, Body: src, Size: size})
+	if err != nil {
+		_ = c.DeleteCode(context.WithoutCancel(ctx), dep, v.ID) // the upload's error is the one to tell
+		return Code{}, err
+	}
+	v.UploadURL = ""
+	return v, res.Body.Close()
+}
+
+// Codes lists a deployment's code versions, oldest first.
+func (c *Client) Codes(ctx context.Context, dep string) ([]Code, error) {
+	return entries[Code](ctx, c, c.deployments(dep, "versions"))
+}
+
+// FindCode returns the code version with that label or id.
+func (c *Client) FindCode(ctx context.Context, dep, labelOrID string) (Code, error) {
+	all, err := c.Codes(ctx, dep)
+	if err != nil {
+		return Code{}, err
+	}
+	for _, v := range all {
+		if v.ID == labelOrID || v.Label == labelOrID {
+			return v, nil
+		}
+	}
+	return Code{}, plat.NotFound("version", labelOrID)
+}
+
+// DeleteCode deletes a code version that no service uses.
+func (c *Client) DeleteCode(ctx context.Context, dep, id string) error {
+	return c.JSON(ctx, http.MethodDelete, c.deployments(dep, "versions", id), nil, nil, nil)
+}
+
+// DownloadCode opens a code version's source. size is -1 when unknown.
+func (c *Client) DownloadCode(ctx context.Context, dep, id string) (body io.ReadCloser, size int64, err error) {
+	d, err := call[struct {
+		URI string `json:"download_uri"`
+	}](ctx, c, http.MethodGet, c.deployments(dep, "versions", id, "download"), nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	res, err := c.Do(ctx, Request{Method: http.MethodGet, Path: d.URI})
+	if err != nil {
+		return nil, 0, err
+	}
+	return res.Body, res.ContentLength, nil
+}
+
+// CreateService makes a service; it starts at once.
+func (c *Client) CreateService(ctx context.Context, dep string, p ServiceParams) (Service, error) {
+	return call[Service](ctx, c, http.MethodPost, c.deployments(dep, "services"), p)
+}
+
+// Services lists a deployment's services, oldest first.
+func (c *Client) Services(ctx context.Context, dep string) ([]Service, error) {
+	return entries[Service](ctx, c, c.deployments(dep, "services"))
+}
+
+// Service returns one service.
+func (c *Client) Service(ctx context.Context, dep, id string) (Service, error) {
+	return call[Service](ctx, c, http.MethodGet, c.ServicePath(dep, id), nil)
+}
+
+// UpdateService changes a service; its instances are replaced one by one.
+func (c *Client) UpdateService(ctx context.Context, dep, id string, p ServiceParams) (Service, error) {
+	return call[Service](ctx, c, http.MethodPatch, c.ServicePath(dep, id), p)
+}
+
+// StartService starts a stopped or failed service.
+func (c *Client) StartService(ctx context.Context, dep, id string) error {
+	return c.JSON(ctx, http.MethodPost, c.deployments(dep, "services", id, "start"), nil, nil, nil)
+}
+
+// StopService stops a service once its requests are answered.
+func (c *Client) StopService(ctx context.Context, dep, id string) error {
+	return c.JSON(ctx, http.MethodPost, c.deployments(dep, "services", id, "stop"), nil, nil, nil)
+}
+
+// DeleteService deletes a service that no endpoint points to.
+func (c *Client) DeleteService(ctx context.Context, dep, id string) error {
+	return c.JSON(ctx, http.MethodDelete, c.ServicePath(dep, id), nil, nil, nil)
+}
+
+// CreateEndpoint makes an alias in front of a service.
+func (c *Client) CreateEndpoint(ctx context.Context, dep, alias, service string) (Endpoint, error) {
+	return call[Endpoint](ctx, c, http.MethodPost, c.deployments(dep, "endpoints"), map[string]string{"custom_alias": alias, "service_id": service})
+}
+
+// Endpoints lists a deployment's endpoints, oldest first.
+func (c *Client) Endpoints(ctx context.Context, dep string) ([]Endpoint, error) {
+	return entries[Endpoint](ctx, c, c.deployments(dep, "endpoints"))
+}
+
+// Endpoint returns an endpoint by id or alias, with the history of its switches.
+func (c *Client) Endpoint(ctx context.Context, dep, idOrAlias string) (Endpoint, error) {
+	return call[Endpoint](ctx, c, http.MethodGet, c.deployments(dep, "endpoints", idOrAlias), nil)
+}
+
+// SwitchEndpoint points an endpoint to another service: at once when that
+// answers, else when it is READY.
+func (c *Client) SwitchEndpoint(ctx context.Context, dep, idOrAlias, service string) error {
+	return c.JSON(ctx, http.MethodPatch, c.deployments(dep, "endpoints", idOrAlias), nil, map[string]string{"service_id": service}, nil)
+}
+
+// DeleteEndpoint deletes an endpoint.
+func (c *Client) DeleteEndpoint(ctx context.Context, dep, idOrAlias string) error {
+	return c.JSON(ctx, http.MethodDelete, c.deployments(dep, "endpoints", idOrAlias), nil, nil, nil)
+}
+
+// Call is a request to a model.
+type Call struct {
+	Deployment  string
+	Service     string // its service, or
+	Alias       string // its endpoint; "" is the endpoint default
+	ContentType string
+	Query       url.Values
+	Body        io.Reader
+	Size        int64
+}
+
+// Infer calls a model and returns its answer, whose body the caller closes.
+func (c *Client) Infer(ctx context.Context, q Call) (*http.Response, error) {
+	segs := []string{"deployments", q.Deployment}
+	switch {
+	case q.Service != "":
+		segs = append(segs, "services", q.Service)
+	case q.Alias != "":
+		segs = append(segs, q.Alias)
+	}
+	return c.Do(ctx, Request{
+		Method: http.MethodPost, Path: Path(segs...), Query: q.Query, Header: http.Header{"Content-Type": {q.ContentType}}, Body: q.Body, Size: q.Size,
+	})
+}
