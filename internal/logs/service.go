@@ -48,6 +48,7 @@ const (
 	expireEvery   = 10 * time.Minute
 	sizeFresh     = time.Second
 	commitTimeout = 60 * time.Second
+	commitBytes   = 64 << 10 // what a commit adds to the files beside its data, at most about
 	// maxFlushBatches bounds the workloads, and with them the parameters, of a flush.
 	maxFlushBatches = 4096
 )
@@ -63,7 +64,8 @@ type Service struct {
 	ended chan struct{} // closed when Run has returned
 
 	sizeMu sync.Mutex
-	size   int64
+	size   int64 // measured at sizeAt
+	grown  int64 // what commits have added since, at most
 	sizeAt time.Time
 }
 
@@ -230,7 +232,7 @@ func (s *Service) commitLoop(ctx context.Context) {
 		var size int64
 		batches, size, held = s.gather(ctx, first, started.Add(s.cfg.Flush))
 		started = time.Now()
-		s.flush(context.WithoutCancel(ctx), batches, size)
+		s.flush(context.WithoutCancel(ctx), batches)
 		if hot += size; hot >= repackAfter {
 			hot = 0
 			select {
@@ -270,7 +272,7 @@ func (s *Service) gather(ctx context.Context, first *waiting, until time.Time) (
 }
 
 // flush commits batches as one record and answers each.
-func (s *Service) flush(ctx context.Context, batches []*waiting, size int64) {
+func (s *Service) flush(ctx context.Context, batches []*waiting) {
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
 	err := s.commit(ctx, batches)
@@ -280,9 +282,6 @@ func (s *Service) flush(ctx context.Context, batches []*waiting, size int64) {
 		}
 		close(w.done)
 	}
-	s.sizeMu.Lock()
-	s.size += size / 4 // until it is measured again
-	s.sizeMu.Unlock()
 }
 
 func (s *Service) commit(ctx context.Context, batches []*waiting) error {
@@ -301,6 +300,12 @@ func (s *Service) commit(ctx context.Context, batches []*waiting) error {
 			names = append(names, w.Workload)
 		}
 	}
+	grown := 0
+	defer func() {
+		s.sizeMu.Lock()
+		defer s.sizeMu.Unlock()
+		s.grown += int64(grown)
+	}()
 	return s.store.Append(ctx, s.cfg.Now(), names, func(last map[string]int64) (*Flush, error) {
 		lines, now := admit(batches, last)
 		if len(lines) == 0 {
@@ -312,6 +317,7 @@ func (s *Service) commit(ctx context.Context, batches []*waiting) error {
 		}
 		r := summary(lines)
 		r.Data = data
+		grown = 2*len(data) + commitBytes // once in the write-ahead log, once in the table
 		streams := map[string]bool{}
 		for i := range lines {
 			if k := lines[i].Stream; !streams[k] {
@@ -363,18 +369,20 @@ func summary(lines []Line) Record {
 	return r
 }
 
-// used returns about how many bytes lines take: measured lately, plus what came since.
+// used returns how many bytes lines take: measured lately, plus at most what came
+// since. An estimate alone never says that the ceiling is reached.
 func (s *Service) used(ctx context.Context) (int64, error) {
 	s.sizeMu.Lock()
 	defer s.sizeMu.Unlock()
-	if now := time.Now(); s.sizeAt.IsZero() || now.Sub(s.sizeAt) > sizeFresh {
+	now := time.Now()
+	if s.sizeAt.IsZero() || now.Sub(s.sizeAt) > sizeFresh || s.grown > 0 && s.size+s.grown >= s.cfg.Ceiling {
 		n, err := s.store.Size(ctx)
 		if err != nil {
 			return 0, fmt.Errorf("measure log store: %w", err)
 		}
-		s.size, s.sizeAt = n, now
+		s.size, s.grown, s.sizeAt = n, 0, now
 	}
-	return s.size, nil
+	return s.size + s.grown, nil
 }
 
 // maintain repacks and expires.
