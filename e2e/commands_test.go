@@ -129,8 +129,9 @@ func cmdPanal(ts *testscript.TestScript, _ bool, args []string) {
 // 30 s.
 func cmdLogged(ts *testscript.TestScript, _ bool, args []string) {
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		cmdAPI(ts, false, []string{"GET", args[0] + "/logs?limit=1000", "200"})
+		call(ts, []string{"GET", args[0] + "/logs?limit=1000", "200"})
 		if strings.Contains(string(get(ts).last), args[1]) {
+			_, _ = fmt.Fprintln(ts.Stdout(), string(get(ts).last))
 			return
 		}
 	}

@@ -194,12 +194,21 @@ func (s *server) close() {
 // and wants that status. {org} in PATH is the
 // organization. The answer goes to stdout.
 func cmdAPI(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Fatalf("api wants the status that is expected instead of !")
+	}
+	call(ts, args)
+	_, _ = fmt.Fprintln(ts.Stdout(), string(get(ts).last))
+}
+
+// call is the api command without its output.
+func call(ts *testscript.TestScript, args []string) {
 	s := get(ts)
 	auth := true
 	if len(args) > 0 && args[0] == "noauth" {
 		auth, args = false, args[1:]
 	}
-	if neg || len(args) < 3 {
+	if len(args) < 3 {
 		ts.Fatalf("usage: api [noauth] METHOD PATH STATUS [BODY|@FILE] [HEADER:VALUE ...]")
 	}
 	path := strings.ReplaceAll(args[1], "{org}", "/organizations/"+ts.Getenv("ABEJA_ORGANIZATION_ID"))
@@ -234,7 +243,6 @@ func cmdAPI(ts *testscript.TestScript, neg bool, args []string) {
 	defer res.Body.Close()
 	s.last, err = io.ReadAll(res.Body)
 	ts.Check(err)
-	_, _ = fmt.Fprintln(ts.Stdout(), string(s.last))
 	if strconv.Itoa(res.StatusCode) != args[2] {
 		ts.Fatalf("%s %s = %d, want %s\n%s", args[0], path, res.StatusCode, args[2], s.last)
 	}
@@ -277,17 +285,19 @@ func field(raw []byte, path string) (string, error) {
 	}
 }
 
-// until PATH FIELD VALUE: asks until the field has the value, for up to 60 s.
+// until PATH FIELD VALUE: asks until the field has the value (null: until it has
+// none), for up to 60 s.
 func cmdUntil(ts *testscript.TestScript, _ bool, args []string) {
 	var last string
 	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		s := get(ts)
-		cmdAPI(ts, false, []string{"GET", args[0], "200"})
+		call(ts, []string{"GET", args[0], "200"})
 		v, err := field(s.last, args[1])
-		if err == nil && v == args[2] {
+		last = string(s.last)
+		if v == args[2] || err != nil && args[2] == "null" {
+			_, _ = fmt.Fprintln(ts.Stdout(), last)
 			return
 		}
-		last = string(s.last)
 		if strings.Contains(last, `"status":"Failed"`) && args[2] != "Failed" {
 			break
 		}
