@@ -42,7 +42,12 @@ func (s *story) killInstance(ctx context.Context) error {
 	st := s.startStream(ctx, picture, streamRate)
 	time.Sleep(700 * time.Millisecond)
 	begin := time.Now()
+	born := startTime(agents[0])
 	err = syscall.Kill(agents[0], syscall.SIGKILL)
+	if err == nil {
+		err = poll(ctx, "the instance's death", 10*time.Second, func() (bool, error) { return startTime(agents[0]) != born || isZombie(agents[0]), nil })
+	}
+	dead := time.Now() // a machine that is busy takes a moment to kill a process tree
 	if err == nil {
 		err = poll(ctx, "a new instance", 30*time.Second, func() (bool, error) {
 			now, _ := processes("ABEJA_SERVICE_ID=" + s.services["rbf"])
@@ -55,10 +60,11 @@ func (s *story) killInstance(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// In flight on it: at most what was begun and not answered at the kill.
+	// In flight on it: at most what was begun before it was dead, and not answered
+	// when it was killed.
 	inFlight := 0
 	for _, a := range all {
-		if a.begin.Before(begin) && a.end.After(begin) {
+		if a.begin.Before(dead) && a.end.After(begin) {
 			inFlight++
 		}
 	}

@@ -233,7 +233,7 @@ func poll(ctx context.Context, what string, limit time.Duration, f func() (bool,
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(10 * time.Millisecond):
 		}
 	}
 }

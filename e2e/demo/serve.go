@@ -231,7 +231,7 @@ func (s *story) offline(ctx context.Context, kernel string, held []file) ([]stri
 	if err != nil {
 		return nil, fmt.Errorf("offline prediction: %w", err)
 	}
-	labels := strings.Fields(string(out))
+	labels := strings.Split(strings.TrimRight(string(out), "\n"), "\n") // a label may hold spaces
 	if len(labels) != len(held) {
 		return nil, fmt.Errorf("offline prediction gave %d labels for %d pictures", len(labels), len(held))
 	}

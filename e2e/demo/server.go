@@ -181,3 +181,13 @@ func startTime(pid int) string {
 	}
 	return ""
 }
+
+// isZombie tells whether a process has ended and was not waited for yet.
+func isZombie(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return true
+	}
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	return len(f) > 0 && f[0] == "Z"
+}
