@@ -87,7 +87,7 @@ func model(t *testing.T, h Harness) {
 func fewer(t *testing.T) {
 	t.Helper()
 	if f := flag.Lookup("rapid.checks"); f != nil && f.Value.String() == f.DefValue {
-		_ = f.Value.Set("20")
+		_ = f.Value.Set("12")
 		t.Cleanup(func() { _ = f.Value.Set(f.DefValue) })
 	}
 }

@@ -127,8 +127,8 @@ func concurrentDuplicates(t *testing.T, h Harness) {
 }
 
 func followDuringRepack(t *testing.T, h Harness) {
-	svc, _ := serve(t, open(t, h.New(t)), logs.Config{Repack: 3 * time.Millisecond})
-	const n = 300
+	svc, _ := serve(t, open(t, h.New(t)), logs.Config{Repack: 10 * time.Millisecond})
+	const n = 120
 	stream := logs.JobStream("1")
 	first, err := svc.Read(t.Context(), logs.Query{Org: org, Stream: stream, Descending: true})
 	if err != nil {
@@ -163,7 +163,7 @@ func ceiling(t *testing.T, h Harness) {
 	s := open(t, h.New(t))
 	now := day0()
 	clock := sync.Mutex{}
-	cfg := logs.Config{Ceiling: 24 << 20, TTL: 48 * time.Hour, Now: func() time.Time {
+	cfg := logs.Config{Ceiling: 12 << 20, TTL: 48 * time.Hour, Now: func() time.Time {
 		clock.Lock()
 		defer clock.Unlock()
 		return now
@@ -198,7 +198,7 @@ func ceiling(t *testing.T, h Harness) {
 	if next < 20 || next >= 2000 {
 		t.Fatalf("the ceiling came after %d lines", next-1)
 	}
-	if size, err := s.Size(t.Context()); err != nil || size > cfg.Ceiling+16<<20 {
+	if size, err := s.Size(t.Context()); err != nil || size > cfg.Ceiling+8<<20 {
 		t.Errorf("size at the ceiling %d, %v", size, err)
 	}
 	// What was acknowledged can be read; a restart changes nothing.
