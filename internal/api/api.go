@@ -30,6 +30,7 @@ import (
 	"panal/internal/logs"
 	"panal/internal/org"
 	"panal/internal/plat"
+	"panal/internal/runner"
 	"panal/internal/train"
 	"panal/internal/x/signedurl"
 )
@@ -54,6 +55,8 @@ type Deps struct {
 	Deploy   *deploy.Manager
 	// Gateway answers inference calls.
 	Gateway *dataplane.Proxy
+	// Capacity tells what the runner has and what is taken of it.
+	Capacity func(context.Context) (runner.Capacity, error)
 	// Logs, and how to tell which streams there are.
 	Logs       *logs.Service
 	LogStreams LogStreams
@@ -123,6 +126,7 @@ func (a *API) resources() []func() {
 		a.addServices,
 		a.addEndpoints,
 		a.addInference,
+		a.addInstanceTypes,
 		a.addLogs,
 	}
 }

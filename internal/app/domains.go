@@ -79,7 +79,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	deps.TempDir = filepath.Join(a.cfg.Data, dirUploads)
 	deps.Lake, deps.Datasets = files, dataset.NewService(sqlstore.NewDatasets(a.lakeDB), a.now)
 	deps.Train, deps.Logs = trainSvc, lines
-	deps.Deploy, deps.Gateway = manager, proxy
+	deps.Deploy, deps.Gateway, deps.Capacity = manager, proxy, a.runner.Capacity
 	deps.LogStreams = api.LogStreams{
 		Job: func(ctx context.Context, org plat.OrgID, definition string, id plat.JobID) error {
 			_, err := trainSvc.Job(ctx, org, definition, id)

@@ -56,6 +56,8 @@ const (
 	EndpointDelete   Op = "endpoint.delete"
 	Infer            Op = "inference"
 
+	InstanceTypeRead Op = "instance_type.read"
+
 	LogIngest Op = "log.ingest"
 	LogRead   Op = "log.read"
 
@@ -97,6 +99,8 @@ func Table() map[Op]Row {
 		ServiceCreate: write, ServiceRead: read, ServiceUpdate: write, ServiceDelete: write,
 		EndpointCreate: write, EndpointRead: read, EndpointUpdate: write, EndpointDelete: write,
 		Infer: read,
+
+		InstanceTypeRead: read,
 
 		LogIngest: {Container: OwnWorkEnd},
 		LogRead:   read,

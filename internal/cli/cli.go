@@ -45,6 +45,8 @@ type root struct {
 	Deployment deploymentCmd `cmd:"" help:"Deployments and their code versions." group:"Serving"`
 	Service    serviceCmd    `cmd:"" help:"Services: instances that answer requests." group:"Serving"`
 	Endpoint   endpointCmd   `cmd:"" help:"Endpoints: stable names in front of services." group:"Serving"`
+
+	InstanceType instanceTypeCmd `cmd:"" help:"Instance types, and which there is room for."`
 }
 
 // apiFlags say which server is called, and as whom. The original clients'

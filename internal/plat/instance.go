@@ -26,6 +26,21 @@ var instancePattern = regexp.MustCompile(`^(cpu|gpu)(:[abcd])?-([0-9]+(?:\.[0-9]
 
 const gib = int64(1) << 30
 
+// InstanceTypes lists the catalogue of compute.md §12.1, smallest first. It is what
+// people are offered: any other count of the same grammar is accepted too.
+func InstanceTypes() []InstanceType {
+	names := []string{"cpu-0.25", "cpu-1", "cpu-2", "cpu-4", "cpu-8", "cpu-16", "gpu-1", "gpu:a-1", "gpu:b-1", "gpu:b-4", "gpu:b-8"}
+	all := make([]InstanceType, len(names))
+	for i, name := range names {
+		it, err := ParseInstanceType(name)
+		if err != nil {
+			panic("BUG: plat: " + err.Error())
+		}
+		all[i] = it
+	}
+	return all
+}
+
 // ParseInstanceType reads the grammar that the clients accept. Memory is 2 GiB
 // per vCPU (0.5 GiB for cpu-0.25) and 4 vCPUs go with each GPU.
 func ParseInstanceType(name string) (InstanceType, error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,6 +52,19 @@ func TestInstanceTypes(t *testing.T) {
 	for _, bad := range []string{"", "cpu", "cpu-", "cpu-0", "cpu-10", "gpu:a-20", "gpu:e-1", "h200-1", "cpu--1", "gpu-0.5", "cpu-1e9", "cpu-99999", "CPU-1", "cpu-1 "} {
 		if _, err := plat.ParseInstanceType(bad); !errors.Is(err, plat.ErrInvalid) {
 			t.Errorf("%q = %v, want ErrInvalid", bad, err)
+		}
+	}
+}
+
+// The clients cut a count's trailing zeros, so that none of the offered may have any.
+func TestInstanceTypesAreOffered(t *testing.T) {
+	all := plat.InstanceTypes()
+	if len(all) != 11 {
+		t.Errorf("%d instance types, want the 11 of the document", len(all))
+	}
+	for _, it := range all {
+		if again, err := plat.ParseInstanceType(it.Name); err != nil || again != it || strings.HasSuffix(it.Name, "0") {
+			t.Errorf("%s = %+v, %v", it.Name, again, err)
 		}
 	}
 }
