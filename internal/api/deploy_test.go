@@ -51,13 +51,16 @@ type deployWorld struct {
 	deps string // path of deployments
 	dir  string
 
+	slow    atomic.Int64 // requests that reached an instance with MODE=slow
+	servers sync.Map     // of *http.Server by workload
+
 	mu   sync.Mutex
 	hold map[string]chan struct{} // MODE=hold:<name> → closed when it may become healthy
 }
 
 func newDeployWorld(t *testing.T) *deployWorld {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "pa") // a socket's path must be short
+	dir, err := os.MkdirTemp("", "pa") //nolint:usetesting // a socket's path must be short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,6 +143,7 @@ func (w *deployWorld) serveInstance(ctx context.Context, spec runner.Spec) {
 			return
 		}
 		if mode == "slow" {
+			w.slow.Add(1)
 			time.Sleep(time.Duration(len(body)) * time.Millisecond)
 		}
 		rw.Header().Set("X-Abeja-Service-Id", spec.Env["ABEJA_SERVICE_ID"])
@@ -150,6 +154,7 @@ func (w *deployWorld) serveInstance(ctx context.Context, spec runner.Spec) {
 			"request": r.Header.Get("X-Abeja-Request-Id"), "requester": r.Header.Get("X-Abeja-Requester-Id"),
 		})
 	}), ReadHeaderTimeout: time.Minute}
+	w.servers.Store(spec.ID, srv)
 	unhook := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer unhook()
 	w.run.SetAddr(spec.ID, runner.Addr{Network: "unix", Address: l.Addr().String()})
@@ -544,8 +549,10 @@ func TestInferenceWire(t *testing.T) {
 
 	// A container's token is for its own work, not for calling models (§13.3).
 	tok := plat.NewToken()
-	if err := w.toks.CreateToken(t.Context(), authn.Token{Hash: authn.HashToken(tok), Kind: authn.KindContainer, Org: w.orgs["acme"].ID,
-		Scope: authn.Scope{Workload: "wl-1", Deployment: plat.DeploymentID(id), CodeVersion: plat.VersionID(ver), Service: plat.ServiceID(a)}}); err != nil {
+	if err := w.toks.CreateToken(t.Context(), authn.Token{
+		Hash: authn.HashToken(tok), Kind: authn.KindContainer, Org: w.orgs["acme"].ID,
+		Scope: authn.Scope{Workload: "wl-1", Deployment: plat.DeploymentID(id), CodeVersion: plat.VersionID(ver), Service: plat.ServiceID(a)},
+	}); err != nil {
 		t.Fatal(err)
 	}
 	status, text = w.do("POST", infer, "", strings.NewReader("x"), "Authorization", "Bearer "+tok)
@@ -640,4 +647,80 @@ func TestAliasSwitchUnderLoad(t *testing.T) {
 		t.Errorf("sent %d, failed %d, answered by the old service after the switch %d", sent.Load(), failed.Load(), wrong.Load())
 	}
 	t.Logf("sent %d", sent.Load())
+}
+
+// TestStopFinishesWhatIsUnderWay: a request that a service has when it is stopped
+// is answered; the next one is refused (compute.md §13.5, design §6.4).
+func TestStopFinishesWhatIsUnderWay(t *testing.T) {
+	w := newDeployWorld(t)
+	dep := w.deployment()
+	s := w.service(dep, w.version(dep, "1"), "slow")
+	w.becomes(dep, s, "READY")
+	path := "/deployments/" + dep[len(w.deps)+1:] + "/services/" + s
+	answered := make(chan int, 1)
+	go func() {
+		status, _ := w.do("POST", path, "acme/regular", strings.NewReader(strings.Repeat("x", 700)), "Content-Type", "text/plain")
+		answered <- status
+	}()
+	eventually(t, "the request under way", func() bool { return w.slow.Load() > 0 })
+	w.call("POST", dep+"/services/"+s+"/stop", "")
+	status, text := w.do("POST", path, "acme/regular", strings.NewReader("x"))
+	isError(t, "a call on a stopped service", status, text, 503, "service_unavailable")
+	if status := <-answered; status != 200 {
+		t.Errorf("the request under way = %d", status)
+	}
+}
+
+// TestKilledInstanceUnderLoad: what fails is at most what was under way on it.
+func TestKilledInstanceUnderLoad(t *testing.T) {
+	w := newDeployWorld(t)
+	dep := w.deployment()
+	ver := w.version(dep, "1")
+	s := w.call("POST", dep+"/services", `{"version_id":"`+ver+`","instance_number":3,"environment":{"MODE":"slow"}}`)["service_id"].(string)
+	w.becomes(dep, s, "READY")
+	path := "/deployments/" + dep[len(w.deps)+1:] + "/services/" + s
+	var sent, failed atomic.Int64
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for n := range 4 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if status, _ := w.do("POST", path, "acme/regular", strings.NewReader(strings.Repeat("x", n+1)), "Content-Type", "text/plain"); status != 200 {
+					failed.Add(1)
+				}
+				sent.Add(1)
+			}
+		})
+	}
+	const kills = 5
+	for range kills {
+		before := sent.Load()
+		eventually(t, "some requests", func() bool { return sent.Load() >= before+20 })
+		w.kill(s)
+		w.becomes(dep, s, "READY")
+	}
+	cancel()
+	wg.Wait()
+	if failed.Load() > kills { // one request at a time on an instance
+		t.Errorf("sent %d, failed %d with %d instances killed", sent.Load(), failed.Load(), kills)
+	}
+	t.Logf("sent %d, failed %d", sent.Load(), failed.Load())
+}
+
+// kill ends one instance of a service as a crash does: first its socket, then the
+// runner's word.
+func (w *deployWorld) kill(service string) {
+	w.t.Helper()
+	for _, spec := range w.run.Started() {
+		st, err := w.run.Get(w.t.Context(), spec.ID)
+		if err != nil || spec.Env["ABEJA_SERVICE_ID"] != service || st.Phase != runner.PhaseRunning {
+			continue
+		}
+		if srv, ok := w.servers.Load(spec.ID); ok {
+			_ = srv.(*http.Server).Close()
+		}
+		w.run.Exit(spec.ID, 137, "the agent was killed")
+		return
+	}
+	w.t.Fatal("no instance to kill")
 }

@@ -202,7 +202,7 @@ func TestServingByCommand(t *testing.T) {
 
 func shortSocket(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "pc")
+	dir, err := os.MkdirTemp("", "pc") //nolint:usetesting // a socket's path must be short
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,9 +27,9 @@ type deploymentArg struct {
 	Deployment string `arg:"" help:"Deployment, by id, or by name where that is unique."`
 }
 
-// id resolves the argument. An id is taken as it is.
+// id resolves the argument. What is only digits is an id, taken as it is.
 func (a deploymentArg) id(e *env) (string, error) {
-	if _, err := strconv.ParseUint(a.Deployment, 10, 64); err == nil && len(a.Deployment) == 13 {
+	if _, err := strconv.ParseUint(a.Deployment, 10, 64); err == nil {
 		return a.Deployment, nil
 	}
 	d, err := e.api.FindDeployment(e.ctx, a.Deployment)

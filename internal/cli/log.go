@@ -45,13 +45,19 @@ type logJobCmd struct {
 func (c *logJobCmd) Run(e *env) error { return c.show(e, e.api.JobPath(c.Definition, c.ID)) }
 
 type logServiceCmd struct {
-	Deployment string `arg:"" help:"Deployment id."`
+	Deployment string `arg:"" help:"Deployment, by id, or by name where that is unique."`
 	ID         string `arg:"" help:"Service id." name:"service"`
 	logFlags
 }
 
 // Run shows a service's log.
-func (c *logServiceCmd) Run(e *env) error { return c.show(e, e.api.ServicePath(c.Deployment, c.ID)) }
+func (c *logServiceCmd) Run(e *env) error {
+	id, err := deploymentArg{c.Deployment}.id(e)
+	if err != nil {
+		return err
+	}
+	return c.show(e, e.api.ServicePath(id, c.ID))
+}
 
 // followEvery is how often --follow asks for new lines.
 const followEvery = time.Second

@@ -71,7 +71,7 @@ func TestDecide(t *testing.T) {
 		t.Run(c.what, func(t *testing.T) {
 			s := deploy.Service{Status: c.status, Number: c.number, Min: c.least, Generation: 2, RetryAt: t0.Add(c.retry)}
 			var up []view
-			for _, text := range strings.Fields(c.up) {
+			for text := range strings.FieldsSeq(c.up) {
 				up = append(up, inst(t, text))
 			}
 			d := decide(s, up, t0)

@@ -69,6 +69,8 @@ const (
 	// primeLimit bounds the wait for instances that were healthy to be so again
 	// after a restart.
 	primeLimit = 2 * time.Second
+	// wakeDelay gathers wake-ups by the changes of others.
+	wakeDelay = 300 * time.Millisecond
 	// publishLimit bounds the reading of one deployment's records.
 	publishLimit = 10 * time.Second
 )
@@ -199,21 +201,32 @@ func (c *Controller) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	c.queueAll()
+	var sweep time.Time // when to look at everything because of Wake
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-c.wake:
 		case <-timer.C:
-		case <-c.Wake:
-			c.queueAll()
+		case <-c.Wake: // our own changes wake too: many wake-ups, one look
+			if sweep.IsZero() {
+				sweep = time.Now().Add(wakeDelay)
+			}
 		case <-tick.C:
 			c.queueAll()
 		case <-routes.C:
 			c.report(ctx, "routes", c.reg.publishAll(ctx))
 		}
+		if !sweep.IsZero() && !time.Now().Before(sweep) {
+			sweep = time.Time{}
+			c.queueAll()
+		}
 		c.report(ctx, "pass", c.pass(ctx))
-		if next, ok := c.next(); ok {
+		next, ok := c.next()
+		if !sweep.IsZero() && (!ok || sweep.Before(next)) {
+			next, ok = sweep, true
+		}
+		if ok {
 			timer.Reset(time.Until(next))
 		}
 	}

@@ -632,3 +632,36 @@ func TestFullLogStoreLosesNoLine(t *testing.T) {
 		t.Errorf("one end counted %d times", got.Failures)
 	}
 }
+
+// TestFailedRollKeepsTheOldAnswering: a patch whose instances don't start costs
+// nothing that worked.
+func TestFailedRollKeepsTheOldAnswering(t *testing.T) {
+	w := newWorld(t, fakerunner.Config{Script: func(s runner.Spec) fakerunner.Script {
+		if s.Env["B"] == "bad" {
+			return fakerunner.Script{Exit: &fakerunner.Exit{Code: 1, Reason: "boom"}}
+		}
+		return running(s)
+	}})
+	w.start()
+	s := w.create(2)
+	w.becomes(s.ID, deploy.Ready)
+	before := w.routes.instances(s.Deployment, s.ID)
+	_, err := w.man.PatchService(t.Context(), w.org, w.dep.ID, s.ID, deploy.ServiceSpec{Environment: map[string]string{"B": "bad"}})
+	w.ok(err)
+	if got := w.becomes(s.ID, deploy.Failed); !strings.Contains(got.StatusMessage, "boom") {
+		t.Errorf("message = %q", got.StatusMessage)
+	}
+	w.eventually("only the old left", func() bool { return len(w.instances(s.ID)) == 2 })
+	if now := w.routes.instances(s.Deployment, s.ID); !slices.Equal(now, before) {
+		t.Errorf("routes after the failed roll: %v, want %v", now, before)
+	}
+	_, err = w.man.PatchService(t.Context(), w.org, w.dep.ID, s.ID, deploy.ServiceSpec{Environment: map[string]string{"B": "good"}})
+	w.ok(err)
+	w.becomes(s.ID, deploy.Ready)
+	w.eventually("the old ending", func() bool { return len(w.instances(s.ID)) == 2 })
+	for _, id := range w.routes.instances(s.Deployment, s.ID) {
+		if slices.Contains(before, id) {
+			t.Errorf("old instance %s is still routed", id)
+		}
+	}
+}
