@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -30,6 +31,19 @@ func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "panal-e2e")
 	if err != nil {
 		panic(err)
+	}
+	// go test answers from its cache when nothing changed that the test has looked at:
+	// look at what the program is made of.
+	for _, root := range []string{"../cmd", "../internal", "../go.sum"} {
+		err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+			if err == nil {
+				_, err = os.Stat(path)
+			}
+			return err
+		})
+		if err != nil {
+			panic(err)
+		}
 	}
 	binary = filepath.Join(dir, "panal")
 	cmd := exec.Command("go", "build", "-trimpath", "-o", binary, "../cmd/panal")

@@ -43,11 +43,18 @@ type platform struct {
 // with the test.
 func startPlatform(t *testing.T, flags ...string) *platform {
 	t.Helper()
+	return startPlatformAt(t, filepath.Join(t.TempDir(), "data"), flags...)
+}
+
+// startPlatformAt starts a server on a directory; it and its workloads end with the
+// test.
+func startPlatformAt(t *testing.T, data string, flags ...string) *platform {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &platform{t: t, data: filepath.Join(t.TempDir(), "data"), listen: l.Addr().String(), flags: flags}
+	p := &platform{t: t, data: data, listen: l.Addr().String(), flags: flags}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
