@@ -411,20 +411,25 @@ func TestDeadInstanceLeavesRotationAndIsReplaced(t *testing.T) {
 }
 
 func TestServiceThatWasReadyIsRestartedForEver(t *testing.T) {
-	w := newWorld(t, fakerunner.Config{Script: running})
+	w := newWorld(t, fakerunner.Config{}) // instances start when the test says so
 	w.start()
 	s := w.create(1)
-	for range 4 {
-		w.becomes(s.ID, deploy.Ready)
-		w.run.Exit(w.routes.instances(s.Deployment, s.ID)[0], 1, "out of memory\nKilled")
-		if got := w.becomes(s.ID, deploy.InProgress); !strings.Contains(got.StatusMessage, "out of memory\nKilled") {
-			t.Errorf("message = %q", got.StatusMessage)
-		}
+	for n := range 5 {
 		// Don't wait the back-off out.
 		_, err := w.store.UpdateService(t.Context(), s.ID, func(s *deploy.Service) error { s.RetryAt = time.Time{}; return nil })
 		w.ok(err)
+		w.eventually("a start", func() bool { return len(w.run.Started()) == n+1 })
+		id := w.run.Started()[n].ID
+		w.run.SetPhase(id, runner.PhaseRunning, true)
+		w.becomes(s.ID, deploy.Ready)
+		w.run.Exit(id, 1, "out of memory\nKilled")
+		if got := w.becomes(s.ID, deploy.InProgress); !strings.Contains(got.StatusMessage, "out of memory\nKilled") {
+			t.Errorf("message = %q", got.StatusMessage)
+		}
 	}
-	w.becomes(s.ID, deploy.Ready)
+	if got := w.get(s.ID); got.Failures != 5 {
+		t.Errorf("failures = %d", got.Failures)
+	}
 }
 
 func TestSickInstanceIsReplaced(t *testing.T) {
