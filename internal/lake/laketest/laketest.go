@@ -74,6 +74,8 @@ func Run(t *testing.T, h Harness) {
 		{"SetMetadata/replaces_and_indexes", setMetadata},
 		{"DeleteFile/removes_everything", deleteFile},
 		{"Known/live_expired_and_unknown", known},
+		{"Usage/stays_exact_when_deltas_are_folded", folded},
+		{"Query/phrases_and_globs", phrases},
 		{"Query/long_terms", longTerms},
 		{"Query/equals_the_naive_evaluation", queryProperty},
 	} {
@@ -607,6 +609,38 @@ func known(w *world) {
 	if got, err := w.Known(w.Context(), "nope", []plat.FileID{f[0].ID}); err != nil || len(got) != 0 {
 		w.Errorf("unknown channel: %v, %v", got, err)
 	}
+}
+
+func folded(w *world) {
+	for i := range 70 {
+		for _, s := range []lake.Store{w.Store, w.other} {
+			if _, err := s.Commit(w.Context(), []lake.NewFile{w.file()}); err != nil {
+				w.Fatal(err)
+			}
+		}
+		u, err := w.Usage(w.Context(), w.channel, w.clock.now())
+		if n := int64(2 * (i + 1)); err != nil || u != (lake.Usage{Files: n, Bytes: 10 * n}) {
+			w.Fatalf("after %d commits: %+v, %v", n, u, err)
+		}
+	}
+}
+
+func phrases(w *world) {
+	f := w.stored(w.file("label", "black cat"), w.file("label", "cat black"), w.file("label", "Black-Cat.jpg", "split", "test"),
+		w.file("label", "blackcat"), w.file("label", "black big cat", "split", "test"))
+	w.found("label:black-cat", f[0], f[2])
+	w.found("NOT label:black-cat", f[1], f[3], f[4])
+	w.found("label:black-cat split:test", f[2])
+	w.found("split:test AND (label:black-cat OR label:cat-black)", f[2])
+	w.found("label:black-cat OR label:blackcat", f[0], f[2], f[3])
+	w.found("split:test NOT label:black-cat", f[4])
+	w.found("label:black*cat", f[0], f[3], f[4])
+	w.found("label:*-cat.*", f[2])
+	w.found("split:test AND (label:black AND label:jpg OR label:big AND label:none)", f[2])
+	w.found("(label:jpg NOT label:black OR label:big) AND split:test", f[4])
+	w.found("NOT (label:black*cat OR split:test)", f[1])
+	w.found(`label:"Black-Cat.jpg"`, f[2])
+	w.found(`label:"black-cat.jpg"`)
 }
 
 func longTerms(w *world) {
