@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,19 +33,6 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
-	// go test answers from its cache when nothing changed that the test has looked at:
-	// look at what the program is made of.
-	for _, root := range []string{"../cmd", "../internal", "../go.sum"} {
-		err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
-			if err == nil {
-				_, err = os.Stat(path)
-			}
-			return err
-		})
-		if err != nil {
-			panic(err)
-		}
-	}
 	binary = filepath.Join(dir, "panal")
 	cmd := exec.Command("go", "build", "-trimpath", "-o", binary, "../cmd/panal")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -57,8 +45,25 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// lookAtSources makes go test run again when the program has changed: it answers
+// from its cache unless something differs that a test (not TestMain) has looked at.
+var lookAtSources = sync.OnceFunc(func() {
+	for _, root := range []string{"../cmd", "../internal", "../examples", "../go.sum"} {
+		err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+			if err == nil {
+				_, err = os.Stat(path)
+			}
+			return err
+		})
+		if err != nil {
+			panic(err)
+		}
+	}
+})
+
 // TestScripts runs every script on every set of engines.
 func TestScripts(t *testing.T) {
+	lookAtSources()
 	for _, engines := range []string{"sqlite", "postgres"} {
 		t.Run(engines, func(t *testing.T) {
 			testscript.Run(t, testscript.Params{

@@ -50,6 +50,7 @@ func startPlatform(t *testing.T, flags ...string) *platform {
 // test.
 func startPlatformAt(t *testing.T, data string, flags ...string) *platform {
 	t.Helper()
+	lookAtSources()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
