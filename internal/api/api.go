@@ -15,11 +15,14 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"net/url"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humachi"
 	"github.com/go-chi/chi/v5"
 
+	"panal/internal/api/compat"
 	"panal/internal/authn"
 	"panal/internal/authz"
 	"panal/internal/blob"
@@ -88,6 +91,7 @@ func New(d Deps) *API {
 		writeError(w, newError(http.StatusNotFound, "no such path; GET /openapi.json lists them all", nil))
 	})
 	a.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Allow", a.allowed(r.URL)) // RFC 9110 wants it
 		writeError(w, newError(http.StatusMethodNotAllowed, r.Method+" is not allowed on this path", nil))
 	})
 	cfg := huma.DefaultConfig("Panal", d.Version)
@@ -95,6 +99,9 @@ func New(d Deps) *API {
 	cfg.CreateHooks = nil // no $schema in bodies: clients reject unknown shapes
 	cfg.DocsPath, cfg.SchemasPath = "", ""
 	cfg.OpenAPIPath = "/openapi"
+	lenient := huma.DefaultJSONFormat
+	lenient.Unmarshal = compat.Decode
+	cfg.Formats = map[string]huma.Format{"application/json": lenient, "json": lenient}
 	cfg.AllowAdditionalPropertiesByDefault = true // unknown keys are ignored (compute.md §1.5)
 	cfg.FieldsOptionalByDefault = true
 	cfg.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
@@ -135,6 +142,21 @@ func (a *API) resources() []func() {
 // turned into 500, the base URL in the context.
 func (a *API) Handler() http.Handler {
 	return a.middleware(a.router)
+}
+
+// allowed lists the methods of a path.
+func (a *API) allowed(u *url.URL) string {
+	path := u.RawPath
+	if path == "" {
+		path = u.Path
+	}
+	var methods []string
+	for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		if a.router.Match(chi.NewRouteContext(), m, path) {
+			methods = append(methods, m)
+		}
+	}
+	return strings.Join(methods, ", ")
 }
 
 // caller returns who is asking. The edge has authenticated and authorised.

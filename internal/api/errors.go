@@ -3,16 +3,19 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"panal/internal/api/compat"
 	"panal/internal/plat"
 	"panal/internal/x/httpx"
 )
@@ -102,6 +105,11 @@ func (f Family) status(err error) int {
 	return http.StatusInternalServerError
 }
 
+const (
+	textTooLarge = "the body is larger than this operation takes"
+	textCutBody  = "the body ended before its declared length, or stalled; nothing was stored"
+)
+
 // body turns any error into what the caller may read. Only *plat.Error texts go
 // out; the rest is summed up by its status and logged.
 func (a *API) body(ctx context.Context, f Family, err error) *ErrorBody {
@@ -109,10 +117,10 @@ func (a *API) body(ctx context.Context, f Family, err error) *ErrorBody {
 		return have
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return newError(http.StatusRequestEntityTooLarge, "the body is larger than this operation takes", nil)
+		return newError(http.StatusRequestEntityTooLarge, textTooLarge, nil)
 	}
 	if _, ok := errors.AsType[*httpx.BodyError](err); ok {
-		return newError(http.StatusBadRequest, "the body ended before its declared length, or stalled; nothing was stored", nil)
+		return newError(http.StatusBadRequest, textCutBody, nil)
 	}
 	status := f.status(err)
 	if pe, ok := errors.AsType[*plat.Error](err); ok {
@@ -147,12 +155,16 @@ func writeError(w http.ResponseWriter, e *ErrorBody) {
 // writeJSON answers with v as JSON.
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	b, err := json.Marshal(v)
-	if err != nil {
-		status, b = http.StatusInternalServerError, []byte(`{"error":"internal_server_error","error_description":"the answer does not encode","error_detail":null}`)
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false) // people read these with curl
+	if err := enc.Encode(v); err != nil {
+		status = http.StatusInternalServerError
+		b.Reset()
+		b.WriteString(`{"error":"internal_server_error","error_description":"the answer does not encode","error_detail":null}` + "\n")
 	}
 	w.WriteHeader(status)
-	_, _ = w.Write(append(b, '\n')) // the client may be gone; there is nobody left to tell
+	_, _ = w.Write(b.Bytes()) // the client may be gone; there is nobody left to tell
 }
 
 // hookErrors makes huma's own errors (bad parameters, bad bodies) ours. huma keeps
@@ -162,6 +174,17 @@ var hookErrors = sync.OnceFunc(func() { //nolint:gochecknoglobals // huma's hook
 		if status == http.StatusUnprocessableEntity {
 			status = http.StatusBadRequest
 		}
+		switch {
+		case status == http.StatusRequestTimeout, slices.ContainsFunc(errs, func(err error) bool {
+			_, cut := errors.AsType[*httpx.BodyError](err)
+			return cut
+		}):
+			return newError(http.StatusBadRequest, textCutBody, nil)
+		case status == http.StatusRequestEntityTooLarge:
+			return newError(status, textTooLarge, nil)
+		case status == http.StatusUnsupportedMediaType:
+			return newError(status, "the body must be JSON; send it with Content-Type: application/json", nil)
+		}
 		if status >= http.StatusInternalServerError && status != http.StatusServiceUnavailable {
 			return newError(status, "something went wrong on the server", nil)
 		}
@@ -170,6 +193,9 @@ var hookErrors = sync.OnceFunc(func() { //nolint:gochecknoglobals // huma's hook
 			field, text := "body", err.Error()
 			if d, ok := errors.AsType[*huma.ErrorDetail](err); ok {
 				field, text = fieldOf(d.Location), d.Message
+			}
+			if name, what, ok := compat.SplitFieldError(text); ok {
+				field, text = name, what
 			}
 			if detail == nil {
 				detail = map[string][]string{}

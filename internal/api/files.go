@@ -230,7 +230,6 @@ func (a *API) upload(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, uploadedWire(org, f))
 		return
 	}
-	drain(r, body, err)
 	var conflict *lake.ConflictError
 	if errors.As(err, &conflict) {
 		writeJSON(w, http.StatusConflict, struct {
@@ -241,17 +240,4 @@ func (a *API) upload(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.fail(w, r, familyLake, err)
-}
-
-// maxDrain is how much of a refused body is read on.
-const maxDrain = 64 << 20
-
-// drain reads the rest of a body that was refused: a client that is still sending
-// when the connection closes sees a broken pipe, never the answer, and tries again.
-func drain(r *http.Request, body io.Reader, err error) {
-	var broken *httpx.BodyError
-	if errors.As(err, &broken) || r.Header.Get("Expect") != "" || r.ContentLength > maxDrain {
-		return
-	}
-	_, _ = io.CopyN(io.Discard, body, maxDrain) // what can't be read needs no answer
 }

@@ -5,6 +5,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
@@ -67,8 +68,53 @@ func (a *API) middleware(next http.Handler) http.Handler {
 				slog.String(plat.LogPath, r.URL.Path), slog.Int(plat.LogStatus, rec.status), slog.Duration(plat.LogDuration, time.Since(start)))
 		}()
 		normalize(r)
+		if r.Body != nil && r.Body != http.NoBody {
+			b := &watchedBody{ReadCloser: r.Body}
+			r.Body = b
+			next.ServeHTTP(rec, r)
+			if rec.status >= http.StatusBadRequest {
+				b.drain(rec, r)
+			}
+			return
+		}
 		next.ServeHTTP(rec, r)
 	})
+}
+
+// watchedBody knows whether a body can be read on.
+type watchedBody struct {
+	io.ReadCloser
+	done bool // it has ended, well or not
+}
+
+// Read implements io.Reader.
+func (b *watchedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.done = true
+	}
+	return n, err
+}
+
+// Close implements io.Closer. Closing is left to the server, after drain.
+func (b *watchedBody) Close() error { return nil }
+
+const (
+	maxDrain  = 64 << 20
+	drainTime = 30 * time.Second
+)
+
+// drain reads the rest of a body that was refused: a client that is still sending
+// when the connection closes sees a broken pipe, never the answer, and tries again.
+func (b *watchedBody) drain(w http.ResponseWriter, r *http.Request) {
+	if b.done || r.Header.Get("Expect") != "" || r.ContentLength > maxDrain || r.Context().Err() != nil {
+		return
+	}
+	c := http.NewResponseController(w)
+	if err := c.SetReadDeadline(time.Now().Add(drainTime)); err != nil {
+		return // hijacked, or a test's recorder
+	}
+	_, _ = io.CopyN(io.Discard, b, maxDrain) // what can't be read needs no answer
 }
 
 // normalize makes trailing and doubled slashes equivalent to single ones

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"panal/internal/api/compat"
+	"panal/internal/authn"
 	"panal/internal/authz"
 	"panal/internal/plat"
 	"panal/internal/train"
@@ -126,6 +127,10 @@ func (a *API) addModels() {
 		}
 		defer data.close()
 		id := caller(r.Context())
+		if id.Kind == authn.KindContainer && value(p.TrainingJobID) != "" && value(p.TrainingJobID) != string(id.Scope.Job) {
+			a.fail(w, r, familyCompute, plat.Errorf(plat.ErrForbidden, "a container's token makes models of its own job only"))
+			return
+		}
 		m, err := a.Train.CreateModel(r.Context(), id.Org, param(r, "job_definition"), id.User, train.ModelParams{
 			Job: plat.JobID(value(p.TrainingJobID)), Environment: environment(p.UserParameters, p.Environment),
 			Metrics: p.Metrics, Description: value(p.Description),

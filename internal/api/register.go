@@ -5,6 +5,7 @@ package api
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"reflect"
 	"strconv"
@@ -17,6 +18,7 @@ import (
 	"panal/internal/authn"
 	"panal/internal/authz"
 	"panal/internal/plat"
+	"panal/internal/x/httpx"
 )
 
 // operation is one row of the API.
@@ -93,6 +95,7 @@ func (a *API) describe(o operation) huma.Operation {
 	op := huma.Operation{
 		OperationID: o.ID, Method: o.Method, Path: o.Path, Summary: o.Summary,
 		DefaultStatus: http.StatusOK, MaxBodyBytes: o.MaxBody,
+		BodyReadTimeout:  -1, // bounded by idle progress instead (boundBody)
 		Errors:           []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound},
 		SkipValidateBody: false,
 		Extensions:       map[string]any{"x-panal-operation": string(o.Op)},
@@ -121,8 +124,19 @@ func (a *API) humaAuth(o operation) func(huma.Context, func(huma.Context)) {
 			writeError(w, a.body(ctx.Context(), o.Family, err))
 			return
 		}
+		r, w := humachi.Unwrap(ctx)
+		boundBody(w, r)
 		next(huma.WithContext(ctx, authn.WithIdentity(ctx.Context(), id)))
 	}
+}
+
+// boundBody bounds the time that a body may make no progress, and marks its errors
+// as the client's.
+func boundBody(w http.ResponseWriter, r *http.Request) {
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{clientBody{httpx.IdleReader(w, r.Body, idleLimit)}, r.Body}
 }
 
 // admit authenticates a request and asks the authorisation table.

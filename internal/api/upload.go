@@ -3,7 +3,6 @@
 package api
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +11,7 @@ import (
 	"os"
 	"syscall"
 
+	"panal/internal/api/compat"
 	"panal/internal/plat"
 	"panal/internal/x/httpx"
 )
@@ -90,13 +90,12 @@ func decodeParameters(raw []byte, params any) error {
 	if len(raw) > maxParameters {
 		return plat.InvalidField("parameters", "is longer than %d bytes", maxParameters)
 	}
-	err := json.Unmarshal(raw, params)
-	var wrong *json.UnmarshalTypeError
-	switch {
-	case err == nil:
+	err := compat.Decode(raw, params)
+	if err == nil {
 		return nil
-	case errors.As(err, &wrong) && wrong.Field != "":
-		return plat.InvalidField(wrong.Field, "must not be a %s", wrong.Value)
+	}
+	if field, ok := errors.AsType[*compat.FieldError](err); ok {
+		return plat.InvalidField(field.Field, "%s", field.What)
 	}
 	return plat.InvalidField("parameters", "is not a JSON object as documented: %v", err)
 }

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"os"
 	"runtime"
 
 	"github.com/pressly/goose/v3"
@@ -29,6 +30,9 @@ var migrations embed.FS
 // Open opens (or creates) the database file at path and brings it to the newest
 // schema of the concerns ("outbox", "control", "lake"): folders of migrations.
 func Open(ctx context.Context, path string, concerns ...string) (*sqlstore.DB, error) {
+	if err := private(path); err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
 	write, err := pool(path, "&_txlock=immediate", 1)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
@@ -43,6 +47,20 @@ func Open(ctx context.Context, path string, concerns ...string) (*sqlstore.DB, e
 		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), write.Close())
 	}
 	return sqlstore.NewDB(read, write, Dialect()), nil
+}
+
+// private makes the file its owner's alone, wherever it stands; SQLite gives its
+// journals the same mode. A file that is there is not opened: closing it would drop
+// the locks that this process holds on it.
+func private(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	switch {
+	case err == nil:
+		return f.Close()
+	case errors.Is(err, fs.ErrExist):
+		return os.Chmod(path, 0o600)
+	}
+	return err
 }
 
 // pool opens a connection pool of at most n connections, all kept.

@@ -53,6 +53,9 @@ const (
 	// maxZipDirectoryBytes bounds a zip's central directory, which the zip reader
 	// holds in memory whole.
 	maxZipDirectoryBytes = 32 << 20
+	// maxPadding bounds what may follow a tar in its gzip stream; tar programs fill
+	// up their last record with zeros.
+	maxPadding = 16 << 20
 )
 
 // Check reads the whole archive and says whether Unpack would take it.
@@ -94,7 +97,9 @@ func read(root *os.Root, r io.ReaderAt, size int64, lim Limits) error {
 		if gz, err = gzip.NewReader(bufio.NewReaderSize(io.NewSectionReader(r, 0, size), 64<<10)); err != nil {
 			return refuse("it is no readable gzip file: %v", err)
 		}
-		err = w.tar(gz)
+		if err = w.tar(gz); err == nil {
+			err = w.end(gz)
+		}
 	case n == 0:
 		return refuse("it is empty")
 	default:
@@ -221,6 +226,18 @@ func (w *walker) tar(r io.Reader) error {
 			return err
 		}
 	}
+}
+
+// end reads what follows the tar in a gzip stream: only its last bytes tell whether
+// it is whole.
+func (w *walker) end(gz *gzip.Reader) error {
+	switch n, err := io.Copy(io.Discard, io.LimitReader(gz, maxPadding)); {
+	case err != nil:
+		return refuse("it is no readable gzip file: %v", err)
+	case n == maxPadding:
+		return refuse("more than %d bytes follow its end", maxPadding)
+	}
+	return nil
 }
 
 // clean returns the name below the root, or refuses it.

@@ -257,6 +257,29 @@ func TestLinksThatLeadOutAreLeftOut(t *testing.T) {
 
 // A small archive that claims little and inflates to much is stopped by what
 // really comes out.
+// TestGzipIsWhole: a tar ends before its gzip stream does, and what is cut or broken
+// there shows only to who reads on.
+func TestGzipIsWhole(t *testing.T) {
+	tarred := tarOf(t, entry{name: "a.py", body: strings.Repeat("x", 5000)})
+	whole := gzOf(t, tarred)
+	flipped := bytes.Clone(whole)
+	flipped[len(flipped)-8] ^= 1 // the checksum
+	for what, b := range map[string][]byte{
+		"cut": whole[:len(whole)-4], "flipped": flipped, "garbage behind": append(bytes.Clone(whole), "garbage"...),
+		"a bomb behind": gzOf(t, append(bytes.Clone(tarred), make([]byte, 17<<20)...)),
+	} {
+		if err := archive.Check(bytes.NewReader(b), int64(len(b)), archive.Limits{}); !errors.Is(err, archive.ErrRefused) {
+			t.Errorf("%s: %v, want ErrRefused", what, err)
+		}
+	}
+	padded := gzOf(t, append(bytes.Clone(tarred), make([]byte, 10<<10)...))
+	for what, b := range map[string][]byte{"whole": whole, "padded": padded} {
+		if err := archive.Check(bytes.NewReader(b), int64(len(b)), archive.Limits{}); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
 func TestZipBomb(t *testing.T) {
 	zeros := string(make([]byte, 8<<20))
 	for name, b := range map[string][]byte{"zip": zipOf(t, entry{name: "bomb", body: zeros}), "tgz": gzOf(t, tarOf(t, entry{name: "bomb", body: zeros}))} {

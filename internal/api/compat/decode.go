@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compat
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+)
+
+// FieldError says which field of a JSON object does not decode. Its text can be
+// taken apart again by SplitFieldError, for it passes through huma as a text.
+type FieldError struct {
+	Field string
+	What  string
+}
+
+// Error implements error.
+func (e *FieldError) Error() string { return fieldMark + strconv.Quote(e.Field) + ": " + e.What }
+
+const fieldMark = "field "
+
+// SplitFieldError finds a FieldError's parts in its text.
+func SplitFieldError(text string) (field, what string, ok bool) {
+	rest, ok := strings.CutPrefix(text, fieldMark)
+	if !ok {
+		return "", "", false
+	}
+	quoted, err := strconv.QuotedPrefix(rest)
+	if err != nil {
+		return "", "", false
+	}
+	what, ok = strings.CutPrefix(rest[len(quoted):], ": ")
+	if field, err = strconv.Unquote(quoted); err != nil || !ok {
+		return "", "", false
+	}
+	return field, what, true
+}
+
+// Decode is json.Unmarshal whose errors name the field and no Go type: types that
+// decode themselves (StringMap, Bool) do not know in which field they stand.
+func Decode(data []byte, v any) error {
+	err := json.Unmarshal(data, v)
+	if err == nil {
+		return nil
+	}
+	t := reflect.TypeOf(v)
+	for t != nil && t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	var fields map[string]json.RawMessage
+	if t == nil || t.Kind() != reflect.Struct || json.Unmarshal(data, &fields) != nil {
+		return plain(err)
+	}
+	for name, raw := range fields {
+		one, merr := json.Marshal(map[string]json.RawMessage{name: raw})
+		if merr != nil {
+			continue
+		}
+		if err := json.Unmarshal(one, reflect.New(t).Interface()); err != nil {
+			return &FieldError{Field: name, What: plain(err).Error()}
+		}
+	}
+	return plain(err)
+}
+
+// plain says what is wrong without the names of our types.
+func plain(err error) error {
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return fmt.Errorf("must not be %s, or is out of range", wrong.Value)
+	}
+	return err
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api_test
+
+import (
+	"encoding/base64"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+
+	"panal/internal/plat"
+)
+
+// A JSON body that ends early or is chunked wrongly is the client's fault. As a 5xx
+// known clients would send it five times more (data.md §5.3).
+func TestBrokenJSONBodies(t *testing.T) {
+	w := newWire(t)
+	head := "POST " + w.org + "/channels HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Basic " +
+		base64.StdEncoding.EncodeToString([]byte(w.token[w.as])) + "\r\n"
+	for what, rest := range map[string]string{
+		"length":          "Content-Length: 100\r\n\r\n{",
+		"nothing":         "Content-Length: 10\r\n\r\n",
+		"chunked":         "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+		"broken chunking": "Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+	} {
+		status, body := w.raw(head + rest)
+		isError(t, what, status, body, 400, "bad_request")
+	}
+	status, body := w.do(http.MethodPost, w.org+"/channels", w.as, strings.NewReader(strings.Repeat(" ", 2<<20)), "Content-Type", "application/json")
+	isError(t, "too large", status, body, 413, "request_entity_too_large")
+	status, body = w.do(http.MethodPost, w.org+"/channels", w.as, strings.NewReader("{}"), "Content-Type", "text/plain")
+	isError(t, "not JSON", status, body, 415, "unsupported_media_type")
+	if !strings.Contains(body, "Content-Type: application/json") {
+		t.Errorf("415 does not say what to send: %s", body)
+	}
+}
+
+// error_detail names the field also for what decodes itself, and never our types.
+func TestErrorsNameTheField(t *testing.T) {
+	w := newDeployWorld(t)
+	for field, body := range map[string]string{
+		"default_environment": `{"name":"x","default_environment":{"A":[]}}`,
+		"name":                `{"name":[]}`,
+	} {
+		status, answer := w.do(http.MethodPost, "/organizations/acme/deployments", "acme/admin", strings.NewReader(body), "Content-Type", "application/json")
+		isError(t, body, status, answer, 400, "bad_request")
+		if !strings.Contains(answer, `"error_detail":{"`+field+`":[`) || strings.Contains(answer, "Go ") {
+			t.Errorf("%s: %s", body, answer)
+		}
+	}
+}
+
+// RFC 9110 §15.5.6: 405 says what is allowed.
+func TestMethodNotAllowedSaysWhatIs(t *testing.T) {
+	w := newWire(t)
+	for path, want := range map[string]string{
+		w.org + "/channels":                 "GET, POST",
+		"//organizations/acme//channels///": "GET, POST",
+		"/blobs/a/b":                        "GET, HEAD, PUT",
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPatch, w.srv.URL+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := w.srv.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if got := res.Header.Get("Allow"); res.StatusCode != 405 || got != want {
+			t.Errorf("PATCH %s = %d, Allow: %s; want %s", path, res.StatusCode, got, want)
+		}
+	}
+}
+
+// An error is read by people too: no \\u003c for a <.
+func TestErrorsAreReadable(t *testing.T) {
+	w := newWorld(t)
+	_, body := w.do(http.MethodGet, "/organizations/acme", "", nil)
+	if !strings.Contains(body, "Basic user-<id>:<token>") {
+		t.Error(body)
+	}
+}
+
+// A container makes models of its own job, not in the name of another.
+func TestContainerModelOfAnotherJob(t *testing.T) {
+	w := newTrainWorld(t)
+	w.version()
+	create := w.defs + "/leaf/versions/1/jobs"
+	mine, other := w.call("POST", create, "")["id"].(string), w.call("POST", create, "")["id"].(string)
+	me := w.container("wl-0000000000000001", w.job(mine))
+	zipped := string(zipOf(map[string]string{"m": "1"}))
+	for job, want := range map[string]int{mine: 200, other: 403, string(plat.NewDecimalID()): 403} {
+		status, answer := w.postForm(me, w.defs+"/leaf/models", part{"model_data", "model.zip", "application/zip", zipped},
+			part{"parameters", "params.json", "application/json", `{"training_job_id":"` + job + `"}`})
+		if status != want {
+			t.Errorf("model of job %s as %s = %d %s, want %d", job, mine, status, answer, want)
+		}
+	}
+}
+
+// A client that is still sending sees the answer to a request that is refused early.
+// With a broken pipe instead it would send it all again, five times.
+func TestRefusedBodiesAreReadOn(t *testing.T) {
+	w := newWire(t)
+	auth := "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(w.token[w.as])) + "\r\n"
+	const size = 24 << 20 // more than sockets buffer
+	for _, c := range []struct {
+		what, head string
+		status     int
+	}{
+		{"nobody's upload", "POST /channels/1/upload HTTP/1.1\r\n", 401},
+		{"unknown channel", "POST /channels/1/upload HTTP/1.1\r\n" + auth, 404},
+		{"too large JSON", "POST " + w.org + "/channels HTTP/1.1\r\nContent-Type: application/json\r\n" + auth, 413},
+		{"unknown path", "POST /nonsense HTTP/1.1\r\n" + auth, 404},
+		{"no form", "POST " + w.org + "/training/definitions/x/versions HTTP/1.1\r\n" + auth, 400},
+	} {
+		status, body := w.raw(c.head + "Host: x\r\nContent-Length: " + strconv.Itoa(size) + "\r\n\r\n" + strings.Repeat("x", size))
+		if status != c.status {
+			t.Errorf("%s = %d %s, want %d", c.what, status, body, c.status)
+		}
+	}
+}
