@@ -287,7 +287,7 @@ func (p *platform) ingest(job, key string) (status int, retryAfter, answer strin
 		p.t.Fatalf("no workload below %s: %v", p.data, err)
 	}
 	seq := int64(1_000_000)
-	for i := 0; i < 20; i++ {
+	for range 20 {
 		id := filepath.Base(dirs[0])
 		batch, err := json.Marshal(map[string]any{
 			"workload_id": id, "stream": "job/" + job, "first_seq": seq,

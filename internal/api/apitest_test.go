@@ -13,7 +13,6 @@ import (
 
 	"panal/internal/api"
 	"panal/internal/authn"
-	"panal/internal/blob"
 	"panal/internal/org"
 	"panal/internal/plat"
 	"panal/internal/sqlstore"
@@ -107,10 +106,6 @@ func isError(t *testing.T, what string, status int, body string, wantStatus int,
 	if status != wantStatus || e["error"] != wantCode || e["error_description"] == "" {
 		t.Errorf("%s = %d %s, want %d %s", what, status, body, wantStatus, wantCode)
 	}
-}
-
-func withBlobs(d blob.Driver) func(*world, *sqlstore.DB) {
-	return func(w *world, _ *sqlstore.DB) { w.deps.Blobs = blob.New(d) }
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {

@@ -118,11 +118,9 @@ func (o OneOrMany) MarshalJSON() ([]byte, error) {
 
 // Schema implements huma.SchemaProvider.
 func (OneOrMany) Schema(r huma.Registry) *huma.Schema {
-	one := huma.SchemaFromType(r, itemType)
+	one := huma.SchemaFromType(r, reflect.TypeFor[DatasetItem]())
 	return &huma.Schema{OneOf: []*huma.Schema{one, {Type: huma.TypeArray, Items: one}}}
 }
-
-var itemType = reflect.TypeFor[DatasetItem]()
 
 // DatasetPath is the path parameters of everything below a dataset.
 type DatasetPath struct {

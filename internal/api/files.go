@@ -200,7 +200,7 @@ type clientBody struct{ r io.Reader }
 // Read implements io.Reader.
 func (b clientBody) Read(p []byte) (int, error) {
 	n, err := b.r.Read(p)
-	if err != nil && err != io.EOF { //nolint:errorlint // readers return it bare
+	if err != nil && err != io.EOF {
 		err = &httpx.BodyError{Err: err}
 	}
 	return n, err
@@ -230,8 +230,7 @@ func (a *API) upload(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, uploadedWire(org, f))
 		return
 	}
-	var conflict *lake.ConflictError
-	if errors.As(err, &conflict) {
+	if conflict, ok := errors.AsType[*lake.ConflictError](err); ok {
 		writeJSON(w, http.StatusConflict, struct {
 			*ErrorBody
 			FileID   string            `json:"file_id"`

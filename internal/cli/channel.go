@@ -48,7 +48,9 @@ func (a channelArg) id(e *env) (string, error) {
 	return "", plat.Errorf(plat.ErrInvalid, "%d channels are named %q; give the id: %s", len(ids), a.Channel, strings.Join(ids, ", "))
 }
 
-var channelHeader = []string{"CHANNEL", "NAME", "ARCHIVED", "CREATED", "DESCRIPTION"}
+func channelHeader() []string {
+	return []string{"CHANNEL", "NAME", "ARCHIVED", "CREATED", "DESCRIPTION"}
+}
 
 func channelRow(c client.Channel) []string {
 	description := ""
@@ -62,7 +64,7 @@ func (e *env) printChannel(c client.Channel, err error) error {
 	if err != nil {
 		return err
 	}
-	return e.print(c, channelHeader, [][]string{channelRow(c)})
+	return e.print(c, channelHeader(), [][]string{channelRow(c)})
 }
 
 type channelCreateCmd struct {
@@ -89,7 +91,7 @@ func (c *channelListCmd) Run(e *env) error {
 	for i, ch := range all {
 		rows[i] = channelRow(ch)
 	}
-	return e.print(all, channelHeader, rows)
+	return e.print(all, channelHeader(), rows)
 }
 
 type channelGetCmd struct{ channelArg }
@@ -111,7 +113,7 @@ func (c *channelGetCmd) Run(e *env) error {
 	return e.print(struct {
 		client.Channel
 		Files int64 `json:"files"`
-	}{ch, n}, append(channelHeader[:len(channelHeader):len(channelHeader)], "FILES"), [][]string{append(channelRow(ch), fmt.Sprint(n))})
+	}{ch, n}, append(channelHeader(), "FILES"), [][]string{append(channelRow(ch), fmt.Sprint(n))})
 }
 
 type channelArchiveCmd struct{ channelArg }

@@ -46,7 +46,7 @@ func (a datasetArg) get(e *env) (client.Dataset, error) {
 	return d, err
 }
 
-var datasetHeader = []string{"DATASET", "NAME", "TYPE", "ITEMS", "CREATED"}
+func datasetHeader() []string { return []string{"DATASET", "NAME", "TYPE", "ITEMS", "CREATED"} }
 
 func datasetRow(d client.Dataset) []string {
 	return []string{d.ID, d.Name, d.Type, fmt.Sprint(d.TotalCount), d.CreatedAt}
@@ -101,7 +101,7 @@ func (c *datasetCreateCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	return e.print(d, datasetHeader, [][]string{datasetRow(d)})
+	return e.print(d, datasetHeader(), [][]string{datasetRow(d)})
 }
 
 type datasetListCmd struct{}
@@ -116,7 +116,7 @@ func (datasetListCmd) Run(e *env) error {
 	for i, d := range all {
 		rows[i] = datasetRow(d)
 	}
-	return e.print(all, datasetHeader, rows)
+	return e.print(all, datasetHeader(), rows)
 }
 
 type datasetGetCmd struct{ datasetArg }
@@ -127,7 +127,7 @@ func (c *datasetGetCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	return e.print(d, datasetHeader, [][]string{datasetRow(d)})
+	return e.print(d, datasetHeader(), [][]string{datasetRow(d)})
 }
 
 type datasetDeleteCmd struct{ datasetArg }
@@ -141,7 +141,7 @@ func (c *datasetDeleteCmd) Run(e *env) error {
 	if err := e.api.DeleteDataset(e.ctx, d.ID); err != nil {
 		return err
 	}
-	return e.print(d, append([]string{"DELETED"}, datasetHeader[1:]...), [][]string{datasetRow(d)})
+	return e.print(d, append([]string{"DELETED"}, datasetHeader()[1:]...), [][]string{datasetRow(d)})
 }
 
 type datasetItemsCmd struct {

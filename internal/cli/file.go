@@ -28,7 +28,7 @@ type fileCmd struct {
 	Delete   fileDeleteCmd   `cmd:"" help:"Delete files."`
 }
 
-var fileHeader = []string{"FILE", "UPLOADED", "TYPE", "METADATA"}
+func fileHeader() []string { return []string{"FILE", "UPLOADED", "TYPE", "METADATA"} }
 
 func fileRow(f client.File) []string {
 	meta := f.Meta()
@@ -45,7 +45,7 @@ func (e *env) printFiles(files []client.File) error {
 	for i, f := range files {
 		rows[i] = fileRow(f)
 	}
-	return e.print(files, fileHeader, rows)
+	return e.print(files, fileHeader(), rows)
 }
 
 // listFiles reads up to limit files (0: all).
@@ -130,7 +130,7 @@ func (c *fileGetCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	return e.print(f, fileHeader, [][]string{fileRow(f)})
+	return e.print(f, fileHeader(), [][]string{fileRow(f)})
 }
 
 type fileDeleteCmd struct {

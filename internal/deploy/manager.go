@@ -12,6 +12,7 @@ import (
 
 	"panal/internal/blob"
 	"panal/internal/plat"
+	"panal/internal/train"
 )
 
 // Models tells of training models. Implemented over package train.
@@ -85,7 +86,7 @@ func checkDeployment(d Deployment) error {
 	if err := checkText("description", d.Description, maxDescription); err != nil {
 		return err
 	}
-	return checkEnvironment("default_environment", d.Environment)
+	return train.CheckEnvironment("default_environment", d.Environment)
 }
 
 // Deployment returns one deployment.
@@ -152,8 +153,8 @@ func (m *Manager) CreateVersion(ctx context.Context, org plat.OrgID, by plat.Use
 		in.Handler = DefaultHandler
 	}
 	for _, err := range []error{
-		checkLabel(in.Label), checkImage(in.Image, org), checkHandler(in.Handler, in.Image),
-		checkEnvironment("user_parameters", in.Environment),
+		checkLabel(in.Label), train.CheckImage(in.Image, org), train.CheckHandler(in.Handler, in.Image),
+		train.CheckEnvironment("user_parameters", in.Environment),
 	} {
 		if err != nil {
 			return Version{}, err

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"panal/internal/plat"
+	"panal/internal/train"
 )
 
 // ServiceSpec is what a caller gives to make or change a service; nil means the
@@ -109,10 +110,10 @@ func (m *Manager) checkService(ctx context.Context, s Service) error {
 	if _, err := plat.ParseInstanceType(s.InstanceType); err != nil {
 		return err
 	}
-	if err := checkEnvironment("environment", s.Environment); err != nil {
+	if err := train.CheckEnvironment("environment", s.Environment); err != nil {
 		return err
 	}
-	if err := checkEnvironment("environment", s.Merged); err != nil {
+	if err := train.CheckEnvironment("environment", s.Merged); err != nil {
 		return err // each part was within bounds, the whole is not
 	}
 	if s.RecordChannel != "" { // better said than silently not done

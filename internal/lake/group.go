@@ -88,14 +88,14 @@ func (g *group) lead(ctx context.Context, b *batch) {
 	b.out, b.err = g.commit(ctx, b.files)
 	if b.err != nil && plat.KindOf(b.err) == nil && ctx.Err() == nil && len(b.files) > 1 {
 		// One file that the database refuses must not take the others with it.
-		b.out, b.err = g.oneByOne(ctx, b.files)
+		b.out, b.err = g.oneByOne(ctx, b.files), nil
 	}
 	cancel()
 	g.turn <- struct{}{}
 	close(b.done)
 }
 
-func (g *group) oneByOne(ctx context.Context, files []NewFile) ([]Outcome, error) {
+func (g *group) oneByOne(ctx context.Context, files []NewFile) []Outcome {
 	out := make([]Outcome, len(files))
 	for i := range files {
 		one, err := g.commit(ctx, files[i:i+1])
@@ -105,5 +105,5 @@ func (g *group) oneByOne(ctx context.Context, files []NewFile) ([]Outcome, error
 			out[i] = one[0]
 		}
 	}
-	return out, nil
+	return out
 }

@@ -56,7 +56,7 @@ func TestMetadataFromWire(t *testing.T) {
 	}
 
 	big := []string{}
-	for _, k := range strings.Split("abcdefghi", "") {
+	for k := range strings.SplitSeq("abcdefghi", "") {
 		big = append(big, "x-abeja-meta-"+k, strings.Repeat("v", 1900))
 	}
 	for what, c := range map[string]struct {
@@ -178,7 +178,9 @@ func TestTerms(t *testing.T) {
 	want := []lake.Term{
 		{Key: "", Token: "png", Whole: true},
 		{Key: "a", Token: "train", Whole: true},
-		{Key: "b", Token: "=Black cat cat", Whole: true}, {Key: "b", Token: "black"}, {Key: "b", Token: "cat"},
+		{Key: "b", Token: "=Black cat cat", Whole: true},
+		{Key: "b", Token: "black"},
+		{Key: "b", Token: "cat"},
 		{Key: "c", Token: "=", Whole: true},
 		{Key: "d e", Token: "7", Whole: true},
 	}

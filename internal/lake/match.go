@@ -71,6 +71,7 @@ func matchText(c query.Clause, value string) bool {
 		return value == c.Value
 	case query.Glob:
 		return query.GlobMatch(query.Fold(c.Value), query.Fold(value))
+	case query.Word:
 	}
 	want := query.Tokens(c.Value)
 	if len(want) == 0 {

@@ -40,7 +40,7 @@ func ParseToken(channel plat.ChannelID, s string) (Search, error) {
 	if dec.Decode(&t) != nil {
 		return Search{}, bad
 	}
-	if _, err := dec.Token(); err != io.EOF { //nolint:errorlint // the decoder returns it bare
+	if _, err := dec.Token(); err != io.EOF {
 		return Search{}, bad
 	}
 	q, err := ParseQuery(t.Query)

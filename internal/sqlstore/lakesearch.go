@@ -207,6 +207,7 @@ func clauseTerms(c query.Clause) []lake.Term {
 		return []lake.Term{{Key: key, Token: lake.WholeToken(c.Value), Whole: true}}
 	case query.Glob:
 		return tokenTerms(key, globTokens(c.Value))
+	case query.Word:
 	}
 	toks := query.Tokens(c.Value)
 	if len(toks) == 0 {
@@ -260,6 +261,7 @@ func exactClause(c query.Clause) bool {
 		return true
 	case query.Glob:
 		return false
+	case query.Word:
 	}
 	return len(query.Tokens(c.Value)) < 2 // none: compared whole
 }

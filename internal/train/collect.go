@@ -58,7 +58,7 @@ func (s *Service) refers(ctx context.Context, key string) (bool, error) {
 	case len(seg) == 5 && seg[4] == "source":
 		n, bad := strconv.Atoi(seg[3])
 		if bad != nil {
-			return true, nil
+			return true, nil //nolint:nilerr // no key of ours
 		}
 		_, err = s.store.Version(ctx, plat.JobDefinitionID(seg[2]), n)
 	case len(seg) == 6 && seg[3] == "jobs":

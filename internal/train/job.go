@@ -48,7 +48,7 @@ func (s *Service) CreateJob(ctx context.Context, org plat.OrgID, idOrName string
 		Premounts: p.Premounts, ExportLog: p.ExportLog, Description: p.Description, Creator: by,
 	}
 	for _, err := range []error{
-		badType, CheckEnvironment(j.Environment), CheckDatasets(j.Datasets), CheckDescription(p.Description), checkPremounts(p.Premounts),
+		badType, CheckEnvironment("environment", j.Environment), CheckDatasets(j.Datasets), CheckDescription(p.Description), checkPremounts(p.Premounts),
 	} {
 		if err != nil {
 			return Job{}, err
@@ -235,7 +235,7 @@ func checkRecord(env map[string]string) error {
 		}
 		plain["x_"+k] = v
 	}
-	return CheckEnvironment(plain)
+	return CheckEnvironment("environment", plain)
 }
 
 // ModelOf returns the model that is registered from the result of a job which

@@ -135,7 +135,7 @@ func (s *Service) CreateVersion(ctx context.Context, org plat.OrgID, idOrName st
 		return Version{}, err
 	}
 	for _, err := range []error{
-		CheckImage(p.Image, org), CheckHandler(p.Handler, p.Image), CheckEnvironment(p.Environment),
+		CheckImage(p.Image, org), CheckHandler(p.Handler, p.Image), CheckEnvironment("environment", p.Environment),
 		CheckDatasets(p.Datasets), CheckDescription(p.Description), checkPremounts(p.Premounts),
 	} {
 		if err != nil {

@@ -61,7 +61,7 @@ func TestStateMachine(t *testing.T) {
 
 func TestChecks(t *testing.T) {
 	long := strings.Repeat("x", 300)
-	env := func(k, v string) error { return train.CheckEnvironment(map[string]string{k: v}) }
+	env := func(k, v string) error { return train.CheckEnvironment("environment", map[string]string{k: v}) }
 	ds := func(k, v string) error {
 		return train.CheckDatasets(map[string]plat.DatasetID{k: plat.DatasetID(v)})
 	}
@@ -121,7 +121,7 @@ func TestChecks(t *testing.T) {
 	for i := range 10 {
 		big[fmt.Sprintf("A%d", i)] = strings.Repeat("x", 90<<10)
 	}
-	if train.CheckEnvironment(big) == nil {
+	if train.CheckEnvironment("environment", big) == nil {
 		t.Error("900 KiB of environment passed")
 	}
 }

@@ -82,7 +82,7 @@ func CheckImage(image string, org plat.OrgID) error {
 
 // reservedNames are what the platform itself sets or its agent reads (compute.md
 // §12.3, §13.2). The names that only tune an agent's output (LOG_LEVEL, STAGE, …)
-// are the user's to set.
+// are the user's to set, and so are a user's own credentials.
 func reservedNames() []string {
 	return []string{
 		"HANDLER", "DATASETS", "PLATFORM_AUTH_TOKEN", "SERVICE_TYPE", "PYTHONUNBUFFERED", "CONTEXT",
@@ -91,33 +91,33 @@ func reservedNames() []string {
 		"ABEJA_MODEL_ID", "ABEJA_MODEL_VERSION", "ABEJA_MODEL_VERSION_ID",
 		"ABEJA_DEPLOYMENT_CODE_DOWNLOAD", "ABEJA_TRAINING_MODEL_DOWNLOAD",
 		"ABEJA_USER_MODEL_ROOT", "ABEJA_RUNTIME", "ABEJA_IPC_PATH", "ABEJA_EXPORT_TRAIN_LOG", "ABEJA_MOUNT_TARGET_DIR",
-		"ABEJA_PLATFORM_USER_ID", "ABEJA_PLATFORM_PERSONAL_ACCESS_TOKEN",
 		"TRAINING_JOB_DEFINITION_NAME", "TRAINING_JOB_DEFINITION_VERSION", "TRAINING_JOB_DEFINITION_ID", "TRAINING_JOB_ID",
 		"TRAINING_JOB_IDS", "TRAINING_JOB_DATASETS", "TRAINING_NOTEBOOK_ID", "TENSORBOARD_ID",
 		"PORT", "HEALTHCHECK_PORT", "INPUT", "OUTPUT",
 	}
 }
 
-// CheckEnvironment returns ErrInvalid unless env can be the environment of user
-// code: well-formed names, none that the platform sets, bounded values.
-func CheckEnvironment(env map[string]string) error {
+// CheckEnvironment returns ErrInvalid, naming field, unless env can be part of the
+// environment of user code: well-formed names, none that the platform sets, bounded
+// values.
+func CheckEnvironment(field string, env map[string]string) error {
 	if len(env) > maxEnvEntries {
-		return plat.InvalidField("environment", "has more than %d variables", maxEnvEntries)
+		return plat.InvalidField(field, "has more than %d variables", maxEnvEntries)
 	}
 	reserved, total := reservedNames(), 0
 	for k, v := range env {
 		switch {
 		case !envPattern.MatchString(k):
-			return plat.InvalidField("environment", "%.60q is not the name of a variable (letters, digits and _, not beginning with a digit)", k)
+			return plat.InvalidField(field, "%.60q is not the name of a variable (letters, digits and _, not beginning with a digit)", k)
 		case slices.Contains(reserved, k) || strings.HasPrefix(k, "PANAL_AGENT_"):
-			return plat.InvalidField("environment", "%s is set by the platform; choose another name", k)
+			return plat.InvalidField(field, "%s is set by the platform; choose another name", k)
 		case len(v) > maxEnvValue || strings.ContainsRune(v, 0) || !utf8.ValidString(v):
-			return plat.InvalidField("environment", "the value of %s is longer than %d bytes, or holds a NUL or bytes that are not UTF-8", k, maxEnvValue)
+			return plat.InvalidField(field, "the value of %s is longer than %d bytes, or holds a NUL or bytes that are not UTF-8", k, maxEnvValue)
 		}
 		total += len(k) + len(v)
 	}
 	if total > maxEnvTotal {
-		return plat.InvalidField("environment", "is longer than %d bytes", maxEnvTotal)
+		return plat.InvalidField(field, "is longer than %d bytes", maxEnvTotal)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -94,12 +95,12 @@ func list(t *testing.T, s dataset.Store) {
 	}{{"", 0, "123"}, {"", 2, "12"}, {"2", 2, "3"}, {"3", 2, ""}} {
 		all, err := s.Datasets(ctx, org, c.after, c.limit)
 		ok(t, err)
-		got := ""
+		var got strings.Builder
 		for _, d := range all {
-			got += string(d.ID)
+			got.WriteString(string(d.ID))
 		}
-		if got != c.want {
-			t.Errorf("after %q limit %d = %q, want %q", c.after, c.limit, got, c.want)
+		if got.String() != c.want {
+			t.Errorf("after %q limit %d = %q, want %q", c.after, c.limit, got.String(), c.want)
 		}
 	}
 }

@@ -420,6 +420,7 @@ func (p *parser) unary(depth int) (Node, error) {
 			return nil, p.unexpected(") or another clause")
 		}
 		return n, p.next()
+	default:
+		return nil, p.unexpected("field:value, NOT or (")
 	}
-	return nil, p.unexpected("field:value, NOT or (")
 }
