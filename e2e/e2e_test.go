@@ -203,6 +203,12 @@ func (s *server) close() {
 			s.t.Errorf("stop --workloads: %v\n%s", err, out)
 		}
 	}
+	if token := s.auth[1]; token != "" {
+		found, err := secretsIn(filepath.Join(s.dir, "data"), token)
+		if err != nil || len(found) > 0 || strings.Contains(s.log.String(), token) {
+			s.t.Errorf("the admin's token is in clear in %q or in the server's log (%v)", found, err)
+		}
+	}
 	if s.t.Failed() {
 		s.t.Logf("the server's log:\n%s", s.log.String())
 	}

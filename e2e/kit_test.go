@@ -76,19 +76,8 @@ func startPlatformAt(t *testing.T, data string, flags ...string) *platform {
 		_ = p.log.Close()
 	})
 	p.start()
-	b, err := os.ReadFile(filepath.Join(p.data, "admin.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var a struct {
-		Org   string `json:"organization_id"`
-		User  string `json:"user_id"`
-		Token string `json:"personal_access_token"`
-	}
-	if err := json.Unmarshal(b, &a); err != nil {
-		t.Fatal(err)
-	}
-	p.api = client.New("http://"+p.listen, a.Org, a.User, a.Token)
+	org, user, token := adminOf(t, p.data)
+	p.api = client.New("http://"+p.listen, org, user, token)
 	return p
 }
 

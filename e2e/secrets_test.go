@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// adminOf reads what the first start wrote for its admin.
+func adminOf(t *testing.T, data string) (org, user, token string) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(data, "admin.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a struct {
+		Org   string `json:"organization_id"`
+		User  string `json:"user_id"`
+		Token string `json:"personal_access_token"`
+	}
+	if err := json.Unmarshal(b, &a); err != nil {
+		t.Fatal(err)
+	}
+	return a.Org, a.User, a.Token
+}
+
+// shapes are the forms in which a secret can be written down.
+func shapes(secret string) [][]byte {
+	out := [][]byte{[]byte(secret), []byte(base64.StdEncoding.EncodeToString([]byte(secret)))}
+	if raw, err := hex.DecodeString(secret); err == nil && len(raw) >= 16 {
+		out = append(out, raw)
+	}
+	return out
+}
+
+// secretsIn names the files below dir, other than admin.json, that hold one of the
+// secrets.
+func secretsIn(dir string, secrets ...string) (found []string, err error) {
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // workloads come and go
+			return nil
+		case err != nil || !d.Type().IsRegular() || path == filepath.Join(dir, "admin.json"):
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for i, s := range secrets {
+			for _, shape := range shapes(s) {
+				if bytes.Contains(b, shape) {
+					found = append(found, strings.TrimPrefix(path, dir)+" holds secret "+string(rune('0'+i)))
+				}
+			}
+		}
+		return nil
+	})
+	return found, err
+}
+
+// TestSecrets: no token stands in clear in any file of the server's, but in
+// admin.json, nor in what the server writes to its log, be it as talkative as it can.
+func TestSecrets(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	told := map[string]string{}
+	ear := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(io.LimitReader(r.Body, 1000))
+		mu.Lock()
+		defer mu.Unlock()
+		told[r.URL.Path] = string(b)
+	}))
+	defer ear.Close()
+	p := startPlatform(t, "--log-level", "debug")
+	org, user, token := adminOf(t, p.data)
+	key, err := os.ReadFile(filepath.Join(p.data, "secret.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	tell := "import os, time, urllib.request\ndef tell(who):\n    urllib.request.urlopen(urllib.request.Request('" + ear.URL + "/' + who, os.environ['PLATFORM_AUTH_TOKEN'].encode())).read()\n"
+	p.call(http.MethodPost, p.api.OrgPath("training", "definitions"), map[string]string{"name": "tell"})
+	v := p.version("tell", map[string]string{"train.py": tell + "def handler(context):\n    tell('job')\n    time.sleep(3)\n"})
+	job := p.job("tell", v, nil)
+	dep, svc := p.service(map[string]string{"main.py": tell + "tell('service')\ndef handler(request, context):\n    return {'content': 'x'}\n"}, 1)
+	ask := func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		if told["/job"] == "" || told["/service"] == "" {
+			return nil
+		}
+		return []string{token, told["/job"], told["/service"], user + ":" + token}
+	}
+	p.until("both workloads' tokens", time.Minute, func() bool { return ask() != nil })
+	secrets := ask()
+	look := func(when string) {
+		t.Helper()
+		found, err := secretsIn(p.data, secrets...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range found {
+			t.Errorf("%s: %s", when, f)
+		}
+		log, err := os.ReadFile(p.log.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, s := range append([]string{string(key), hex.EncodeToString(key)}, secrets...) {
+			for _, shape := range shapes(s) {
+				if bytes.Contains(log, shape) {
+					t.Errorf("%s: the server's log holds secret %d", when, i)
+				}
+			}
+		}
+	}
+	look("while they run")
+	if status, _ := p.infer(dep, svc, "x"); status != http.StatusOK {
+		t.Errorf("inference = %d", status)
+	}
+	// Calls of every luck, the command line's among them.
+	for _, args := range [][]string{
+		{"channel", "list"}, {"channel", "get", "nothing"}, {"job", "get", "tell", job}, {"file", "count", "2999999999999"},
+		{"channel", "list", "--organization", "1234567890123"}, {"channel", "list", "--token", strings.Repeat("f", 40)},
+	} {
+		cmd := exec.Command(binary, args...)
+		cmd.Env = append(os.Environ(), "PANAL_API_URL=http://"+p.listen, "PANAL_ORGANIZATION_ID="+org, "PANAL_USER_ID="+user, "PANAL_PERSONAL_ACCESS_TOKEN="+token)
+		out, _ := cmd.CombinedOutput() // some of them are refused
+		for _, shape := range shapes(token) {
+			if bytes.Contains(out, shape) {
+				t.Errorf("panal %s prints the token", strings.Join(args, " "))
+			}
+		}
+	}
+	p.waitJob("tell", job, time.Minute)
+	p.kill()
+	p.start()
+	p.until("READY", time.Minute, func() bool {
+		return p.call(http.MethodGet, p.api.OrgPath("deployments", dep, "services", svc), nil)["status"] == "READY"
+	})
+	look("after a kill")
+
+	// The search itself finds what is there.
+	planted := filepath.Join(p.data, "planted")
+	if err := os.WriteFile(planted, []byte("x"+token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := secretsIn(p.data, secrets...); err != nil || len(found) != 1 {
+		t.Errorf("the search for a planted token found %q, %v", found, err)
+	}
+	if err := os.Remove(planted); err != nil {
+		t.Fatal(err)
+	}
+}
