@@ -41,7 +41,7 @@ func (a *API) middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		id := plat.NewUUID()
-		base := a.PublicURL
+		base := strings.TrimSuffix(a.PublicURL, "/")
 		if base == "" {
 			scheme := "http"
 			if r.TLS != nil {

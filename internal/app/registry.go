@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -101,6 +102,9 @@ func openRunner(cfg config.Server, log *slog.Logger) (runner.Runner, error) {
 // returns how many there were.
 func StopWorkloads(ctx context.Context, data string, log *slog.Logger) (int, error) {
 	l, err := lock(data)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, plat.Errorf(plat.ErrNotFound, "there is no data directory %s", data)
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -56,12 +56,26 @@ func (c *Server) Validate() error {
 		return plat.InvalidField("listen", "%s is not a loopback address and nothing here speaks TLS; put a TLS proxy in front and pass --insecure, or listen on 127.0.0.1", c.Listen)
 	}
 	for name, v := range map[string]string{"public-url": c.PublicURL, "agent-url": c.AgentURL} {
-		if u, err := url.Parse(v); v != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || (u.Path != "" && u.Path != "/")) {
+		if u, err := url.Parse(v); v != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.User != nil) {
 			return plat.InvalidField(name, "%q is not http(s)://HOST[:PORT]", v)
 		}
 	}
+	if c.Database == redacted {
+		return plat.InvalidField("database", "is %q, as config print writes it; put the URL there, or in PANAL_DATABASE", redacted)
+	}
 	if c.Database != "" && !strings.HasPrefix(c.Database, "postgres://") && !strings.HasPrefix(c.Database, "postgresql://") {
 		return plat.InvalidField("database", "must start with postgres://")
+	}
+	if c.Admin != "" {
+		host, _, err := net.SplitHostPort(c.Admin)
+		if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+			return plat.InvalidField("admin-listen", "%q must be a loopback IP and port: the profiler shows memory", c.Admin)
+		}
+	}
+	for name, d := range map[string]time.Duration{"drain": c.Drain, "hold-timeout": c.HoldTimeout, "idle-timeout": c.IdleTimeout} {
+		if d < 0 {
+			return plat.InvalidField(name, "can't be negative")
+		}
 	}
 	if !filepath.IsAbs(c.Python) {
 		return plat.InvalidField("python", "%q must be an absolute path", c.Python)
@@ -80,6 +94,21 @@ func (c *Server) Validate() error {
 	return nil
 }
 
+const redacted = "redacted"
+
+// withoutPassword hides the password of a URL.
+func withoutPassword(s string) string {
+	u, err := url.Parse(s)
+	if err != nil || u.User == nil {
+		return s
+	}
+	if _, has := u.User.Password(); !has {
+		return s
+	}
+	u.User = url.UserPassword(u.User.Username(), redacted)
+	return u.String()
+}
+
 // Print writes the configuration as YAML that --config reads back, with secrets
 // replaced by "redacted".
 func (c *Server) Print(w io.Writer) error {
@@ -96,7 +125,10 @@ func (c *Server) Print(w io.Writer) error {
 			val = d.String()
 		}
 		if f.Tag.Get("secret") == "true" && v.Field(i).String() != "" {
-			val = "redacted"
+			val = redacted
+		}
+		if text, ok := val.(string); ok {
+			val = withoutPassword(text)
 		}
 		kn, vn := &yaml.Node{}, &yaml.Node{}
 		if err := kn.Encode(key); err != nil {

@@ -35,7 +35,15 @@ func TestValidate(t *testing.T) {
 		{"listen", func(s *config.Server) { s.Listen = "8600" }},
 		{"public-url", func(s *config.Server) { s.PublicURL = "panal.example" }},
 		{"public-url", func(s *config.Server) { s.PublicURL = "https://panal.example/sub" }},
+		{"public-url", func(s *config.Server) { s.PublicURL = "https://panal.example/?a=b" }},
+		{"agent-url", func(s *config.Server) { s.AgentURL = "http://a:b@panal.example" }},
 		{"database", func(s *config.Server) { s.Database = "mysql://x" }},
+		{"database", func(s *config.Server) { s.Database = "redacted" }},
+		{"", func(s *config.Server) { s.Admin = "[::1]:6060" }},
+		{"admin-listen", func(s *config.Server) { s.Admin = "0.0.0.0:6060" }},
+		{"admin-listen", func(s *config.Server) { s.Admin = "localhost" }},
+		{"drain", func(s *config.Server) { s.Drain = -1 }},
+		{"idle-timeout", func(s *config.Server) { s.IdleTimeout = -1 }},
 		{"python", func(s *config.Server) { s.Python = "python3" }},
 		{"log-ttl", func(s *config.Server) { s.LogTTL = time.Minute }},
 		{"log-ceiling-mb", func(s *config.Server) { s.LogCeilingMB = 0 }},
@@ -58,11 +66,13 @@ func TestValidate(t *testing.T) {
 func TestPrintRedacts(t *testing.T) {
 	s := good()
 	s.Database = "postgres://panal:hunter2@db/panal"
+	s.PipIndexURL = "https://me:hunter2@index.example/simple"
 	var out bytes.Buffer
 	if err := s.Print(&out); err != nil {
 		t.Fatal(err)
 	}
-	if strings.Contains(out.String(), "hunter2") || !strings.Contains(out.String(), "database: redacted") || !strings.Contains(out.String(), "log-ttl: 1h0m0s") {
+	if strings.Contains(out.String(), "hunter2") || !strings.Contains(out.String(), "database: redacted") ||
+		!strings.Contains(out.String(), "https://me:redacted@index.example/simple") || !strings.Contains(out.String(), "log-ttl: 1h0m0s") {
 		t.Errorf("printed:\n%s", out.String())
 	}
 }
