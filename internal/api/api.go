@@ -21,6 +21,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humachi"
 	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"panal/internal/api/compat"
 	"panal/internal/authn"
@@ -49,6 +50,8 @@ type Deps struct {
 	Orgs      *org.Service
 	Blobs     *blob.Store
 	Signer    *signedurl.Signer
+	// Metrics takes the API's figures; nil keeps them to itself.
+	Metrics prometheus.Registerer
 	// TempDir is where uploads that must be checked whole are held meanwhile;
 	// empty means the system's.
 	TempDir  string
@@ -71,7 +74,9 @@ type API struct {
 	log    *slog.Logger
 	router *chi.Mux
 	huma   huma.API
-	ops    []operation
+
+	metrics *metrics
+	ops     []operation
 	// apiHost is the host of PublicURL; organizations are sub-domains of it.
 	apiHost string
 	names   orgNames
@@ -86,7 +91,7 @@ func New(d Deps) *API {
 	if d.Now == nil {
 		d.Now = plat.SystemClock
 	}
-	a := &API{Deps: d, log: d.Log, router: chi.NewRouter(), apiHost: publicHost(d.PublicURL)}
+	a := &API{Deps: d, log: d.Log, router: chi.NewRouter(), apiHost: publicHost(d.PublicURL), metrics: newMetrics(d.Metrics)}
 	a.router.NotFound(func(w http.ResponseWriter, _ *http.Request) {
 		writeError(w, newError(http.StatusNotFound, "no such path; GET /openapi.json lists them all", nil))
 	})

@@ -29,9 +29,10 @@ func (a *API) addInference() {
 		{"alias", "/deployments/{deployment_id}/{custom_alias}", "by an endpoint"},
 		{"service", "/deployments/{deployment_id}/services/{service_id}", "by a service"},
 	} {
-		a.router.HandleFunc(p.path, a.infer)
+		infer := a.metrics.counting("infer-"+p.id, a.infer)
+		a.router.HandleFunc(p.path, infer)
 		if p.id != "default" {
-			a.router.HandleFunc(p.path+"/*", a.infer)
+			a.router.HandleFunc(p.path+"/*", infer)
 		}
 		for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodPut} {
 			o := operation{

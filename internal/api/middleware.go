@@ -18,23 +18,37 @@ import (
 // HeaderRequestID carries the id of a request, from the edge to user code.
 const HeaderRequestID = "X-Abeja-Request-Id"
 
-type ctxKey int
+// requestInfo is what the middleware knows of a request.
+type requestInfo struct {
+	id string
+	// base is the base of absolute URLs, without a slash at the end.
+	base string
+	// operation is what the request turned out to ask for.
+	operation *operationMetrics
+}
 
-const (
-	ctxRequestID ctxKey = iota
-	ctxBaseURL
-)
+type ctxKey struct{}
+
+// infoOf returns nil outside of a request.
+func infoOf(ctx context.Context) *requestInfo {
+	info, _ := ctx.Value(ctxKey{}).(*requestInfo)
+	return info
+}
 
 // requestID returns the request's id.
 func requestID(ctx context.Context) string {
-	s, _ := ctx.Value(ctxRequestID).(string)
-	return s
+	if info := infoOf(ctx); info != nil {
+		return info.id
+	}
+	return ""
 }
 
 // baseURL returns the base of absolute URLs for this request, without a slash at the end.
 func baseURL(ctx context.Context) string {
-	s, _ := ctx.Value(ctxBaseURL).(string)
-	return s
+	if info := infoOf(ctx); info != nil {
+		return info.base
+	}
+	return ""
 }
 
 func (a *API) middleware(next http.Handler) http.Handler {
@@ -49,11 +63,17 @@ func (a *API) middleware(next http.Handler) http.Handler {
 			}
 			base = scheme + "://" + r.Host
 		}
-		ctx := context.WithValue(context.WithValue(r.Context(), ctxRequestID, id), ctxBaseURL, base)
+		info := &requestInfo{id: id, base: base, operation: a.metrics.none}
+		ctx := context.WithValue(r.Context(), ctxKey{}, info)
 		r = r.WithContext(ctx)
+		body := &countedBody{ReadCloser: r.Body}
+		if r.Body != http.NoBody { // whose identity says that there is nothing to read
+			r.Body = body
+		}
 		w.Header().Set(HeaderRequestID, id)
 		rec := &recorder{ResponseWriter: w}
 		defer func() {
+			defer func() { info.operation.done(rec.status, time.Since(start), body.n.Load(), rec.sent) }()
 			if p := recover(); p != nil {
 				if p == http.ErrAbortHandler { //nolint:errorlint // net/http's own sentinel, by identity
 					panic(p)
@@ -170,11 +190,12 @@ func opaqueTail(segs []string) bool {
 	return false
 }
 
-// recorder remembers the status. It passes Flush, Hijack and deadlines through
+// recorder remembers the status and how much was written. It passes Flush, Hijack and deadlines through
 // (http.ResponseController unwraps it).
 type recorder struct {
 	http.ResponseWriter
 	status int
+	sent   int64
 }
 
 // Unwrap implements the contract of http.ResponseController.
@@ -193,7 +214,9 @@ func (r *recorder) Write(p []byte) (int, error) {
 	if r.status == 0 {
 		r.status = http.StatusOK
 	}
-	return r.ResponseWriter.Write(p)
+	n, err := r.ResponseWriter.Write(p)
+	r.sent += int64(n)
+	return n, err
 }
 
 // Flush implements http.Flusher.

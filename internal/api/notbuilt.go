@@ -63,7 +63,7 @@ func (a *API) addNotBuilt() {
 	for _, route := range notBuilt() {
 		method, path, _ := strings.Cut(route, " ")
 		o := operation{Method: method, Path: path, Op: authz.NotBuilt, Family: familyCompute}
-		a.router.Method(method, path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.router.Method(method, path, a.metrics.counting(operationNotBuilt, func(w http.ResponseWriter, r *http.Request) {
 			if _, err := a.admit(r.Context(), o, r.Header.Get("Authorization"), func(name string) string {
 				if name != "organization_id" {
 					return ""

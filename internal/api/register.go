@@ -50,8 +50,13 @@ type body[O any] struct{ Body *O }
 func register[I, O any](a *API, o operation, h func(ctx context.Context, in *I) (*O, error)) {
 	a.ops = append(a.ops, o)
 	op := a.describe(o)
+	counted := a.metrics.operation(o.ID)
+	op.Middlewares = huma.Middlewares{func(ctx huma.Context, next func(huma.Context)) {
+		counted.took(ctx.Context())
+		next(ctx)
+	}}
 	if o.Op != "" {
-		op.Middlewares = huma.Middlewares{a.humaAuth(o)}
+		op.Middlewares = append(op.Middlewares, a.humaAuth(o))
 	}
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*body[O], error) {
 		out, err := h(ctx, in)
@@ -85,7 +90,7 @@ func (a *API) raw(o operation, h http.HandlerFunc) {
 			h(w, r.WithContext(authn.WithIdentity(r.Context(), id)))
 		}
 	}
-	a.router.Method(o.Method, routePattern(o), next)
+	a.router.Method(o.Method, routePattern(o), a.metrics.counting(o.ID, next))
 }
 
 func (a *API) describe(o operation) huma.Operation {

@@ -38,7 +38,8 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 		return a.ingestSpool(ctx, lines, st, batches)
 	}
 
-	files := lake.NewService(sqlstore.NewLake(a.lakeDB, a.now), a.blobs, a.now)
+	index := sqlstore.NewLake(a.lakeDB, a.now)
+	files := lake.NewService(index, a.blobs, a.now)
 	a.group.Add("lake", func(ctx context.Context) error { return a.keepLake(ctx, files) })
 
 	training, deploys := sqlstore.NewTraining(a.control), sqlstore.NewDeploys(a.control)
@@ -76,6 +77,11 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	})
 	a.group.Add("housekeeping", func(ctx context.Context) error { return a.keepTokens(ctx, orgs) })
 
+	a.metrics.MustRegister(newGauges(a.log, a.now, gaugeSources{
+		capacity: a.runner.Capacity, jobs: training.JobCounts, services: deploys.ServiceCounts, logBytes: lines.Used, lake: index.Total,
+	}))
+
+	deps.Metrics = a.metrics
 	deps.TempDir = filepath.Join(a.cfg.Data, dirUploads)
 	deps.Lake, deps.Datasets = files, dataset.NewService(sqlstore.NewDatasets(a.lakeDB), a.now)
 	deps.Train, deps.Logs = trainSvc, lines

@@ -66,6 +66,9 @@ type ServiceStore interface {
 	Service(ctx context.Context, id plat.ServiceID) (Service, error)
 	// Services returns a deployment's services, or all there are for "".
 	Services(ctx context.Context, dep plat.DeploymentID) ([]Service, error)
+	// ServiceCounts returns how many services of all deployments are in each
+	// status; one that none is in may be missing.
+	ServiceCounts(ctx context.Context) (map[Status]int, error)
 	// UpdateService changes a service. A change of the status that the state
 	// machine does not have is ErrConflict. Endpoints that wait for the service
 	// are settled (Endpoint.Settle) in the same transaction.

@@ -45,6 +45,9 @@ type Store interface {
 	Count(ctx context.Context, f Filter, now time.Time) (int64, error)
 	// Usage returns how many files there are and how many bytes they hold.
 	Usage(ctx context.Context, channel plat.ChannelID, now time.Time) (Usage, error)
+	// Total returns what all channels hold together, with files that have expired
+	// and are not removed yet.
+	Total(ctx context.Context) (Usage, error)
 	// SetMetadata replaces a file's user metadata and returns the file as it is then.
 	SetMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, m Metadata, now time.Time) (File, error)
 	// DeleteFile removes a file from the index and returns what it was.

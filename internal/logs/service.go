@@ -285,7 +285,7 @@ func (s *Service) flush(ctx context.Context, batches []*waiting) {
 }
 
 func (s *Service) commit(ctx context.Context, batches []*waiting) error {
-	used, err := s.used(ctx)
+	used, err := s.Used(ctx)
 	if err != nil {
 		return err
 	}
@@ -369,9 +369,9 @@ func summary(lines []Line) Record {
 	return r
 }
 
-// used returns how many bytes lines take: measured lately, plus at most what came
+// Used returns how many bytes lines take: measured lately, plus at most what came
 // since. An estimate alone never says that the ceiling is reached.
-func (s *Service) used(ctx context.Context) (int64, error) {
+func (s *Service) Used(ctx context.Context) (int64, error) {
 	s.sizeMu.Lock()
 	defer s.sizeMu.Unlock()
 	now := time.Now()

@@ -183,6 +183,26 @@ func fromJSON(s string, v any) error {
 	return nil
 }
 
+// countBy runs a query of names and how many there are of each.
+func countBy[K ~string](ctx context.Context, db *DB, query string, args ...any) (map[K]int, error) {
+	type count struct {
+		name K
+		n    int
+	}
+	all, err := scanAll(ctx, db, db.Read(), func(r interface{ Scan(...any) error }) (c count, err error) {
+		err = r.Scan(&c.name, &c.n)
+		return c, err
+	}, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	out := map[K]int{}
+	for _, c := range all {
+		out[c.name] = c.n
+	}
+	return out, nil
+}
+
 // scanAll runs a query and scans each row with scan.
 func scanAll[T any](ctx context.Context, db *DB, q Querier, scan func(interface{ Scan(...any) error }) (T, error), query string, args ...any) ([]T, error) {
 	rows, err := q.QueryContext(ctx, query, args...)

@@ -73,6 +73,11 @@ func (s *Deploys) Services(ctx context.Context, dep plat.DeploymentID) ([]deploy
 	return s.services(ctx, s.db.Read(), `($1 = '' OR deployment_id = $1)`, string(dep))
 }
 
+// ServiceCounts implements deploy.Store.
+func (s *Deploys) ServiceCounts(ctx context.Context) (map[deploy.Status]int, error) {
+	return countBy[deploy.Status](ctx, s.db, `SELECT status, COUNT(*) FROM service GROUP BY status`)
+}
+
 // UpdateService implements deploy.Store.
 func (s *Deploys) UpdateService(ctx context.Context, id plat.ServiceID, change func(*deploy.Service) error) (deploy.Service, error) {
 	var v deploy.Service

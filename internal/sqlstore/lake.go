@@ -166,6 +166,14 @@ func (s *Lake) Usage(ctx context.Context, channel plat.ChannelID, now time.Time)
 	return u, s.db.translate(row.Scan(&u.Files, &u.Bytes))
 }
 
+// Total implements lake.Store.
+func (s *Lake) Total(ctx context.Context) (lake.Usage, error) {
+	var u lake.Usage
+	row := s.db.Read().QueryRowContext(ctx, `SELECT CAST(COALESCE(SUM(files), 0) AS BIGINT), CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM file_delta`)
+	err := row.Scan(&u.Files, &u.Bytes)
+	return u, s.db.translate(err)
+}
+
 // stamps gives n upload times: about now, and none twice in this process. After a
 // collision with another one it leaps a random bit ahead, further each time.
 func (s *Lake) stamps(n, attempt int) []int64 {

@@ -91,6 +91,11 @@ func (s *Training) Unsettled(ctx context.Context) ([]train.Job, error) {
 	return scanAll(ctx, s.db, s.db.Read(), scanJob, `SELECT `+jobColumns+` FROM train_job WHERE NOT settled ORDER BY created_at, id`)
 }
 
+// JobCounts implements train.Store.
+func (s *Training) JobCounts(ctx context.Context) (map[train.Status]int, error) {
+	return countBy[train.Status](ctx, s.db, `SELECT status, COUNT(*) FROM train_job WHERE NOT settled GROUP BY status`)
+}
+
 // UpdateJob implements train.Store. The row is replaced only if its revision is
 // still the one that was read: on PostgreSQL, where writers are many, a slower one
 // reads again.

@@ -77,6 +77,9 @@ type JobStore interface {
 	// Unsettled returns every job that is not settled, oldest first: the queue and
 	// what runs.
 	Unsettled(ctx context.Context) ([]Job, error)
+	// JobCounts returns how many jobs that are not settled are in each status; one
+	// that none is in may be missing.
+	JobCounts(ctx context.Context) (map[Status]int, error)
 	// UpdateJob changes one job atomically: change gets the record as it is, edits
 	// it, and may return a model to register in the same transaction. Status,
 	// message, workload, times, archived and settled are stored; the rest of a job

@@ -225,6 +225,7 @@ func services(t *testing.T, h Harness) {
 	want.Generation, want.ReadyGeneration, want.Failures, want.LastFailure, want.RetryAt = 4, 3, 2, at(40), at(60)
 	same(t, "UpdateService", want, get(h.Store.UpdateService(ctx, a.ID, func(s *deploy.Service) error { *s = want; return nil }))(t))
 	same(t, "after it", want, get(h.Store.Service(ctx, a.ID))(t))
+	same(t, "ServiceCounts", map[deploy.Status]int{deploy.Failed: 1, b.Status: 1}, get(h.Store.ServiceCounts(ctx))(t))
 }
 
 // transitions walks the state machine at random: what the table has is stored,

@@ -75,6 +75,7 @@ func Run(t *testing.T, h Harness) {
 		{"DeleteFile/removes_everything", deleteFile},
 		{"Known/live_expired_and_unknown", known},
 		{"Usage/stays_exact_when_deltas_are_folded", folded},
+		{"Total/sums_all_channels", total},
 		{"Query/phrases_and_globs", phrases},
 		{"Query/long_terms", longTerms},
 		{"Query/equals_the_naive_evaluation", queryProperty},
@@ -594,6 +595,31 @@ func deleteFile(w *world) {
 	if w.ok(err); u != (lake.Usage{Files: 1, Bytes: 10}) {
 		w.Errorf("usage = %+v", u)
 	}
+}
+
+func total(w *world) {
+	want := func(u lake.Usage) {
+		w.Helper()
+		got, err := w.other.Total(w.Context())
+		if w.ok(err); got != u {
+			w.Errorf("total = %+v, want %+v", got, u)
+		}
+	}
+	want(lake.Usage{})
+	short := w.file()
+	short.Lifetime = "1day"
+	files := w.stored(short, w.file())
+	other := w.file()
+	other.Channel = w.newChannel("second", false)
+	w.stored(other)
+	want(lake.Usage{Files: 3, Bytes: 30})
+	_, err := w.DeleteFile(w.Context(), w.channel, files[1].ID, w.clock.now())
+	w.ok(err)
+	w.clock.add(25 * time.Hour)
+	want(lake.Usage{Files: 2, Bytes: 20}) // the expired one is still stored
+	_, err = w.DeleteExpired(w.Context(), w.clock.now(), 10)
+	w.ok(err)
+	want(lake.Usage{Files: 1, Bytes: 10})
 }
 
 func known(w *world) {

@@ -365,6 +365,8 @@ func jobQueue(t *testing.T, h Harness) {
 	diff(t, "unsettled", []plat.JobID{early.ID, done.ID, late.ID}, ids(list))
 	must(h.Store.UpdateJob(t.Context(), done.ID, func(j *train.Job) (*train.Model, error) { j.Settled = true; return nil, nil }))(t)
 	diff(t, "after settling one", []plat.JobID{early.ID, late.ID}, ids(must(h.Store.Unsettled(t.Context()))(t)))
+	become(t, h, late.ID, train.Active)
+	diff(t, "counts", map[train.Status]int{train.Pending: 1, train.Active: 1}, must(h.Store.JobCounts(t.Context()))(t))
 }
 
 func updateFields(t *testing.T, h Harness) {
