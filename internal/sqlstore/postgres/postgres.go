@@ -54,15 +54,30 @@ func migrate(ctx context.Context, db *sql.DB, concern string) error {
 	if err != nil {
 		return err
 	}
-	locker, err := lock.NewPostgresSessionLocker()
-	if err != nil {
-		return err
-	}
-	p, err := goose.NewProvider("", db, folder, goose.WithStore(store), goose.WithSessionLocker(locker))
+	p, err := goose.NewProvider("", db, folder, goose.WithStore(store), goose.WithSessionLocker(schemaLock{}))
 	if err != nil {
 		return err
 	}
 	_, err = p.Up(ctx)
+	return err
+}
+
+// schemaLock is the lock that migrations of one schema run under. goose's own asks
+// for the lock every 5 s, so that of two servers that start at once one would be late
+// by that much; this one waits in the database. Its session's end frees it.
+type schemaLock struct{}
+
+var _ lock.SessionLocker = schemaLock{}
+
+// SessionLock implements lock.SessionLocker.
+func (schemaLock) SessionLock(ctx context.Context, conn *sql.Conn) error {
+	_, err := conn.ExecContext(ctx, "SELECT pg_advisory_lock(hashtextextended('panal migrations of ' || current_schema(), 0))")
+	return err
+}
+
+// SessionUnlock implements lock.SessionLocker.
+func (schemaLock) SessionUnlock(ctx context.Context, conn *sql.Conn) error {
+	_, err := conn.ExecContext(ctx, "SELECT pg_advisory_unlock(hashtextextended('panal migrations of ' || current_schema(), 0))")
 	return err
 }
 
