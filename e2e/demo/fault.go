@@ -35,7 +35,8 @@ func (s *story) killInstance(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	agents, _ := processes("ABEJA_SERVICE_ID=" + s.services["rbf"])
+	stream := "service/" + s.services["rbf"]
+	agents := s.srv.workloads(stream)
 	if len(agents) < 2 {
 		return fmt.Errorf("found %d instances of the service, want 2", len(agents))
 	}
@@ -45,12 +46,12 @@ func (s *story) killInstance(ctx context.Context) error {
 	born := startTime(agents[0])
 	err = syscall.Kill(agents[0], syscall.SIGKILL)
 	if err == nil {
-		err = poll(ctx, "the instance's death", 10*time.Second, func() (bool, error) { return startTime(agents[0]) != born || isZombie(agents[0]), nil })
+		err = poll(ctx, "the instance's death", 10*time.Second, func() (bool, error) { return isDead(agents[0]) || startTime(agents[0]) != born, nil })
 	}
 	dead := time.Now() // a machine that is busy takes a moment to kill a process tree
 	if err == nil {
 		err = poll(ctx, "a new instance", 30*time.Second, func() (bool, error) {
-			now, _ := processes("ABEJA_SERVICE_ID=" + s.services["rbf"])
+			now := s.srv.workloads(stream)
 			return len(now) >= 2 && !slices.Contains(now, agents[0]), nil
 		})
 	}
@@ -96,11 +97,14 @@ func (s *story) killServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, user := processes("TRAINING_JOB_ID=" + id)
-	if len(user) == 0 {
+	pid := 0
+	if agents := s.srv.workloads("job/" + id); len(agents) == 1 {
+		pid = pythonUnder(agents[0])
+	}
+	if pid == 0 {
 		return errors.New("the training process was not found")
 	}
-	pid, born := user[0], startTime(user[0])
+	born := startTime(pid)
 	acked, err := s.uploadUntilKilled(ctx)
 	if err != nil {
 		return err

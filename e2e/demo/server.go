@@ -148,24 +148,44 @@ func (s *server) rss() float64 {
 	return 0
 }
 
-// processes returns the ids of all processes on the machine whose environment has
-// the variable, those of the agent (the panal binary) and of user code apart.
-func processes(variable string) (agents, user []int) {
-	dirs, _ := filepath.Glob("/proc/[0-9]*")
-	for _, d := range dirs {
-		env, err := os.ReadFile(filepath.Join(d, "environ"))
-		if err != nil || !bytes.Contains(append([]byte{0}, env...), []byte("\x00"+variable+"\x00")) {
-			continue
+// workloads returns the process ids of the live agents that belong to a log stream
+// ("service/<id>", "job/<id>"), as the server has put them on record.
+func (s *server) workloads(stream string) (agents []int) {
+	records, _ := filepath.Glob(filepath.Join(s.data, "run", "*", "spec.json"))
+	for _, name := range records {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			continue // it has just been removed
 		}
-		pid, _ := strconv.Atoi(filepath.Base(d))
-		cmdline, _ := os.ReadFile(filepath.Join(d, "cmdline"))
-		if strings.Contains(string(cmdline), "python") {
-			user = append(user, pid)
-		} else {
-			agents = append(agents, pid)
+		var r struct {
+			Stream string `json:"log_stream"`
+			PID    int    `json:"pid"`
+		}
+		if json.Unmarshal(b, &r) == nil && r.Stream == stream && r.PID > 0 && !isDead(r.PID) {
+			agents = append(agents, r.PID)
 		}
 	}
-	return agents, user
+	return agents
+}
+
+// pythonUnder returns the first Python process below pid.
+func pythonUnder(pid int) int {
+	for queue := []int{pid}; len(queue) > 0; queue = queue[1:] {
+		name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", queue[0]))
+		if strings.HasPrefix(string(name), "python") {
+			return queue[0]
+		}
+		lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", queue[0]))
+		for _, l := range lists {
+			b, _ := os.ReadFile(l)
+			for f := range strings.FieldsSeq(string(b)) {
+				if child, err := strconv.Atoi(f); err == nil {
+					queue = append(queue, child)
+				}
+			}
+		}
+	}
+	return 0
 }
 
 // startTime returns when a process began, in clock ticks since boot: with the id
@@ -182,8 +202,8 @@ func startTime(pid int) string {
 	return ""
 }
 
-// isZombie tells whether a process has ended and was not waited for yet.
-func isZombie(pid int) bool {
+// isDead tells whether a process has ended, waited for or not.
+func isDead(pid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return true
