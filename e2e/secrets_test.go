@@ -139,8 +139,12 @@ func TestSecrets(t *testing.T) {
 	}
 	// Calls of every luck, the command line's among them.
 	for _, args := range [][]string{
-		{"channel", "list"}, {"channel", "get", "nothing"}, {"job", "get", "tell", job}, {"file", "count", "2999999999999"},
-		{"channel", "list", "--organization", "1234567890123"}, {"channel", "list", "--token", strings.Repeat("f", 40)},
+		{"channel", "list"},
+		{"channel", "get", "nothing"},
+		{"job", "get", "tell", job},
+		{"file", "count", "2999999999999"},
+		{"channel", "list", "--organization", "1234567890123"},
+		{"channel", "list", "--token", strings.Repeat("f", 40)},
 	} {
 		cmd := exec.Command(binary, args...)
 		cmd.Env = append(os.Environ(), "PANAL_API_URL=http://"+p.listen, "PANAL_ORGANIZATION_ID="+org, "PANAL_USER_ID="+user, "PANAL_PERSONAL_ACCESS_TOKEN="+token)
