@@ -97,6 +97,7 @@ func (a *API) serveBlob(w http.ResponseWriter, r *http.Request, key, contentType
 	h.Set("Content-Type", contentType) // exactly as stored, no charset added (data.md §10.6)
 	h.Set("Accept-Ranges", "bytes")
 	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", "sandbox") // a user's HTML is no page of ours
 	off, n, ok := httpx.ParseRange(r.Header.Get("Range"), info.Size)
 	if !ok {
 		h.Set("Content-Range", "bytes */"+strconv.FormatInt(info.Size, 10))

@@ -183,7 +183,7 @@ func (n *orgNames) lookup(ctx context.Context, a *API, label string) (plat.OrgID
 	n.mu.Lock()
 	have, ok := n.seen[label]
 	n.mu.Unlock()
-	if !ok || now.Sub(have.at) >= orgNameLife {
+	if !ok || now.Sub(have.at).Abs() >= orgNameLife {
 		found, err := a.Orgs.Get(ctx, label)
 		switch {
 		case err == nil:

@@ -615,6 +615,9 @@ func TestContainer(t *testing.T) {
 	w.callAs(late, "POST", jobs+"/"+other+"/result", "")
 	status, answer = w.do("POST", jobs+"/"+other+"/statistics", late, strings.NewReader(`{"statistics":{}}`))
 	isError(t, "statistics after the end", status, answer, 403, "forbidden")
+	if !strings.Contains(answer, "has ended") {
+		t.Errorf("the answer does not say why: %s", answer)
+	}
 }
 
 // TestModelWire holds models to compute.md §2.10, §2.11 and §1.6.

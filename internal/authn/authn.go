@@ -188,7 +188,8 @@ func (a *Authenticator) lookup(ctx context.Context, hash string) (cached, error)
 	a.mu.Lock()
 	c, hit := a.cache[hash]
 	a.mu.Unlock()
-	if hit && now.Sub(c.at) < freshFor {
+	age := now.Sub(c.at)
+	if hit && age >= 0 && age < freshFor { // a clock set back makes nothing fresh again
 		return c, nil
 	}
 	t, role, err := a.store.TokenByHash(ctx, hash)
@@ -200,7 +201,7 @@ func (a *Authenticator) lookup(ctx context.Context, hash string) (cached, error)
 	case kind == plat.ErrNotFound: //nolint:errorlint // KindOf returns the sentinel itself
 		a.Forget(hash)
 		return cached{}, plat.Errorf(plat.ErrUnauthenticated, "the token is unknown, expired or of another user")
-	case hit && now.Sub(c.at) < staleFor:
+	case hit && age < staleFor:
 		return c, nil
 	default:
 		return cached{}, &plat.Error{Kind: plat.ErrUnavailable, Public: "credentials can't be checked right now; try again", Err: fmt.Errorf("look up token: %w", err)}

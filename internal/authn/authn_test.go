@@ -89,6 +89,21 @@ func TestContainerNeverHasItsOwnersRole(t *testing.T) {
 	}
 }
 
+// TestClockSetBack: a revoked token must not live on until a clock that was set back
+// has caught up.
+func TestClockSetBack(t *testing.T) {
+	s, now := newStore(), time.Unix(9000, 0)
+	a := authn.New(s, func() time.Time { return now })
+	if _, err := a.Header(t.Context(), "Bearer pat"); err != nil {
+		t.Fatal(err)
+	}
+	delete(s.tokens, authn.HashToken("pat"))
+	now = now.Add(-time.Hour)
+	if _, err := a.Header(t.Context(), "Bearer pat"); !errors.Is(err, plat.ErrUnauthenticated) {
+		t.Errorf("revoked, an hour earlier: %v", err)
+	}
+}
+
 // TestStaticStability: with the store down, a token seen lately goes on working
 // and a new one is "try again", not "wrong".
 func TestStaticStability(t *testing.T) {

@@ -66,6 +66,9 @@ func Check(id authn.Identity, op Op, t Target) error {
 		if containerMay(row.Container, id, t) {
 			return nil
 		}
+		if id.Ended && row.Container != Never {
+			return plat.Errorf(plat.ErrForbidden, "the workload of this token has ended; its token is good for results and logs only")
+		}
 		return plat.Errorf(plat.ErrForbidden, "a container's token may not do this (%s)", op)
 	}
 	return plat.Errorf(plat.ErrForbidden, "unknown kind of identity %q", id.Kind)
