@@ -161,6 +161,9 @@ func (a *agent) putResult(ctx context.Context, uri string, size int64) error {
 		return networkError(what, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode == http.StatusConflict {
+		return nil // it was stored before, and the answer was lost: a result is written once
+	}
 	if resp.StatusCode/100 != 2 {
 		return statusError(what, resp)
 	}

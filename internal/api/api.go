@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humachi"
@@ -77,6 +78,8 @@ type API struct {
 
 	metrics *metrics
 	ops     []operation
+	// fullSecond is when a full disk was last logged.
+	fullSecond atomic.Int64
 	// apiHost is the host of PublicURL; organizations are sub-domains of it.
 	apiHost string
 	names   orgNames

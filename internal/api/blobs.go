@@ -25,9 +25,14 @@ const idleLimit = 60 * time.Second
 
 // downloadURL returns an absolute, self-authorising URL that answers GET with the
 // object under key: storage's own where it has them, else ours. It always has a "?".
-func (a *API) downloadURL(ctx context.Context, key, contentType string) (string, time.Time, error) {
-	expires := a.Now().Add(urlLife)
-	if u, ok, err := a.Blobs.PresignGet(ctx, key, contentType, urlLife); ok || err != nil {
+// It outlives nothing that ends at end; the zero time is never.
+func (a *API) downloadURL(ctx context.Context, key, contentType string, end time.Time) (string, time.Time, error) {
+	now := a.Now()
+	expires := now.Add(urlLife)
+	if !end.IsZero() && end.Before(expires) {
+		expires = end
+	}
+	if u, ok, err := a.Blobs.PresignGet(ctx, key, contentType, expires.Sub(now)); ok || err != nil {
 		return u, expires, err
 	}
 	g := signedurl.Grant{Method: http.MethodGet, Key: key, ContentType: contentType, Expires: expires}
@@ -35,12 +40,13 @@ func (a *API) downloadURL(ctx context.Context, key, contentType string) (string,
 }
 
 // uploadURL returns a URL for one PUT of at most maxBytes under key. It binds no
-// content type: known clients send none, or one of several (compute.md §5.2).
-func (a *API) uploadURL(ctx context.Context, key string, maxBytes int64) (string, error) {
+// content type: known clients send none, or one of several (compute.md §5.2). With
+// once it does not replace an object that is there: 409.
+func (a *API) uploadURL(ctx context.Context, key string, maxBytes int64, once bool) (string, error) {
 	if u, ok, err := a.Blobs.PresignPut(ctx, key, urlLife); ok || err != nil {
 		return u, err
 	}
-	g := signedurl.Grant{Method: http.MethodPut, Key: key, MaxBytes: maxBytes, Expires: a.Now().Add(urlLife)}
+	g := signedurl.Grant{Method: http.MethodPut, Key: key, MaxBytes: maxBytes, Once: once, Expires: a.Now().Add(urlLife)}
 	return baseURL(ctx) + "/blobs/" + escapeKey(key) + "?" + a.Signer.Query(g), nil
 }
 
@@ -139,7 +145,7 @@ func (a *API) putBlob(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	src := httpx.IdleReader(w, http.MaxBytesReader(w, r.Body, g.MaxBytes), idleLimit)
-	got, err := a.Blobs.Put(r.Context(), g.Key, src, r.ContentLength, blob.PutOptions{})
+	got, err := a.Blobs.Put(r.Context(), g.Key, src, r.ContentLength, blob.PutOptions{IfNoneMatch: g.Once})
 	if err != nil {
 		a.fail(w, r, familyLake, httpx.Body(err))
 		return

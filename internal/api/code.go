@@ -5,6 +5,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"panal/internal/api/compat"
 	"panal/internal/authz"
@@ -88,7 +89,7 @@ func (a *API) addCodes() {
 			if err != nil {
 				return nil, err
 			}
-			out.UploadURL, err = a.uploadURL(ctx, v.SourceKey(), deploy.MaxSourceBytes)
+			out.UploadURL, err = a.uploadURL(ctx, v.SourceKey(), deploy.MaxSourceBytes, false)
 			return &out, err
 		})
 
@@ -127,7 +128,7 @@ func (a *API) addCodes() {
 			if err := a.Deploy.CheckSource(ctx, v); err != nil {
 				return nil, err
 			}
-			u, _, err := a.downloadURL(ctx, v.SourceKey(), sourceType)
+			u, _, err := a.downloadURL(ctx, v.SourceKey(), sourceType, time.Time{})
 			return &DownloadURI{u}, err
 		})
 }

@@ -134,10 +134,17 @@ func (a *API) body(ctx context.Context, f Family, err error) *ErrorBody {
 	if text == "" {
 		text = strings.ToLower(http.StatusText(status))
 	}
-	if status >= 500 && ctx.Err() == nil {
+	if status >= 500 && ctx.Err() == nil && (status != http.StatusInsufficientStorage || a.oncePerSecond()) {
 		a.log.LogAttrs(ctx, slog.LevelError, "request failed", slog.String(plat.LogRequest, requestID(ctx)), slog.String(plat.LogError, err.Error()))
 	}
 	return newError(status, text, nil)
+}
+
+// oncePerSecond is true for the first caller in each second: a full disk refuses
+// every upload, and must not fill the log as well.
+func (a *API) oncePerSecond() bool {
+	now := a.Now().Unix()
+	return a.fullSecond.Swap(now) != now
 }
 
 // fail writes err as the answer of a plain handler.

@@ -56,7 +56,7 @@ func uploadedWire(org plat.OrgID, f lake.File) Uploaded {
 
 func (a *API) fileWire(ctx context.Context, f lake.File) (File, error) {
 	org := caller(ctx).Org
-	url, expires, err := a.downloadURL(ctx, lake.BlobKey(org, f.Channel, f.ID), f.ContentType)
+	url, expires, err := a.downloadURL(ctx, lake.BlobKey(org, f.Channel, f.ID), f.ContentType, f.ExpiresAt)
 	if err != nil {
 		return File{}, err
 	}

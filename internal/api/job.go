@@ -203,7 +203,7 @@ func (a *API) addJobs() {
 		if err != nil {
 			return nil, err
 		}
-		u, _, err := a.downloadURL(ctx, key, "application/zip")
+		u, _, err := a.downloadURL(ctx, key, "application/zip", time.Time{})
 		out := &JobResult{DownloadURI: u}
 		out.Artifacts.Complete.URI = u
 		return out, err
@@ -216,7 +216,8 @@ func (a *API) addJobs() {
 		if err != nil {
 			return nil, err
 		}
-		u, err := a.uploadURL(ctx, key, train.MaxModelBytes)
+		// Once: the model is this object, and user code may have kept the URL.
+		u, err := a.uploadURL(ctx, key, train.MaxModelBytes, true)
 		return &UploadURI{URI: u}, err
 	})
 

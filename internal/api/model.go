@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+	"time"
 
 	"panal/internal/api/compat"
 	"panal/internal/authn"
@@ -171,7 +172,7 @@ func (a *API) addModels() {
 		if err != nil {
 			return nil, err
 		}
-		u, _, err := a.downloadURL(ctx, m.Object, "application/zip")
+		u, _, err := a.downloadURL(ctx, m.Object, "application/zip", time.Time{})
 		return &DownloadURI{DownloadURI: u}, err
 	})
 

@@ -565,6 +565,16 @@ func TestContainer(t *testing.T) {
 		t.Errorf("download_uri = %v, uri %v", got["download_uri"], uri)
 	}
 	w.fetches(uri, result)
+	// It is written once: the model is the same object, and user code may have kept the URL.
+	again, err := http.NewRequestWithContext(t.Context(), http.MethodPut, up, strings.NewReader("other"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res, err = http.DefaultClient.Do(again); err != nil || res.StatusCode != http.StatusConflict {
+		t.Fatalf("second PUT = %v, %v, want 409", res, err)
+	}
+	_ = res.Body.Close()
+	w.fetches(uri, result)
 	// POST models from inside the job.
 	zipped := string(zipOf(map[string]string{"m": "1"}))
 	status, answer := w.postForm(me, w.defs+"/leaf/models", part{"model_data", "model.zip", "application/zip", zipped},

@@ -86,6 +86,10 @@ func Build(ctx context.Context, cfg config.Server, log *slog.Logger) (_ *App, er
 		log.LogAttrs(ctx, slog.LevelWarn, "user code runs WITHOUT ISOLATION: it can read and change everything that this server can",
 			slog.String(plat.LogReason, reason))
 	}
+	if _, err := os.Stat(cfg.Python); err != nil {
+		log.LogAttrs(ctx, slog.LevelWarn, "the interpreter of abeja-inc/* images is missing: jobs and services that use them will fail; see --python",
+			slog.String(plat.LogPath, cfg.Python), slog.String(plat.LogReason, err.Error()))
+	}
 	orgStore := sqlstore.NewOrgs(a.control)
 	a.orgs = org.NewService(orgStore, orgStore, a.now, single)
 	if err := a.firstStart(ctx); err != nil {

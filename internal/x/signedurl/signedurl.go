@@ -21,6 +21,7 @@ type Grant struct {
 	Key         string // the object
 	ContentType string // what a GET answers with
 	MaxBytes    int64  // what a PUT may store; 0 for GET
+	Once        bool   // a PUT may not replace what is there
 	Expires     time.Time
 }
 
@@ -46,6 +47,9 @@ func (s *Signer) Query(g Grant) string {
 	if g.MaxBytes > 0 {
 		q.Set("n", strconv.FormatInt(g.MaxBytes, 10))
 	}
+	if g.Once {
+		q.Set("o", "1")
+	}
 	q.Set("sig", s.mac(g))
 	return q.Encode()
 }
@@ -60,7 +64,7 @@ func (s *Signer) Verify(method, key string, q url.Values, now time.Time) (Grant,
 	if err != nil {
 		return Grant{}, false
 	}
-	g := Grant{Method: method, Key: key, ContentType: q.Get("t"), Expires: time.Unix(exp, 0).UTC()}
+	g := Grant{Method: method, Key: key, ContentType: q.Get("t"), Once: q.Get("o") == "1", Expires: time.Unix(exp, 0).UTC()}
 	if n := q.Get("n"); n != "" {
 		if g.MaxBytes, err = strconv.ParseInt(n, 10, 64); err != nil || g.MaxBytes <= 0 {
 			return Grant{}, false
@@ -74,7 +78,7 @@ func (s *Signer) Verify(method, key string, q url.Values, now time.Time) (Grant,
 
 func (s *Signer) mac(g Grant) string {
 	h := hmac.New(sha256.New, s.secret)
-	for _, part := range []string{g.Method, g.Key, g.ContentType, strconv.FormatInt(g.MaxBytes, 10), strconv.FormatInt(g.Expires.Unix(), 10)} {
+	for _, part := range []string{g.Method, g.Key, g.ContentType, strconv.FormatInt(g.MaxBytes, 10), strconv.FormatBool(g.Once), strconv.FormatInt(g.Expires.Unix(), 10)} {
 		_, _ = h.Write([]byte(strconv.Itoa(len(part)) + ":" + part)) // length first: no two grants read alike
 	}
 	return strings.TrimRight(base64.URLEncoding.EncodeToString(h.Sum(nil)), "=")

@@ -15,7 +15,7 @@ import (
 func TestOnlyWhatWasSignedIsAllowed(t *testing.T) {
 	s := signedurl.New(bytes.Repeat([]byte("k"), 32))
 	now := time.Unix(1000, 0)
-	g := signedurl.Grant{Method: "PUT", Key: "a/b", ContentType: "text/plain", MaxBytes: 7, Expires: now.Add(time.Hour)}
+	g := signedurl.Grant{Method: "PUT", Key: "a/b", ContentType: "text/plain", MaxBytes: 7, Once: true, Expires: now.Add(time.Hour)}
 	good, err := url.ParseQuery(s.Query(g))
 	if err != nil {
 		t.Fatal(err)
@@ -35,6 +35,7 @@ func TestOnlyWhatWasSignedIsAllowed(t *testing.T) {
 		"expired":      verify(s, "PUT", "a/b", good, now.Add(time.Hour)),
 		"longer life":  verify(s, "PUT", "a/b", with("e", "99999999"), now),
 		"more bytes":   verify(s, "PUT", "a/b", with("n", "8"), now),
+		"many times":   verify(s, "PUT", "a/b", with("o", ""), now),
 		"other type":   verify(s, "PUT", "a/b", with("t", "text/html"), now),
 		"claimed GET":  verify(s, "GET", "a/b", with("m", "GET"), now),
 		"no signature": verify(s, "PUT", "a/b", with("sig", ""), now),
