@@ -89,7 +89,7 @@ const maxSpool = 512 << 20
 
 // readSpool returns the batches that were not shipped, in order. Lines that claim
 // to be another workload's are left out: user code can write here.
-func readSpool(work string, id plat.WorkloadID, stream string) ([]runner.SpoolBatch, error) {
+func readSpool(work string, id plat.WorkloadID, stream string, naive bool) ([]runner.SpoolBatch, error) {
 	root, err := os.OpenRoot(work)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -116,7 +116,8 @@ func readSpool(work string, id plat.WorkloadID, stream string) ([]runner.SpoolBa
 			Workload plat.WorkloadID `json:"workload_id"`
 			Stream   string          `json:"stream"`
 		}
-		if err := json.Unmarshal(b.JSON, &head); err != nil || head.Workload != id || head.Stream != stream {
+		forged := json.Unmarshal(b.JSON, &head) != nil || head.Workload != id || head.Stream != stream
+		if forged && !naive { // naive: the wall taken down by a test
 			continue
 		}
 		batches = append(batches, runner.SpoolBatch(b.JSON))

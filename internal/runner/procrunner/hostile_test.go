@@ -20,6 +20,7 @@ import (
 
 	"panal/internal/plat"
 	"panal/internal/runner"
+	"panal/internal/runner/agentctl"
 	"panal/internal/runner/procrunner"
 	"panal/internal/runner/runnertest"
 )
@@ -328,21 +329,23 @@ func TestDiskLimit(t *testing.T) {
 			}
 		}
 	})
-	t.Run("wall_down", func(t *testing.T) {
-		w := newWorld(t, false, off{procrunner.OffDisk}, change)
-		id := start(t, w.r, attackSpec("disk", ""))
-		if res := awaitResult(t, w.cfg, id); !res.OK {
-			t.Fatalf("the attack fails without the wall, so it proves nothing: %+v", res)
-		}
-		// The watch looks every second: three would have seen it.
-		select {
-		case <-time.After(3 * time.Second):
-		case <-t.Context().Done():
-		}
-		if st, err := w.r.Get(t.Context(), id); err != nil || st.Phase != runner.PhaseRunning {
-			t.Fatalf("Get = %+v, %v", st, err)
-		}
-	})
+	for _, attack := range []string{"disk", "disk-nameless"} {
+		t.Run(attack+"/wall_down", func(t *testing.T) {
+			w := newWorld(t, false, off{procrunner.OffDisk}, change)
+			id := start(t, w.r, attackSpec(attack, ""))
+			if res := awaitResult(t, w.cfg, id); !res.OK {
+				t.Fatalf("the attack fails without the wall, so it proves nothing: %+v", res)
+			}
+			// The watch looks every second: three would have seen it.
+			select {
+			case <-time.After(3 * time.Second):
+			case <-t.Context().Done():
+			}
+			if st, err := w.r.Get(t.Context(), id); err != nil || st.Phase != runner.PhaseRunning {
+				t.Fatalf("Get = %+v, %v", st, err)
+			}
+		})
+	}
 }
 
 // marker is a number of seconds to sleep that no other process sleeps.
@@ -404,7 +407,7 @@ func TestHostileExitFile(t *testing.T) {
 		t.Run(attack, func(t *testing.T) {
 			w := newWorld(t, false, nil, nil)
 			st := runnertest.AwaitExit(t, w.r, start(t, w.r, attackSpec(attack, secret(w))))
-			if st.ExitCode != 1 || strings.Contains(st.Reason, "SECRET") || len(st.Reason) > 8<<10 {
+			if st.ExitCode != 1 || strings.Contains(st.Reason, "SECRET") || strings.Contains(st.Reason, "HUGE") || len(st.Reason) > 8<<10 {
 				t.Fatalf("status = %+v", st)
 			}
 		})
@@ -414,6 +417,43 @@ func TestHostileExitFile(t *testing.T) {
 		st := runnertest.AwaitExit(t, w.r, start(t, w.r, attackSpec("exit-link", secret(w))))
 		if !strings.Contains(st.Reason, "SECRET") {
 			t.Fatalf("the attack fails without the wall, so it proves nothing: %+v", st)
+		}
+	})
+	t.Run("exit-huge/wall_down", func(t *testing.T) {
+		w := newWorld(t, false, off{procrunner.OffReads}, nil)
+		st := runnertest.AwaitExit(t, w.r, start(t, w.r, attackSpec("exit-huge", "")))
+		if !strings.Contains(st.Reason, "HUGE") {
+			t.Fatalf("the attack fails without the wall, so it proves nothing: %+v", st)
+		}
+	})
+	t.Run("exit-fifo/wall_down", func(t *testing.T) {
+		w := newWorld(t, false, off{procrunner.OffReads}, nil)
+		id := start(t, w.r, attackSpec("exit-fifo", ""))
+		// A naive reader opens the FIFO and waits for ever: opening it for writing
+		// without waiting succeeds only while somebody reads.
+		fifo := filepath.Join(w.cfg.Dir, "run", string(id), "work", agentctl.ExitFile)
+		var f *os.File
+		for deadline := time.Now().Add(20 * time.Second); f == nil && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+			f, _ = os.OpenFile(fifo, os.O_WRONLY|syscall.O_NONBLOCK, 0) // not there yet, or nobody reads yet
+		}
+		if f == nil {
+			t.Fatal("the attack fails without the wall, so it proves nothing: nobody waits at the FIFO")
+		}
+		if st, err := w.r.Get(t.Context(), id); err != nil || st.Phase == runner.PhaseExited {
+			t.Errorf("Get = %+v, %v while the reader is stuck", st, err)
+		}
+		if err := f.Close(); err != nil { // lets it go
+			t.Fatal(err)
+		}
+		runnertest.AwaitExit(t, w.r, id)
+	})
+	t.Run("spool-files/wall_down", func(t *testing.T) {
+		w := newWorld(t, false, off{procrunner.OffReads}, nil)
+		id := start(t, w.r, attackSpec("spool-files", secret(w)))
+		runnertest.AwaitExit(t, w.r, id)
+		got, err := w.r.Spool(t.Context(), id)
+		if err != nil || !strings.Contains(fmt.Sprintf("%s", got), "forged") {
+			t.Fatalf("Spool = %q, %v: the attack fails without the wall, so it proves nothing", got, err)
 		}
 	})
 	t.Run("spool-files", func(t *testing.T) {

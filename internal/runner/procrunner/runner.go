@@ -447,7 +447,7 @@ func (r *Runner) Spool(_ context.Context, id plat.WorkloadID) ([]runner.SpoolBat
 	if !ok {
 		return nil, plat.NotFound("workload", id)
 	}
-	return readSpool(filepath.Join(w.dir, dirWork), id, w.rec.LogStream)
+	return readSpool(filepath.Join(w.dir, dirWork), id, w.rec.LogStream, r.cfg.off.reads)
 }
 
 // Remove implements runner.Runner.
