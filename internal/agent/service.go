@@ -30,6 +30,11 @@ const (
 	// endLimit is the time from the stop within which the workers are gone, so that
 	// the grace of the platform (35 s) is kept.
 	endLimit = 32 * time.Second
+	// turnAway is how long a service whose runtime has died still answers that it has:
+	// the gateway learns meanwhile that it is gone. Closing at once would cut
+	// calls that are on their way here, of which nobody could say whether user
+	// code has seen them.
+	turnAway = 250 * time.Millisecond
 	// protocolVersion is what the agent calls itself in answers.
 	protocolVersion = "panal/1"
 )
@@ -40,6 +45,10 @@ const (
 	textRaised      = "unexpected error occurred"
 	textLost        = "Internal Server Error: unexpected error of the runtime"
 )
+
+// errUnhandled is the end of a request that user code has not seen: the service
+// isn't ready yet, or has ended.
+var errUnhandled = errors.New("the service takes no requests")
 
 // Health of a service.
 const (
@@ -55,13 +64,14 @@ type service struct {
 	health atomic.Int32
 	ready  atomic.Int32  // workers
 	slots  chan struct{} // requests that are being read, waiting or answered
+	ended  chan struct{} // closed when the runtime has ended by itself
 	bodies string
 	common http.Header // of each answer
 }
 
 // serve runs a service until it is stopped or its runtime ends (§13.5).
 func (a *agent) serve(ctx context.Context) error {
-	s := &service{a: a, slots: make(chan struct{}, a.cfg.workers+a.cfg.queue), bodies: filepath.Join(a.tmp, "bodies")}
+	s := &service{a: a, slots: make(chan struct{}, a.cfg.workers+a.cfg.queue), ended: make(chan struct{}), bodies: filepath.Join(a.tmp, "bodies")}
 	s.common = http.Header{}
 	for k, v := range map[string]string{
 		"X-Abeja-Deployment-Id": a.cfg.deployment, "X-Abeja-Service-Id": a.cfg.service,
@@ -89,6 +99,10 @@ func (a *agent) serve(ctx context.Context) error {
 	s.health.CompareAndSwap(healthStarting, healthEnded)
 	s.health.CompareAndSwap(healthReady, healthEnded)
 	begun := time.Now()
+	if a.cfg.execute && ctx.Err() == nil {
+		close(s.ended)
+		time.Sleep(turnAway)
+	}
 	for _, stop := range stops {
 		stop(max(drainLimit-time.Since(begun), 100*time.Millisecond))
 	}
@@ -206,6 +220,9 @@ func (s *service) infer(w http.ResponseWriter, r *http.Request) {
 	var he *httpError
 	switch {
 	case err == nil:
+	case errors.Is(err, errUnhandled):
+		w.Header().Set(agentctl.HeaderUnhandled, "1")
+		writeJSON(w, http.StatusServiceUnavailable, statusBody(textUnavailable))
 	case errors.As(err, &he):
 		writeJSON(w, he.code, statusBody(he.text))
 	default:
@@ -216,7 +233,7 @@ func (s *service) infer(w http.ResponseWriter, r *http.Request) {
 
 func (s *service) tryInfer(w http.ResponseWriter, r *http.Request, id string) error {
 	if s.health.Load() != healthReady {
-		return &httpError{http.StatusServiceUnavailable, textUnavailable}
+		return errUnhandled
 	}
 	if r.Header.Get("X-Abeja-Arms-Async-Request-Id") != "" {
 		return &httpError{http.StatusNotImplemented, "asynchronous requests are not implemented"}
@@ -238,6 +255,13 @@ func (s *service) tryInfer(w http.ResponseWriter, r *http.Request, id string) er
 	defer wait.Stop()
 	select {
 	case wk = <-s.pool.idle:
+		select {
+		case <-wk.child.done: // it died idle
+			return errUnhandled
+		default:
+		}
+	case <-s.ended:
+		return errUnhandled
 	case <-wait.C:
 		return &httpError{http.StatusServiceUnavailable, textUnavailable}
 	case <-r.Context().Done():
@@ -330,7 +354,7 @@ func respond(w http.ResponseWriter, resp runtimeResponse, out *os.File) error {
 	}
 	h := w.Header()
 	for k, v := range resp.Metadata {
-		if k = strings.ToLower(k); !isHopHeader(k) && k != "content-length" && k != "content-type" {
+		if k = strings.ToLower(k); !isHopHeader(k) && k != "content-length" && k != "content-type" && !strings.HasPrefix(k, "x-panal-") {
 			h.Set(k, v)
 		}
 	}

@@ -453,6 +453,10 @@ func TestWorkerDies(t *testing.T) {
 			if a := p.do(how); a.code != 500 || !strings.Contains(a.body, "Internal Server Error: unexpected error of") {
 				t.Errorf("%d %s", a.code, a.body)
 			}
+			// What comes right after it is told that nobody has seen it.
+			if a := p.do("close"); a.code != http.StatusServiceUnavailable || a.header.Get(agentctl.HeaderUnhandled) == "" {
+				t.Errorf("after the death: %d %v", a.code, a.header)
+			}
 			if e := p.wait(); e.Code != want.code || e.Reason != want.reason {
 				t.Errorf("exit %+v", e)
 			}

@@ -15,6 +15,9 @@ const (
 	headerRequestID   = "x-abeja-request-id"
 	headerRequesterID = "x-abeja-requester-id"
 	headerInstanceKey = "X-Panal-Instance-Key"
+	// headerUnhandled marks an agent's 503 for a call that no user code has seen:
+	// its instance is ending, and the call is safe to send to another.
+	headerUnhandled = "X-Panal-Unhandled"
 )
 
 // hopByHop tells whether a header speaks of one connection only, or of the

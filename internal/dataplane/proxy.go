@@ -155,7 +155,7 @@ func (x *exchange) serve(start time.Time) {
 			x.refuse(err)
 			return
 		}
-		res := x.try(in, rt, tries)
+		res := x.try(in, rt, tries, h.until)
 		if !res.again {
 			return
 		}
@@ -238,8 +238,9 @@ func (x *exchange) callerFailed(err error) {
 }
 
 // try sends the call to one instance and, unless it may be sent again, answers it.
-// The instance is released when its part is done.
-func (x *exchange) try(in *instance, rt *Route, tries int) result {
+// The instance is released when its part is done. Until the given time a call that
+// an ending instance has turned away may go to another.
+func (x *exchange) try(in *instance, rt *Route, tries int, until time.Time) result {
 	ctx := x.r.Context()
 	c, err := in.connect(ctx)
 	if err != nil {
@@ -284,6 +285,10 @@ func (x *exchange) try(in *instance, rt *Route, tries int) result {
 	resp, err := c.readAnswer(x.r) //nolint:bodyclose // answer closes it, with the connection
 	if err != nil {
 		return x.noAnswer(u, err, tries)
+	}
+	if !x.stream && resp.Header.Get(headerUnhandled) != "" && time.Now().Before(until) {
+		u.refused = true
+		return result{untouched: true, again: true, avoid: in}
 	}
 	x.answer(u, resp)
 	return result{}

@@ -572,6 +572,34 @@ func TestInstanceDies(t *testing.T) {
 	}
 }
 
+// TestTurnedAway: a call that an ending instance has not handled goes to another,
+// whatever its method, waits for one when there is none, and is answered as the
+// instance said when none comes.
+func TestTurnedAway(t *testing.T) {
+	ending, _ := upstream(t, 8, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Panal-Unhandled", "1")
+		w.WriteHeader(503)
+	})
+	good, _ := upstream(t, 8, say("good"))
+	table, gw := gateway(t, dataplane.Options{Hold: 300 * time.Millisecond})
+	apply(t, table, 1, routes(svA, serviceOf(svA, ending, good)))
+	for range 20 {
+		if status, body := call(t, gw.Client(), "POST", gw.URL, "x"); status != 200 || body != "good" {
+			t.Fatalf("POST = %d %s", status, body)
+		}
+	}
+	apply(t, table, 2, routes(svA, serviceOf(svA, ending)))
+	if status, _ := call(t, gw.Client(), "POST", gw.URL, "x"); status != 503 {
+		t.Errorf("POST with nobody else = %d", status)
+	}
+	got := make(chan string, 1)
+	go func() { _, body := call(t, gw.Client(), "POST", gw.URL, "x"); got <- body }()
+	apply(t, table, 3, routes(svA, serviceOf(svA, ending, good)))
+	if body := <-got; body != "good" {
+		t.Errorf("the held call = %q", body)
+	}
+}
+
 // TestKill closes an instance with kept connections under load: at most what
 // was under way on it fails.
 func TestKill(t *testing.T) {

@@ -47,6 +47,10 @@ const (
 // HeaderInstanceKey carries the instance key from gateway or runner to agent.
 const HeaderInstanceKey = "X-Panal-Instance-Key"
 
+// HeaderUnhandled marks an agent's answer 503 to a request that user code has not
+// seen, so that it is safe to send it to another instance.
+const HeaderUnhandled = "X-Panal-Unhandled"
+
 // Names inside the work directory.
 const (
 	DirCode   = "code"
