@@ -81,6 +81,7 @@ func TestScripts(t *testing.T) {
 					}
 					env.Setenv("EXAMPLES", examples)
 					env.Setenv("PANAL_DATA", filepath.Join(env.WorkDir, "data"))
+					env.Setenv("PANAL_DATABASE", s.database)
 					env.Setenv("PATH", filepath.Dir(binary)+":"+os.Getenv("PATH"))
 					return nil
 				},
@@ -97,6 +98,9 @@ func TestScripts(t *testing.T) {
 					"panal":    cmdPanal,
 					"logged":   cmdLogged,
 					"follow":   cmdFollow,
+
+					"sealed":    cmdSealed,
+					"until-key": cmdUntilKey,
 				},
 			})
 		})

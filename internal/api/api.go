@@ -35,7 +35,9 @@ import (
 	"panal/internal/logs"
 	"panal/internal/org"
 	"panal/internal/plat"
+	"panal/internal/registry"
 	"panal/internal/runner"
+	"panal/internal/secret"
 	"panal/internal/train"
 	"panal/internal/x/signedurl"
 )
@@ -59,6 +61,8 @@ type Deps struct {
 	Lake     *lake.Service
 	Datasets *dataset.Service
 	Train    *train.Service
+	Secrets  *secret.Service
+	Registry *registry.Service
 	Deploy   *deploy.Manager
 	// Gateway answers inference calls.
 	Gateway *dataplane.Proxy
@@ -133,6 +137,8 @@ func (a *API) resources() []func() {
 		a.addChannels,
 		a.addFiles,
 		a.addDatasets,
+		a.addSecrets,
+		a.addRepositories,
 		a.addDefinitions,
 		a.addJobs,
 		a.addModels,

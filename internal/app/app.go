@@ -29,6 +29,7 @@ import (
 	"panal/internal/plat"
 	"panal/internal/runner"
 	"panal/internal/sqlstore"
+	"panal/internal/x/keyring"
 	"panal/internal/x/rungroup"
 	"panal/internal/x/signedurl"
 )
@@ -49,6 +50,7 @@ type App struct {
 	orgs    *org.Service
 	blobs   *blob.Store
 	runner  runner.Runner
+	keys    *keyring.Ring
 	agents  string // base URL at which workloads reach the API
 
 	group   rungroup.Group
@@ -68,9 +70,8 @@ func Build(ctx context.Context, cfg config.Server, log *slog.Logger) (_ *App, er
 	if err := a.openData(ctx); err != nil {
 		return nil, err
 	}
-	key, err := loadKey(cfg.Data)
-	if err != nil {
-		return nil, fmt.Errorf("secret key: %w", err)
+	if a.keys, err = keyring.Open(keyFile(cfg)); err != nil {
+		return nil, err
 	}
 	if err := a.listen(ctx); err != nil {
 		return nil, err
@@ -97,7 +98,7 @@ func Build(ctx context.Context, cfg config.Server, log *slog.Logger) (_ *App, er
 	}
 	deps := api.Deps{
 		Log: log, Now: a.now, Version: plat.Version, PublicURL: cfg.PublicURL,
-		Auth: authn.New(orgStore, a.now), Orgs: a.orgs, Blobs: a.blobs, Signer: signedurl.New(key),
+		Auth: authn.New(orgStore, a.now), Orgs: a.orgs, Blobs: a.blobs, Signer: signedurl.NewRing(a.keys.URLKeys),
 	}
 	if err := a.addDomains(ctx, &deps, orgStore); err != nil {
 		return nil, err

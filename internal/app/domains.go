@@ -20,7 +20,9 @@ import (
 	"panal/internal/lake"
 	"panal/internal/logs"
 	"panal/internal/plat"
+	"panal/internal/registry"
 	"panal/internal/runner"
+	"panal/internal/secret"
 	"panal/internal/sqlstore"
 	"panal/internal/sqlstore/sqlite"
 	"panal/internal/train"
@@ -80,6 +82,10 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	a.metrics.MustRegister(newGauges(a.log, a.now, gaugeSources{
 		capacity: a.runner.Capacity, jobs: training.JobCounts, services: deploys.ServiceCounts, logBytes: lines.Used, lake: index.Total,
 	}))
+
+	secrets := secret.NewService(sqlstore.NewSecrets(a.control), a.keys, a.now)
+	a.group.Add("secrets", func(ctx context.Context) error { return a.keepSealed(ctx, secrets) })
+	deps.Secrets, deps.Registry = secrets, registry.NewService(sqlstore.NewRegistry(a.control), a.now)
 
 	deps.Metrics = a.metrics
 	deps.TempDir = filepath.Join(a.cfg.Data, dirUploads)

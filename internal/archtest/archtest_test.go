@@ -49,6 +49,8 @@ var layers = []struct {
 	{"internal/org", []string{"internal/plat", "internal/x/...", "internal/authn"}},
 	{"internal/lake/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/outbox", "internal/lake/..."}},
 	{"internal/dataset/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/lake/...", "internal/dataset/..."}},
+	{"internal/secret/...", []string{"internal/plat", "internal/x/...", "internal/secret"}},
+	{"internal/registry/...", []string{"internal/plat", "internal/x/...", "internal/registry"}},
 	{"internal/logs/spool", []string{"internal/plat", "internal/x/...", "internal/logs"}},
 	{"internal/logs/...", []string{"internal/plat", "internal/x/...", "internal/blob", "internal/logs/..."}},
 	{"internal/train/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/runner", "internal/outbox", "internal/dataset", "internal/train/..."}},
@@ -56,7 +58,7 @@ var layers = []struct {
 
 	// stores
 	{"internal/sqlstore/sqlstoretest", []string{"internal/plat", "internal/sqlstore/..."}},
-	{"internal/sqlstore/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/outbox", "internal/org", "internal/lake/...", "internal/dataset/...", "internal/logs/...", "internal/train/...", "internal/deploy/...", "internal/sqlstore"}},
+	{"internal/sqlstore/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/outbox", "internal/org", "internal/lake/...", "internal/dataset/...", "internal/logs/...", "internal/train/...", "internal/deploy/...", "internal/secret/...", "internal/registry/...", "internal/sqlstore"}},
 
 	// machines
 	{"internal/control/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/runner", "internal/outbox", "internal/train", "internal/deploy", "internal/logs", "internal/dataplane", "internal/control/..."}},
@@ -65,7 +67,7 @@ var layers = []struct {
 
 	// edges
 	{"internal/api/compat", []string{"internal/plat"}},
-	{"internal/api", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/authz", "internal/blob", "internal/runner", "internal/org", "internal/lake/...", "internal/dataset", "internal/train", "internal/deploy", "internal/logs", "internal/dataplane", "internal/api/compat"}},
+	{"internal/api", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/authz", "internal/blob", "internal/runner", "internal/org", "internal/lake/...", "internal/dataset", "internal/train", "internal/deploy", "internal/logs", "internal/dataplane", "internal/secret", "internal/registry", "internal/api/compat"}},
 	{"internal/client", []string{"internal/plat", "internal/x/..."}},
 	{"internal/config", []string{"internal/plat"}},
 	{"internal/cli", []string{"internal/plat", "internal/x/...", "internal/client", "internal/config", "internal/app"}},

@@ -61,6 +61,12 @@ const (
 	LogIngest Op = "log.ingest"
 	LogRead   Op = "log.read"
 
+	SecretRead      Op = "secret.read" // without the values
+	SecretValue     Op = "secret.value"
+	SecretWrite     Op = "secret.write"
+	RepositoryRead  Op = "repository.read"
+	RepositoryWrite Op = "repository.write"
+
 	// NotBuilt is the row of every operation of the documents that answers 501.
 	NotBuilt Op = "not.built"
 )
@@ -104,6 +110,9 @@ func Table() map[Op]Row {
 
 		LogIngest: {Container: OwnWorkEnd},
 		LogRead:   read,
+
+		SecretRead: read, SecretValue: write, SecretWrite: write,
+		RepositoryRead: read, RepositoryWrite: write,
 
 		NotBuilt: read,
 	}

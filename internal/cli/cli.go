@@ -32,10 +32,14 @@ type root struct {
 	Files   fileCmd    `cmd:"" name:"file" help:"Files of a channel." group:"Data"`
 	Dataset datasetCmd `cmd:"" help:"Datasets and their items." group:"Data"`
 
+	Secret     secretCmd     `cmd:"" help:"Secrets: named values, sealed, with versions." group:"Data"`
+	Repository repositoryCmd `cmd:"" help:"Records of image repositories and their tags." group:"Data"`
+
 	Serve   serveCmd   `cmd:"" help:"Run the platform." group:"Server"`
 	Stop    stopCmd    `cmd:"" help:"Stop the server of a data directory." group:"Server"`
 	Env     envCmd     `cmd:"" help:"Print how to reach a server, as export lines." group:"Server"`
 	Config  configCmd  `cmd:"" help:"Show the configuration." group:"Server"`
+	Key     keyCmd     `cmd:"" help:"The keys that seal secrets." group:"Server"`
 	Version versionCmd `cmd:"" help:"Print the version." group:"Server"`
 
 	Job   jobCmd   `cmd:"" help:"Training: definitions, versions and jobs." group:"Training"`

@@ -28,6 +28,7 @@ type Server struct {
 	PublicURL     string            `name:"public-url" help:"Base of absolute URLs in answers; default: the request's Host." env:"PANAL_PUBLIC_URL"`
 	AgentURL      string            `name:"agent-url" help:"Base URL at which workloads reach the API; default: the listen address." env:"PANAL_AGENT_URL"`
 	Database      string            `help:"postgres://… instead of the embedded SQLite files." env:"PANAL_DATABASE" secret:"true"`
+	KeyFile       string            `name:"key-file" help:"File of the keys that seal secrets and sign URLs; made on first start. Default: secret.key in the data directory." env:"PANAL_KEY_FILE" type:"path"`
 	LogLevel      string            `name:"log-level" help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error" env:"PANAL_LOG_LEVEL"`
 	LogFormat     string            `name:"log-format" help:"text or json." default:"text" enum:"text,json" env:"PANAL_LOG_FORMAT"`
 	Admin         string            `name:"admin-listen" help:"Loopback address for pprof; empty: none." env:"PANAL_ADMIN_LISTEN"`

@@ -25,6 +25,12 @@ type (
 	FileID string
 	// DatasetID names a dataset: 13 decimal digits.
 	DatasetID string
+	// SecretID names a secret: 13 decimal digits.
+	SecretID string
+	// SecretVersionID names a version of a secret: 13 decimal digits.
+	SecretVersionID string
+	// RepositoryID names a repository of images: 13 decimal digits.
+	RepositoryID string
 	// JobDefinitionID names a job definition: 13 decimal digits.
 	JobDefinitionID string
 	// JobID names a training job: 13 decimal digits.

@@ -25,16 +25,20 @@ type Grant struct {
 	Expires     time.Time
 }
 
-// Signer signs and verifies with one secret.
-type Signer struct{ secret []byte }
+// Signer signs and verifies.
+type Signer struct{ secrets func() [][]byte }
 
-// New returns a Signer. secret must hold at least 32 random bytes.
+// New returns a Signer with one secret of at least 32 random bytes.
 func New(secret []byte) *Signer {
 	if len(secret) < 32 {
 		panic("BUG: signedurl: secret shorter than 32 bytes")
 	}
-	return &Signer{secret: secret}
+	return NewRing(func() [][]byte { return [][]byte{secret} })
 }
+
+// NewRing returns a Signer that signs with the first of the secrets as they are
+// then, and takes what any of them has signed.
+func NewRing(secrets func() [][]byte) *Signer { return &Signer{secrets: secrets} }
 
 // Query returns the query string (without "?") that carries g.
 func (s *Signer) Query(g Grant) string {
@@ -50,7 +54,7 @@ func (s *Signer) Query(g Grant) string {
 	if g.Once {
 		q.Set("o", "1")
 	}
-	q.Set("sig", s.mac(g))
+	q.Set("sig", mac(s.secrets()[0], g))
 	return q.Encode()
 }
 
@@ -70,14 +74,19 @@ func (s *Signer) Verify(method, key string, q url.Values, now time.Time) (Grant,
 			return Grant{}, false
 		}
 	}
-	if q.Get("m") != method || !hmac.Equal([]byte(s.mac(g)), []byte(q.Get("sig"))) || !now.Before(g.Expires) {
+	if q.Get("m") != method || !now.Before(g.Expires) {
 		return Grant{}, false
 	}
-	return g, true
+	for _, secret := range s.secrets() {
+		if hmac.Equal([]byte(mac(secret, g)), []byte(q.Get("sig"))) {
+			return g, true
+		}
+	}
+	return Grant{}, false
 }
 
-func (s *Signer) mac(g Grant) string {
-	h := hmac.New(sha256.New, s.secret)
+func mac(secret []byte, g Grant) string {
+	h := hmac.New(sha256.New, secret)
 	for _, part := range []string{g.Method, g.Key, g.ContentType, strconv.FormatInt(g.MaxBytes, 10), strconv.FormatBool(g.Once), strconv.FormatInt(g.Expires.Unix(), 10)} {
 		_, _ = h.Write([]byte(strconv.Itoa(len(part)) + ":" + part)) // length first: no two grants read alike
 	}

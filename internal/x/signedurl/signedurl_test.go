@@ -12,6 +12,31 @@ import (
 	"panal/internal/x/signedurl"
 )
 
+// TestRing: what an older secret signed is good until that secret is gone.
+func TestRing(t *testing.T) {
+	a, b := bytes.Repeat([]byte("a"), 32), bytes.Repeat([]byte("b"), 32)
+	ring := [][]byte{a}
+	s := signedurl.NewRing(func() [][]byte { return ring })
+	now := time.Unix(1000, 0)
+	query := func() url.Values {
+		q, err := url.ParseQuery(s.Query(signedurl.Grant{Method: "GET", Key: "k", Expires: now.Add(time.Hour)}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return q
+	}
+	old := query()
+	ring = [][]byte{b, a}
+	fresh := query()
+	if !verify(s, "GET", "k", old, now) || !verify(s, "GET", "k", fresh, now) || fresh.Get("sig") == old.Get("sig") {
+		t.Error("with both secrets not both are good, or the old one still signs")
+	}
+	ring = [][]byte{b}
+	if verify(s, "GET", "k", old, now) || !verify(s, "GET", "k", fresh, now) {
+		t.Error("the old secret is gone, and what it signed is not, or the new one's is")
+	}
+}
+
 func TestOnlyWhatWasSignedIsAllowed(t *testing.T) {
 	s := signedurl.New(bytes.Repeat([]byte("k"), 32))
 	now := time.Unix(1000, 0)
