@@ -37,7 +37,7 @@ type Caps struct {
 	NeverFull bool
 	// Tree: the service behind the adapter keeps objects as files in directories, and refuses
 	// (ErrInvalid) what these can't hold: an object below or above another, a segment of
-	// more than 255 bytes.
+	// more than 200 bytes (a temporary name beside it is longer).
 	Tree bool
 	// MaxKey is the longest key in bytes where that is less than blob.MaxKeyLen; 0: it is not.
 	MaxKey int
@@ -53,7 +53,7 @@ func (c Caps) holds(keys ...string) []string {
 				return strings.HasPrefix(key, other+"/") || strings.HasPrefix(other, key+"/")
 			})
 			for seg := range strings.SplitSeq(key, "/") {
-				fits = fits && len(seg) <= 255
+				fits = fits && len(seg) <= 200
 			}
 		}
 		if fits {

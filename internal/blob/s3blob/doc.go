@@ -6,7 +6,7 @@
 // looks into the bucket finds what Panal's records name, and a rebuild can read it.
 // The price: a key is at most 1,024 bytes with the prefix, and a service that keeps its
 // objects in a tree of directories refuses what a tree can't hold (an object "a"
-// beside "a/b", a segment of more than 255 bytes). Each is an error, ErrInvalid,
+// beside "a/b", a segment of some 200 bytes or more). Each is an error, ErrInvalid,
 // never silence; the keys that Panal makes meet neither.
 //
 // A body of known length is one PUT, streamed, up to 5 GiB; a longer one is streamed

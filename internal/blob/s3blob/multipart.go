@@ -68,7 +68,7 @@ func (d *Driver) putUnknown(s *source, name string, opt blob.PutOptions) error {
 
 // putLong stores a body of known length that is too long for one PUT, in streamed parts.
 func (d *Driver) putLong(s *source, name string, opt blob.PutOptions) error {
-	step := int64(longPart)
+	step := d.longPart
 	for s.size > step*maxParts {
 		step *= 2
 	}
@@ -92,11 +92,6 @@ func (d *Driver) putLong(s *source, name string, opt blob.PutOptions) error {
 func (d *Driver) multipart(s *source, name string, opt blob.PutOptions, send func(ctx context.Context, id string, no int) (minio.ObjectPart, bool, error)) (err error) {
 	ctx, end := s.request()
 	defer end()
-	if opt.IfNoneMatch { // said before the body is sent; the condition on completion decides
-		if _, err := d.client.StatObject(ctx, d.opt.Bucket, name, minio.StatObjectOptions{}); err == nil {
-			return plat.Errorf(plat.ErrExists, "the object already exists")
-		}
-	}
 	create := putOptions(blob.PutOptions{ContentType: opt.ContentType})
 	create.UserMetadata = map[string]string{"x-amz-checksum-algorithm": "CRC32C"}
 	id, err := d.core.NewMultipartUpload(ctx, d.opt.Bucket, name, create)

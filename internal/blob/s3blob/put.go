@@ -42,6 +42,14 @@ func (d *Driver) Put(ctx context.Context, key string, r io.Reader, size int64, o
 	if d.base.Err() != nil {
 		return errClosed()
 	}
+	if opt.IfNoneMatch && (size < 0 || size > smallBody) {
+		// Said before the body is sent; the condition on the put itself decides.
+		if _, err := d.Stat(ctx, key); err == nil {
+			return plat.Errorf(plat.ErrExists, "the object already exists")
+		} else if !errors.Is(err, plat.ErrNotFound) {
+			return err
+		}
+	}
 	s := d.newSource(ctx, r, size)
 	defer s.finish()
 	switch {
@@ -49,7 +57,7 @@ func (d *Driver) Put(ctx context.Context, key string, r io.Reader, size int64, o
 		return d.putUnknown(s, name, opt)
 	case size <= smallBody:
 		return d.putSmall(s, name, opt)
-	case size <= maxPut:
+	case size <= d.maxPut:
 		return d.putStream(s, name, opt)
 	default:
 		return d.putLong(s, name, opt)
@@ -107,7 +115,7 @@ func (d *Driver) putStream(s *source, name string, opt blob.PutOptions) error {
 }
 
 // once sends what can't be sent twice. Only if nothing of it was read (the server had
-// closed the kept connection: see expecter) is it tried again.
+// closed the kept connection: see outbound) is it tried again.
 func (d *Driver) once(s *source, read func() int64, send func() error) error {
 	for try := 0; ; try++ {
 		before := read()

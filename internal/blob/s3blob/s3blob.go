@@ -54,6 +54,8 @@ type Driver struct {
 	public    *minio.Client // signs with the public address
 	transport *http.Transport
 
+	maxPut, longPart int64 // the constants, but in tests
+
 	parts chan struct{} // one for each upload of unknown length under way
 	bufs  sync.Pool     // *[]byte of partSize
 
@@ -97,11 +99,11 @@ func Open(ctx context.Context, opt Options) (*Driver, error) {
 	}
 	d := &Driver{
 		opt: opt, transport: newTransport(), parts: make(chan struct{}, maxBuffered),
-		live: map[string]struct{}{},
+		live: map[string]struct{}{}, maxPut: maxPut, longPart: longPart,
 	}
 	d.bufs.New = func() any { b := make([]byte, partSize); return &b }
 	var err error
-	if d.client, err = newClient(opt, opt.Endpoint, &expecter{d.transport}); err != nil {
+	if d.client, err = newClient(opt, opt.Endpoint, &outbound{d.transport, opt}); err != nil {
 		return nil, err
 	}
 	if d.public, err = newClient(opt, opt.PublicEndpoint, d.transport); err != nil {

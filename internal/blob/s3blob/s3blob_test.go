@@ -14,9 +14,7 @@ import (
 
 	"panal/internal/blob"
 	"panal/internal/blob/blobtest"
-	"panal/internal/blob/faultblob"
 	"panal/internal/blob/s3blob"
-	"panal/internal/plat"
 )
 
 // server returns how to reach the S3 server that scripts/with-s3 started.
@@ -85,22 +83,5 @@ func harness() blobtest.Harness {
 }
 
 func TestContract(t *testing.T) { blobtest.Run(t, harness()) }
-
-// TestContractBehindFaults: the fault wrapper over S3, so that what tests inject
-// there is what the adapter would do.
-func TestContractBehindFaults(t *testing.T) {
-	if testing.Short() {
-		t.Skip("the longer half")
-	}
-	h := harness()
-	fresh := h.New
-	h.New = func(tb testing.TB) blob.Driver { tb.Helper(); return faultblob.New(fresh(tb)) }
-	h.Full = func(tb testing.TB) blob.Driver {
-		tb.Helper()
-		return faultblob.New(fresh(tb), faultblob.Fault{Op: faultblob.OpPut, Err: plat.ErrExhausted, AfterBytes: 64 << 10})
-	}
-	h.Caps.NeverFull = false
-	blobtest.Run(t, h)
-}
 
 func BenchmarkContract(b *testing.B) { blobtest.Bench(b, harness()) }

@@ -6,7 +6,10 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"strings"
 	"time"
+
+	"github.com/minio/minio-go/v7/pkg/signer"
 )
 
 // idleLimit ends a transfer in which the service makes no progress. There is no total limit.
@@ -45,14 +48,30 @@ func (c writeDeadline) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// expecter asks before it sends a body that can't be sent twice: a kept connection
-// that the server has just closed, and a refusal, then cost nothing of it.
-type expecter struct{ next http.RoundTripper }
+// outbound is the last hand on a request to the service.
+type outbound struct {
+	next http.RoundTripper
+	opt  Options
+}
 
-func (e *expecter) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.Method == http.MethodPut && (r.ContentLength > smallBody || r.ContentLength > 0 && r.Header.Get("If-None-Match") != "") {
-		r = r.Clone(r.Context())
+func (o *outbound) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Method != http.MethodPut || r.ContentLength <= 0 {
+		return o.next.RoundTrip(r)
+	}
+	r = r.Clone(r.Context())
+	// How a body is framed is told twice, by Content-Encoding and by the kind of its
+	// signature. Amazon asks for the first and drops it; other services store it with the object,
+	// and would send it with each download (versitygw does), where it is a lie.
+	if r.Header.Get("Content-Encoding") == "aws-chunked" && !strings.HasSuffix(r.URL.Hostname(), ".amazonaws.com") {
+		r.Header.Del("Content-Encoding")
+		r.Header.Del("Authorization")
+		signed := signer.SignV4(*r, o.opt.AccessKey, o.opt.SecretKey, o.opt.SessionToken, o.opt.Region)
+		r.Header.Set("Authorization", signed.Header.Get("Authorization"))
+	}
+	// What can't be sent twice is announced before it is sent: a kept connection that
+	// the server has just closed then costs nothing of it (see once).
+	if r.ContentLength > smallBody || r.Header.Get("If-None-Match") != "" {
 		r.Header.Set("Expect", "100-continue")
 	}
-	return e.next.RoundTrip(r)
+	return o.next.RoundTrip(r)
 }
