@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -221,9 +222,7 @@ func TestPresigned(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for k, v := range header {
-			req.Header[k] = v
-		}
+		maps.Copy(req.Header, header)
 		res, err := http.DefaultClient.Do(req)
 		if err != nil {
 			t.Fatal(err)
@@ -322,6 +321,10 @@ type flaky struct {
 }
 
 func (f *flaky) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodGet { // the sweeper's question
+		_, _ = io.WriteString(w, "<ListMultipartUploadsResult/>")
+		return
+	}
 	f.seen.Add(1)
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -120,7 +120,7 @@ func (s *source) raw(p []byte) (int, error) {
 	switch {
 	case s.size >= 0 && s.read > s.size:
 		return 0, plat.Errorf(plat.ErrInvalid, "the body is longer than the declared %d bytes", s.size)
-	case err == io.EOF: //nolint:errorlint // the reader contract says this very value
+	case err == io.EOF:
 		s.eof = true
 		if s.size >= 0 && s.read < s.size {
 			return 0, plat.Errorf(plat.ErrInvalid, "the body ended after %d of the declared %d bytes", s.read, s.size)

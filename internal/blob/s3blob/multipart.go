@@ -5,11 +5,10 @@ package s3blob
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"hash/crc32"
 	"io"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -132,9 +131,9 @@ type summed struct {
 
 func (b *summed) Read(p []byte) (int, error) {
 	n, err := b.r.Read(p)
-	b.sum = crc32.Update(b.sum, castagnoli, p[:n])
+	b.sum = crc32.Update(b.sum, castagnoli(), p[:n])
 	if errors.Is(err, io.EOF) {
-		b.trailer.Set(headerChecksum, base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, b.sum)))
+		b.trailer.Set(headerChecksum, encodeSum(b.sum))
 	}
 	return n, err
 }
@@ -166,7 +165,8 @@ func (d *Driver) abort(name, id string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if err := d.core.AbortMultipartUpload(ctx, d.opt.Bucket, name, id); err != nil && minio.ToErrorResponse(err).Code != "NoSuchUpload" {
-		d.opt.Log.Warn("an unfinished upload stays in the object storage until the next sweep", "key", name, "err", err)
+		d.opt.Log.LogAttrs(ctx, slog.LevelWarn, "an unfinished upload stays in the object storage until the next sweep",
+			slog.String(plat.LogKey, name), slog.String(plat.LogError, err.Error()))
 	}
 }
 
@@ -180,9 +180,9 @@ const (
 func (d *Driver) sweepNowAndThen() {
 	for {
 		if n, err := d.sweep(d.base); err != nil && d.base.Err() == nil {
-			d.opt.Log.Warn("unfinished uploads were not looked for; next time", "err", err)
+			d.opt.Log.LogAttrs(d.base, slog.LevelWarn, "unfinished uploads in the object storage were not all looked for; next time", slog.String(plat.LogError, err.Error()))
 		} else if n > 0 {
-			d.opt.Log.Info("ended uploads that a crash left unfinished", "count", n)
+			d.opt.Log.LogAttrs(d.base, slog.LevelInfo, "ended uploads that a crash left unfinished in the object storage", slog.Int(plat.LogCount, n))
 		}
 		select {
 		case <-d.base.Done():

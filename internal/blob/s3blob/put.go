@@ -11,7 +11,6 @@ import (
 	"hash/crc32"
 	"io"
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,8 +26,6 @@ const (
 	// maxPut is the longest body of one PUT (S3's own limit).
 	maxPut = 5 << 30
 )
-
-var smallBufs = sync.Pool{New: func() any { b := make([]byte, smallBody); return &b }}
 
 // Put implements blob.Driver.
 func (d *Driver) Put(ctx context.Context, key string, r io.Reader, size int64, opt blob.PutOptions) error {
@@ -65,8 +62,8 @@ func (d *Driver) Put(ctx context.Context, key string, r io.Reader, size int64, o
 }
 
 func (d *Driver) putSmall(s *source, name string, opt blob.PutOptions) error {
-	buf, _ := smallBufs.Get().(*[]byte)
-	defer smallBufs.Put(buf)
+	buf, _ := d.small.Get().(*[]byte)
+	defer d.small.Put(buf)
 	n, _, err := s.fill((*buf)[:s.size]) // it ends there, or fill has said so
 	if err != nil {
 		return err
@@ -185,10 +182,13 @@ func putOptions(opt blob.PutOptions) minio.PutObjectOptions {
 // headerChecksum guards a body from us to the disk: the service stores nothing that does not match.
 const headerChecksum = "X-Amz-Checksum-Crc32c"
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// castagnoli is the table of CRC-32C, made once by the standard library.
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
-func checksum(data []byte) string {
-	return base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, crc32.Checksum(data, castagnoli)))
+func checksum(data []byte) string { return encodeSum(crc32.Checksum(data, castagnoli())) }
+
+func encodeSum(sum uint32) string {
+	return base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, sum))
 }
 
 // printable tells whether every service takes s as a header's value. The index row

@@ -58,6 +58,7 @@ type Driver struct {
 
 	parts chan struct{} // one for each upload of unknown length under way
 	bufs  sync.Pool     // *[]byte of partSize
+	small sync.Pool     // *[]byte of smallBody
 
 	base   context.Context // ends when the driver closes
 	cancel context.CancelFunc
@@ -102,6 +103,7 @@ func Open(ctx context.Context, opt Options) (*Driver, error) {
 		live: map[string]struct{}{}, maxPut: maxPut, longPart: longPart,
 	}
 	d.bufs.New = func() any { b := make([]byte, partSize); return &b }
+	d.small.New = func() any { b := make([]byte, smallBody); return &b }
 	var err error
 	if d.client, err = newClient(opt, opt.Endpoint, &outbound{d.transport, opt}); err != nil {
 		return nil, err
@@ -263,10 +265,10 @@ func (d *Driver) translate(ctx context.Context, err error) error {
 	case "KeyTooLongError", "KeyTooLong", codeBelowFile, codeIsDirectory, "XMinioInvalidObjectName", "XMinioParentIsObject":
 		return plat.Errorf(plat.ErrInvalid, "the object storage can't hold this key: %s", e.Message)
 	}
-	switch {
-	case e.StatusCode == http.StatusInsufficientStorage:
+	switch e.StatusCode {
+	case http.StatusInsufficientStorage:
 		return plat.Errorf(plat.ErrExhausted, "the object storage is full: %s", e.Message)
-	case e.StatusCode == http.StatusForbidden || e.StatusCode == http.StatusUnauthorized:
+	case http.StatusForbidden, http.StatusUnauthorized:
 		return plat.Errorf(plat.ErrUnavailable, "the object storage refuses Panal's credentials (%s): %s", e.Code, e.Message)
 	}
 	return plat.Errorf(plat.ErrUnavailable, "the object storage answered %d %s: %s", e.StatusCode, e.Code, e.Message)
