@@ -130,9 +130,6 @@ func (s *source) raw(p []byte) (int, error) {
 		}
 		return 0, io.EOF
 	case err != nil:
-		if s.ctx.Err() != nil {
-			return 0, s.ctx.Err()
-		}
 		return 0, fmt.Errorf("read body: %w", err)
 	}
 	return n, nil

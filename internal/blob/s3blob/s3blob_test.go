@@ -23,9 +23,9 @@ func server(tb testing.TB) s3blob.Options {
 	u, err := url.Parse(os.Getenv("PANAL_TEST_S3"))
 	if err != nil || u.Scheme != "s3" {
 		if os.Getenv("CI") == "" {
-			tb.Skip("no S3 server: scripts/with-s3 go test …")
+			tb.Skip("PANAL_TEST_S3 is not set: scripts/with-s3 go test … starts a server")
 		}
-		tb.Fatal("PANAL_TEST_S3 is not set: run the tests under scripts/with-s3")
+		tb.Fatal("PANAL_TEST_S3 is not set: run the tests under scripts/with-s3 (make test does)")
 	}
 	return s3blob.Options{
 		Bucket: u.Host, Endpoint: u.Query().Get("endpoint"), Region: u.Query().Get("region"),
