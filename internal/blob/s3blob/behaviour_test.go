@@ -123,6 +123,9 @@ func TestEveryWayOfABody(t *testing.T) {
 			size = int64(c.n)
 		}
 		for _, before := range []bool{false, true} {
+			if !before && c.n%mib == 0 && c.n > mib {
+				continue // its sibling has shown it; bodies of many MiB take their time
+			}
 			key := strings.ReplaceAll(name, " ", "/")
 			if before {
 				mustPut(t, d, key, []byte("before"), 6)
