@@ -78,12 +78,19 @@ func (a *App) openBlobs(ctx context.Context) (blob.Driver, error) {
 	case err != nil:
 		return nil, err
 	case where.Bucket != "":
-		return s3blob.Open(ctx, s3blob.Options{
+		d, err := s3blob.Open(ctx, s3blob.Options{
 			Bucket: where.Bucket, Prefix: where.Prefix, Endpoint: where.Endpoint, PublicEndpoint: where.PublicEndpoint,
 			Region: where.Region, VirtualHost: !where.PathStyle,
 			AccessKey: a.cfg.S3AccessKey, SecretKey: a.cfg.S3SecretKey, SessionToken: a.cfg.S3Session,
 			Log: a.log,
 		})
+		if err != nil {
+			return nil, err
+		}
+		if !where.Presign {
+			return struct{ blob.Driver }{d}, nil // no more than a driver: Panal's own URLs
+		}
+		return d, nil
 	case where.Dir == "":
 		return dirblob.Open(ctx, filepath.Join(a.cfg.Data, dirBlobs))
 	}

@@ -21,11 +21,12 @@ type Blob struct {
 	Bucket, Region, Prefix   string // Prefix: empty, or ending in "/"
 	Endpoint, PublicEndpoint string // http(s)://HOST[:PORT]; empty: Amazon's; as Endpoint
 	PathStyle                bool   // the bucket is named in the path, not in the host
+	Presign                  bool   // clients may fetch from the bucket themselves
 }
 
 const (
 	maxPrefix  = 512 // bytes; keys of Panal's own need the rest of S3's 1,024
-	blobParams = "endpoint, public_endpoint, region, prefix, path_style"
+	blobParams = "endpoint, public_endpoint, region, prefix, path_style, presign"
 )
 
 // ParseBlob reads --blob. Errors never repeat the text, which could hold a secret
@@ -57,7 +58,7 @@ func ParseBlob(s string) (Blob, error) {
 	if err != nil {
 		return Blob{}, plat.InvalidField("blob", "what follows the \"?\" is not NAME=VALUE&…, percent-encoded")
 	}
-	b := Blob{Bucket: u.Host, PathStyle: q.Has("endpoint")}
+	b := Blob{Bucket: u.Host, PathStyle: q.Has("endpoint"), Presign: true}
 	for name, values := range q {
 		if len(values) != 1 || values[0] == "" {
 			return Blob{}, plat.InvalidField("blob", "a parameter needs one value (known: %s)", blobParams)
@@ -94,12 +95,16 @@ func (b *Blob) set(name, v string) error {
 			return plat.InvalidField("blob", "prefix must be names with \"/\" between them, %d bytes at most", maxPrefix)
 		}
 		b.Prefix = v + "/"
-	case "path_style":
+	case "path_style", "presign":
 		on, err := strconv.ParseBool(v)
-		if err != nil {
-			return plat.InvalidField("blob", "path_style must be true or false")
+		switch {
+		case err != nil:
+			return plat.InvalidField("blob", "%s must be true or false", name)
+		case name == "presign":
+			b.Presign = on
+		default:
+			b.PathStyle = on
 		}
-		b.PathStyle = on
 	default:
 		return plat.InvalidField("blob", "has a parameter that is none of %s", blobParams)
 	}
@@ -114,10 +119,8 @@ func (c *Server) validateBlob() error {
 	if b.Bucket == "" {
 		return nil
 	}
-	for _, secret := range []string{c.S3SecretKey, c.S3Session} {
-		if secret == redacted {
-			return plat.InvalidField("s3-secret-key", "is %q, as config print writes it; put it in PANAL_S3_SECRET_KEY", redacted)
-		}
+	if slices.Contains([]string{c.S3SecretKey, c.S3Session}, redacted) {
+		return plat.InvalidField("s3-secret-key", "is %q, as config print writes it; put it in PANAL_S3_SECRET_KEY", redacted)
 	}
 	if c.S3AccessKey == "" || c.S3SecretKey == "" {
 		return plat.InvalidField("blob", "a bucket needs credentials: PANAL_S3_ACCESS_KEY and PANAL_S3_SECRET_KEY, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")

@@ -15,15 +15,16 @@ import (
 
 func TestParseBlob(t *testing.T) {
 	for in, want := range map[string]config.Blob{
-		"":                  {},
-		"dir:/srv/panal/":   {Dir: "/srv/panal"},
-		"s3://bucket":       {Bucket: "bucket"},
-		"s3://my.bucket-1/": {Bucket: "my.bucket-1"},
-		"s3://bucket?prefix=a/b&region=eu-west-1": {Bucket: "bucket", Prefix: "a/b/", Region: "eu-west-1"},
+		"":                          {},
+		"dir:/srv/panal/":           {Dir: "/srv/panal"},
+		"s3://bucket":               {Bucket: "bucket", Presign: true},
+		"s3://bucket?presign=false": {Bucket: "bucket"},
+		"s3://my.bucket-1/":         {Bucket: "my.bucket-1", Presign: true},
+		"s3://bucket?prefix=a/b&region=eu-west-1": {Bucket: "bucket", Presign: true, Prefix: "a/b/", Region: "eu-west-1"},
 		"s3://bucket?endpoint=http://127.0.0.1:7070&public_endpoint=https://files.example/": {
-			Bucket: "bucket", Endpoint: "http://127.0.0.1:7070", PublicEndpoint: "https://files.example", PathStyle: true,
+			Bucket: "bucket", Presign: true, Endpoint: "http://127.0.0.1:7070", PublicEndpoint: "https://files.example", PathStyle: true,
 		},
-		"s3://bucket?endpoint=https%3A%2F%2Fs3.example&path_style=false&prefix=p/": {Bucket: "bucket", Endpoint: "https://s3.example", Prefix: "p/"},
+		"s3://bucket?endpoint=https%3A%2F%2Fs3.example&path_style=false&prefix=p/": {Bucket: "bucket", Presign: true, Endpoint: "https://s3.example", Prefix: "p/"},
 	} {
 		got, err := config.ParseBlob(in)
 		if diff := cmp.Diff(want, got); err != nil || diff != "" {
@@ -55,6 +56,7 @@ func TestParseBlob(t *testing.T) {
 		"s3://bucket?prefix=../a":                        "prefix must",
 		"s3://bucket?prefix=a%0Ab":                       "prefix must",
 		"s3://bucket?prefix=" + strings.Repeat("a", 600): "prefix must",
+		"s3://bucket?presign=maybe":                      "presign must",
 		"s3://bucket?path_style=maybe":                   "path_style must",
 		"s3://bucket?a=%zz":                              "percent-encoded",
 	} {

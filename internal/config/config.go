@@ -28,7 +28,7 @@ type Server struct {
 	PublicURL     string            `name:"public-url" help:"Base of absolute URLs in answers; default: the request's Host." env:"PANAL_PUBLIC_URL"`
 	AgentURL      string            `name:"agent-url" help:"Base URL at which workloads reach the API; default: the listen address." env:"PANAL_AGENT_URL"`
 	Database      string            `help:"postgres://… instead of the embedded SQLite files." env:"PANAL_DATABASE" secret:"true"`
-	Blob          string            `help:"Where files are kept: dir:/PATH, or s3://BUCKET?endpoint=…&region=…&prefix=…&public_endpoint=…&path_style=true; empty: in the data directory." env:"PANAL_BLOB"`
+	Blob          string            `help:"Where files are kept: dir:/PATH, or s3://BUCKET?endpoint=…&region=…&prefix=…&public_endpoint=…&path_style=true&presign=true (false: clients don't reach the bucket, Panal serves the bytes); empty: in the data directory." env:"PANAL_BLOB"`
 	S3AccessKey   string            `name:"s3-access-key" help:"Access key of the bucket." env:"PANAL_S3_ACCESS_KEY,AWS_ACCESS_KEY_ID"`
 	S3SecretKey   string            `name:"s3-secret-key" help:"Its secret; best set in the environment." env:"PANAL_S3_SECRET_KEY,AWS_SECRET_ACCESS_KEY" secret:"true"`
 	S3Session     string            `name:"s3-session-token" help:"Its session token, if it has one." env:"PANAL_S3_SESSION_TOKEN,AWS_SESSION_TOKEN" secret:"true"`
