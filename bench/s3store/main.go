@@ -33,10 +33,12 @@ import (
 
 type options struct {
 	panal, gateway, dir     string
+	records                 string
 	size, big               int64
 	clients, rounds, bigN   int
 	perRound                int
 	serverCore, clientsCore string
+	panalCore               string
 }
 
 func main() {
@@ -44,6 +46,7 @@ func main() {
 	flag.StringVar(&o.panal, "panal", "bin/panal", "Panal's binary")
 	flag.StringVar(&o.gateway, "versitygw", ".cache/tools/versitygw", "the S3 server's binary")
 	flag.StringVar(&o.dir, "dir", os.TempDir(), "where the data goes: the disk that is measured")
+	flag.StringVar(&o.records, "records", "", "where Panal's records go; empty: beside the objects. The S3 server syncs nothing, Panal its records: on one ext4 that makes Panal wait for the server's bytes")
 	flag.Int64Var(&o.size, "size", 16<<20, "bytes of an object")
 	flag.IntVar(&o.clients, "clients", 4, "clients at once")
 	flag.IntVar(&o.perRound, "per-round", 60, "operations of a phase")
@@ -51,7 +54,8 @@ func main() {
 	flag.Int64Var(&o.big, "big", 1<<30, "bytes of each upload of the memory test; 0: none")
 	flag.IntVar(&o.bigN, "big-uploads", 8, "uploads in flight in the memory test")
 	flag.StringVar(&o.serverCore, "server-core", "0", "the S3 server's core")
-	flag.StringVar(&o.clientsCore, "clients-core", "1", "the core of Panal and the generator")
+	flag.StringVar(&o.clientsCore, "clients-core", "1", "the generator's core")
+	flag.StringVar(&o.panalCore, "panal-core", "1", "Panal's core, or cores (0,1)")
 	flag.Parse()
 	if err := pin(o.clientsCore); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -85,6 +89,12 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
+	records := dir
+	if o.records != "" {
+		if records, err = os.MkdirTemp(o.records, "panal-s3store-"); err != nil {
+			return err
+		}
+	}
 	b := &bench{o: o, body: make([]byte, o.size), http: &http.Client{Transport: &http.Transport{
 		MaxIdleConnsPerHost: 64, WriteBufferSize: 64 << 10, ReadBufferSize: 64 << 10, DisableCompression: true,
 	}}}
@@ -93,9 +103,9 @@ func run(ctx context.Context, o options) (err error) {
 		for _, p := range []*process{b.stream.proc(), b.presign.proc(), b.gateway} {
 			p.stop()
 		}
-		err = errors.Join(err, os.RemoveAll(dir))
+		err = errors.Join(err, os.RemoveAll(dir), os.RemoveAll(records))
 	}()
-	if err := b.start(ctx, dir); err != nil {
+	if err := b.start(ctx, dir, records); err != nil {
 		return err
 	}
 	phases := []*phase{
@@ -311,7 +321,7 @@ func (e *endless) Read(p []byte) (int, error) {
 }
 
 // start starts the S3 server and Panal.
-func (b *bench) start(ctx context.Context, dir string) error {
+func (b *bench) start(ctx context.Context, dir, records string) error {
 	const access, secret = "bench", "bench-secret-key"
 	port, err := freePort(ctx)
 	if err != nil {
@@ -334,9 +344,9 @@ func (b *bench) start(ctx context.Context, dir string) error {
 	}
 	creds := []string{"PANAL_S3_ACCESS_KEY=" + access, "PANAL_S3_SECRET_KEY=" + secret}
 	where := "s3://" + bucketName + "?endpoint=http://" + port + "&prefix="
-	if b.stream, err = b.startPanal(ctx, filepath.Join(dir, "stream"), where+"stream&presign=false", creds); err != nil {
+	if b.stream, err = b.startPanal(ctx, filepath.Join(records, "stream"), where+"stream&presign=false", creds); err != nil {
 		return err
 	}
-	b.presign, err = b.startPanal(ctx, filepath.Join(dir, "presign"), where+"presign", creds)
+	b.presign, err = b.startPanal(ctx, filepath.Join(records, "presign"), where+"presign", creds)
 	return err
 }

@@ -132,7 +132,7 @@ func (b *bench) startPanal(ctx context.Context, data, blob string, env []string)
 		return nil, err
 	}
 	p := &panal{url: "http://" + port}
-	if p.p, err = launch(b.o.clientsCore, env, b.o.panal, "serve", "--data", data, "--listen", port, "--blob", blob); err != nil {
+	if p.p, err = launch(b.o.panalCore, env, b.o.panal, "serve", "--data", data, "--listen", port, "--blob", blob); err != nil {
 		return nil, err
 	}
 	if err := ready(ctx, p.url+"/readyz"); err != nil {
