@@ -109,8 +109,11 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	phases := []*phase{
-		{name: "PUT  direct", op: b.putDirect}, {name: "PUT  Panal", op: b.putPanal, base: 0},
-		{name: "GET  direct", op: b.getDirect}, {name: "GET  Panal, streamed", op: b.getStreamed, base: 2}, {name: "GET  Panal, presigned", op: b.getPresigned, base: 2},
+		{name: "PUT  direct", op: b.putDirect},
+		{name: "PUT  Panal", op: b.putPanal, base: 0},
+		{name: "GET  direct", op: b.getDirect},
+		{name: "GET  Panal, streamed", op: b.getStreamed, base: 2},
+		{name: "GET  Panal, presigned", op: b.getPresigned, base: 2},
 	}
 	for range o.rounds {
 		for _, p := range phases {

@@ -94,6 +94,28 @@ func (r *reader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// WriteTo implements io.WriterTo for io.Copy: larger steps, fewer calls to the kernel.
+func (r *reader) WriteTo(w io.Writer) (total int64, err error) {
+	buf, _ := r.d.copies.Get().(*[]byte)
+	defer r.d.copies.Put(buf)
+	for {
+		n, err := r.Read(*buf)
+		if n > 0 {
+			k, werr := w.Write((*buf)[:n])
+			total += int64(k)
+			if werr != nil {
+				return total, werr
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
 func (r *reader) Close() error {
 	r.idle.Stop()
 	err := r.rc.Close()

@@ -60,6 +60,8 @@ type Driver struct {
 	bufs  sync.Pool     // *[]byte of partSize
 	small sync.Pool     // *[]byte of smallBody
 
+	copies sync.Pool // *[]byte of copyBuffer
+
 	base   context.Context // ends when the driver closes
 	cancel context.CancelFunc
 	owned  sync.WaitGroup // the sweeper
@@ -78,6 +80,8 @@ var (
 const (
 	defaultRegion  = "us-east-1"
 	defaultAbandon = 7 * 24 * time.Hour
+	// copyBuffer is the step in which an object's bytes are handed on.
+	copyBuffer = 256 << 10
 	// closeGrace bounds how long Close waits for what the service is just storing.
 	closeGrace = 30 * time.Second
 )
@@ -103,6 +107,7 @@ func Open(ctx context.Context, opt Options) (*Driver, error) {
 		live: map[string]struct{}{}, maxPut: maxPut, longPart: longPart,
 	}
 	d.bufs.New = func() any { b := make([]byte, partSize); return &b }
+	d.copies.New = func() any { b := make([]byte, copyBuffer); return &b }
 	d.small.New = func() any { b := make([]byte, smallBody); return &b }
 	var err error
 	if d.client, err = newClient(opt, opt.Endpoint, &outbound{d.transport, opt}); err != nil {
