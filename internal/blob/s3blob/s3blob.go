@@ -256,25 +256,32 @@ func (d *Driver) translate(ctx context.Context, err error) error {
 	}
 	var e minio.ErrorResponse
 	if !errors.As(err, &e) {
-		return plat.Errorf(plat.ErrUnavailable, "the object storage does not answer: %v", err)
+		return failed(plat.ErrUnavailable, "the object storage does not answer", err.Error())
 	}
 	switch e.Code {
 	case "NoSuchKey":
 		return plat.Errorf(plat.ErrNotFound, "no such object")
 	case "NoSuchBucket":
-		return plat.Errorf(plat.ErrUnavailable, "the object storage has no bucket %q; create it", d.opt.Bucket)
+		return failed(plat.ErrUnavailable, "the object storage can't be used", fmt.Sprintf("it has no bucket %q; create it", d.opt.Bucket))
 	case "PreconditionFailed":
 		return plat.Errorf(plat.ErrExists, "the object already exists")
 	case "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded":
-		return plat.Errorf(plat.ErrExhausted, "the object storage is full: %s", e.Message)
+		return failed(plat.ErrExhausted, "the object storage is full", e.Message)
 	case "KeyTooLongError", "KeyTooLong", codeBelowFile, codeIsDirectory, "XMinioInvalidObjectName", "XMinioParentIsObject":
-		return plat.Errorf(plat.ErrInvalid, "the object storage can't hold this key: %s", e.Message)
+		return failed(plat.ErrInvalid, "the object storage can't hold this key", e.Message)
 	}
 	switch e.StatusCode {
 	case http.StatusInsufficientStorage:
-		return plat.Errorf(plat.ErrExhausted, "the object storage is full: %s", e.Message)
+		return failed(plat.ErrExhausted, "the object storage is full", e.Message)
 	case http.StatusForbidden, http.StatusUnauthorized:
-		return plat.Errorf(plat.ErrUnavailable, "the object storage refuses Panal's credentials (%s): %s", e.Code, e.Message)
+		return failed(plat.ErrUnavailable, "the object storage refuses Panal's credentials", e.Code+": "+e.Message)
 	}
-	return plat.Errorf(plat.ErrUnavailable, "the object storage answered %d %s: %s", e.StatusCode, e.Code, e.Message)
+	return failed(plat.ErrUnavailable, "the object storage failed", fmt.Sprintf("it answered %d %s: %s", e.StatusCode, e.Code, e.Message))
+}
+
+// failed keeps addresses, buckets and a service's own words for the log. The cause is
+// text only: what it was (a deadline, an end too early) must not be taken for the
+// caller's own.
+func failed(kind error, public, cause string) error {
+	return &plat.Error{Kind: kind, Public: public, Err: errors.New(cause)}
 }
