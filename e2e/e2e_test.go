@@ -61,7 +61,8 @@ var lookAtSources = sync.OnceFunc(func() {
 	}
 })
 
-// TestScripts runs every script on every set of engines.
+// TestScripts runs every script on every set of engines: SQLite and a directory,
+// PostgreSQL and a bucket.
 func TestScripts(t *testing.T) {
 	lookAtSources()
 	for _, engines := range []string{"sqlite", "postgres"} {
@@ -72,6 +73,7 @@ func TestScripts(t *testing.T) {
 					s := &server{t: t, dir: env.WorkDir}
 					if engines == "postgres" {
 						s.database = sqlstoretest.PostgresURL(t)
+						s.blob = bucketURL(t)
 					}
 					env.Values["server"] = s
 					env.Defer(s.close)
@@ -111,6 +113,7 @@ func TestScripts(t *testing.T) {
 type server struct {
 	t             *testing.T
 	dir, database string
+	blob          string // --blob; empty: the data directory
 	listen        string
 	cmd           *exec.Cmd
 	done          chan error
@@ -136,6 +139,9 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 	all := append([]string{"serve", "--listen", s.listen, "--data", ts.Getenv("PANAL_DATA")}, args...)
 	if s.database != "" {
 		all = append(all, "--database", s.database)
+	}
+	if s.blob != "" {
+		all = append(all, "--blob", s.blob)
 	}
 	s.cmd = exec.Command(binary, all...)
 	s.cmd.Stderr = &s.log
@@ -263,7 +269,7 @@ func call(ts *testscript.TestScript, args []string) {
 			req.Header[k] = []string{strings.TrimSpace(v)}
 		}
 	}
-	if auth && !strings.Contains(path, "sig=") && req.Header.Get("Authorization") == "" {
+	if auth && !strings.Contains(path, "sig=") && !strings.Contains(path, "X-Amz-Signature=") && req.Header.Get("Authorization") == "" {
 		req.SetBasicAuth(s.auth[0], s.auth[1])
 	}
 	client := &http.Client{Timeout: 60 * time.Second}

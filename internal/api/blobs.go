@@ -41,10 +41,13 @@ func (a *API) downloadURL(ctx context.Context, key, contentType string, end time
 
 // uploadURL returns a URL for one PUT of at most maxBytes under key. It binds no
 // content type: known clients send none, or one of several (compute.md §5.2). With
-// once it does not replace an object that is there: 409.
+// once it does not replace an object that is there: 409. Storage's own URL can promise
+// neither: it is given where whoever uses the object looks at its length, never with once.
 func (a *API) uploadURL(ctx context.Context, key string, maxBytes int64, once bool) (string, error) {
-	if u, ok, err := a.Blobs.PresignPut(ctx, key, urlLife); ok || err != nil {
-		return u, err
+	if !once {
+		if u, ok, err := a.Blobs.PresignPut(ctx, key, urlLife); ok || err != nil {
+			return u, err
+		}
 	}
 	g := signedurl.Grant{Method: http.MethodPut, Key: key, MaxBytes: maxBytes, Once: once, Expires: a.Now().Add(urlLife)}
 	return baseURL(ctx) + "/blobs/" + escapeKey(key) + "?" + a.Signer.Query(g), nil
@@ -94,7 +97,15 @@ func (a *API) getBlob(w http.ResponseWriter, r *http.Request) {
 
 // serveBlob streams an object, a range of it, or (HEAD) its headers.
 func (a *API) serveBlob(w http.ResponseWriter, r *http.Request, key, contentType string) {
-	info, err := a.Blobs.Stat(r.Context(), key)
+	// The whole is one question to the store; a range's length must be known first.
+	var rc io.ReadCloser
+	var info blob.Info
+	var err error
+	if r.Method == http.MethodHead || r.Header.Get("Range") != "" {
+		info, err = a.Blobs.Stat(r.Context(), key)
+	} else {
+		rc, info, err = a.Blobs.Open(r.Context(), key, 0, -1)
+	}
 	if err != nil {
 		a.fail(w, r, familyLake, err)
 		return
@@ -120,12 +131,13 @@ func (a *API) serveBlob(w http.ResponseWriter, r *http.Request, key, contentType
 		w.WriteHeader(status)
 		return
 	}
-	rc, _, err := a.Blobs.Open(r.Context(), key, off, n)
-	if err != nil {
-		h.Del("Content-Length")
-		h.Del("Content-Range")
-		a.fail(w, r, familyLake, err)
-		return
+	if rc == nil {
+		if rc, _, err = a.Blobs.Open(r.Context(), key, off, n); err != nil {
+			h.Del("Content-Length")
+			h.Del("Content-Range")
+			a.fail(w, r, familyLake, err)
+			return
+		}
 	}
 	defer func() { _ = rc.Close() }()
 	w.WriteHeader(status)

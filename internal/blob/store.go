@@ -108,7 +108,7 @@ func (s *Store) PresignGet(ctx context.Context, key, contentType string, expiry 
 		return "", false, nil
 	}
 	url, err = p.PresignGet(ctx, key, contentType, expiry)
-	return url, err == nil, err
+	return url, url != "" && err == nil, err
 }
 
 // PresignPut returns a direct upload URL where the driver has one; ok is false where not.
@@ -118,7 +118,7 @@ func (s *Store) PresignPut(ctx context.Context, key string, expiry time.Duration
 		return "", false, nil
 	}
 	url, err = p.PresignPut(ctx, key, expiry)
-	return url, err == nil, err
+	return url, url != "" && err == nil, err
 }
 
 // Close closes the driver.

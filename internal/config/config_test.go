@@ -39,6 +39,10 @@ func TestValidate(t *testing.T) {
 		{"agent-url", func(s *config.Server) { s.AgentURL = "http://a:b@panal.example" }},
 		{"database", func(s *config.Server) { s.Database = "mysql://x" }},
 		{"database", func(s *config.Server) { s.Database = "redacted" }},
+		{"", func(s *config.Server) { s.Blob = "dir:/srv/panal" }},
+		{"blob", func(s *config.Server) { s.Blob = "s3://bucket" }}, // without credentials
+		{"s3-secret-key", func(s *config.Server) { s.Blob, s.S3AccessKey, s.S3SecretKey = "s3://bucket", "a", "redacted" }},
+		{"", func(s *config.Server) { s.Blob, s.S3AccessKey, s.S3SecretKey = "s3://bucket", "a", "b" }},
 		{"", func(s *config.Server) { s.Admin = "[::1]:6060" }},
 		{"admin-listen", func(s *config.Server) { s.Admin = "0.0.0.0:6060" }},
 		{"admin-listen", func(s *config.Server) { s.Admin = "localhost" }},
@@ -66,12 +70,13 @@ func TestValidate(t *testing.T) {
 func TestPrintRedacts(t *testing.T) {
 	s := good()
 	s.Database = "postgres://panal:hunter2@db/panal"
+	s.Blob, s.S3AccessKey, s.S3SecretKey, s.S3Session = "s3://key:hunter2@bucket", "key", "hunter2", "hunter2"
 	s.PipIndexURL = "https://me:hunter2@index.example/simple"
 	var out bytes.Buffer
 	if err := s.Print(&out); err != nil {
 		t.Fatal(err)
 	}
-	if strings.Contains(out.String(), "hunter2") || !strings.Contains(out.String(), "database: redacted") ||
+	if strings.Contains(out.String(), "hunter2") || !strings.Contains(out.String(), "database: redacted") || !strings.Contains(out.String(), "s3-secret-key: redacted") ||
 		!strings.Contains(out.String(), "https://me:redacted@index.example/simple") || !strings.Contains(out.String(), "log-ttl: 1h0m0s") {
 		t.Errorf("printed:\n%s", out.String())
 	}
