@@ -5,13 +5,36 @@ package lake
 import (
 	"context"
 	"maps"
+	"strings"
 
+	"panal/internal/lake/query"
 	"panal/internal/plat"
 )
 
 // Patch says which names of a file's metadata change: a text sets the name, nil
 // removes it. Names are as in Metadata.
 type Patch map[string]*string
+
+// ParsePatch reads prefixed names, as FromWire does when strict.
+func ParsePatch(fields map[string]*string) (Patch, error) {
+	p := Patch{}
+	for name, v := range fields {
+		folded := query.Fold(name)
+		key, ok := strings.CutPrefix(folded, MetaPrefix)
+		switch {
+		case ok && p.has(key):
+			return nil, plat.InvalidField(folded, "is given twice")
+		case ok:
+			p[key] = v
+		case strings.HasPrefix(folded, SysPrefix):
+		default:
+			return nil, plat.InvalidField(name, "metadata names begin with %s", MetaPrefix)
+		}
+	}
+	return p, p.check()
+}
+
+func (p Patch) has(key string) bool { _, ok := p[key]; return ok }
 
 // With returns m with the changes of p, checked. A name that m has in another
 // spelling (%e3 for %E3) is the same name: it is replaced, not doubled. Removing
