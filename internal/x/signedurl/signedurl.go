@@ -110,7 +110,7 @@ func (s *Signer) Seal(purpose string, data []byte) string {
 
 // Unseal returns the data of a text that Seal wrote for the purpose.
 func (s *Signer) Unseal(purpose, text string) ([]byte, bool) {
-	if len(text) > maxSealed {
+	if len(text) > maxSealed || strings.ContainsAny(text, "\r\n") { // line ends, which the decoder would skip
 		return nil, false
 	}
 	body, sig, _ := strings.Cut(text, ".")
