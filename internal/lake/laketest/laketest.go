@@ -83,6 +83,7 @@ func Run(t *testing.T, h Harness) {
 		{"Known/live_expired_and_unknown", known},
 		{"Usage/stays_exact_when_deltas_are_folded", folded},
 		{"Total/sums_all_channels", total},
+		{"Query/every_rule_of_the_language", language},
 		{"Query/phrases_and_globs", phrases},
 		{"Query/long_terms", longTerms},
 		{"Query/equals_the_naive_evaluation", queryProperty},
