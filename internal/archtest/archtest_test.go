@@ -89,6 +89,7 @@ var owners = map[string][]string{
 	"github.com/jackc/pgx":          {"internal/sqlstore/postgres", "internal/sqlstore/sqlstoretest"},
 	"github.com/pressly/goose":      {"internal/sqlstore/sqlite", "internal/sqlstore/postgres"},
 	"github.com/alecthomas/kong":    {"internal/cli"},
+	"github.com/bmatcuk/doublestar": {"internal/cli"},
 	"github.com/landlock-lsm":       {"internal/runner/procrunner"},
 	"database/sql":                  {"internal/sqlstore"},
 }
