@@ -57,7 +57,7 @@ func (c *fileDownloadCmd) Run(e *env) error {
 	if to == "" {
 		to = "."
 	}
-	if err := os.MkdirAll(to, 0o755); err != nil { //nolint:gosec // as any directory that a person makes
+	if err := os.MkdirAll(to, 0o755); err != nil {
 		return plat.InvalidField("to", "%v", err)
 	}
 	// Nothing outside of the directory can be reached through it, whatever the names

@@ -31,7 +31,7 @@ func (s *Service) DeleteChannel(ctx context.Context, org plat.OrgID, id plat.Cha
 		return Channel{}, err
 	}
 	now := s.now()
-	if err := s.store.DeleteChannel(ctx, id, now); err != nil {
+	if err := s.store.DropChannel(ctx, id, now); err != nil {
 		return Channel{}, fmt.Errorf("delete channel %s: %w", id, err)
 	}
 	sweep, cancel := context.WithTimeout(ctx, sweepAtOnce)

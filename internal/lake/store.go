@@ -74,9 +74,9 @@ type Store interface {
 	// them. None of them can be committed any more.
 	DeletePending(ctx context.Context, before time.Time, limit int) ([]Pending, error)
 
-	// DeleteChannel removes a channel: from then on nobody finds it or anything in
+	// DropChannel removes a channel: from then on nobody finds it or anything in
 	// it, and Total no longer counts it. What is left of it is removed by Sweep.
-	DeleteChannel(ctx context.Context, id plat.ChannelID, now time.Time) error
+	DropChannel(ctx context.Context, id plat.ChannelID, now time.Time) error
 	// Gone returns channels that were deleted before and not swept to the end yet.
 	Gone(ctx context.Context, before time.Time) ([]GoneChannel, error)
 	// Sweep removes up to limit rows that a deleted channel left, and tells whether

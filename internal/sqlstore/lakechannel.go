@@ -22,9 +22,9 @@ func channelTables() [][2]string {
 	}
 }
 
-// DeleteChannel implements lake.Store. Every read begins with the channel's row, so
+// DropChannel implements lake.Store. Every read begins with the channel's row, so
 // taking that is enough, however much the channel holds.
-func (s *Lake) DeleteChannel(ctx context.Context, id plat.ChannelID, now time.Time) error {
+func (s *Lake) DropChannel(ctx context.Context, id plat.ChannelID, now time.Time) error {
 	return s.db.Write(ctx, func(tx *Tx) error {
 		num, err := s.channelNum(ctx, tx, id)
 		if err != nil {

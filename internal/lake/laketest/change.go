@@ -278,7 +278,7 @@ func pendingOld(w *world) {
 	w.ok(err)
 }
 
-func deleteChannel(w *world) {
+func dropChannel(w *world) {
 	keep := w.newChannel("keep", false)
 	other := w.file("label", "cat")
 	other.Channel = keep
@@ -289,8 +289,8 @@ func deleteChannel(w *world) {
 	}
 	f := w.stored(files...)
 	p := w.promise()
-	w.ok(w.DeleteChannel(w.Context(), w.channel, w.clock.now()))
-	is(w, "DeleteChannel again", w.DeleteChannel(w.Context(), w.channel, w.clock.now()), plat.ErrNotFound)
+	w.ok(w.DropChannel(w.Context(), w.channel, w.clock.now()))
+	is(w, "DropChannel again", w.DropChannel(w.Context(), w.channel, w.clock.now()), plat.ErrNotFound)
 	_, err := w.other.Channel(w.Context(), w.channel)
 	is(w, "Channel(deleted)", err, plat.ErrNotFound)
 	_, err = w.File(w.Context(), w.channel, f[0].ID, w.clock.now())

@@ -79,7 +79,7 @@ func Run(t *testing.T, h Harness) {
 		{"DeleteMatching/only_what_still_matches", deleteMatching},
 		{"Pending/is_no_file_until_it_is_committed_once", pendingOnce},
 		{"Pending/old_ones_are_forgotten", pendingOld},
-		{"DeleteChannel/takes_everything", deleteChannel},
+		{"DropChannel/takes_everything", dropChannel},
 		{"Known/live_expired_and_unknown", known},
 		{"Usage/stays_exact_when_deltas_are_folded", folded},
 		{"Total/sums_all_channels", total},
