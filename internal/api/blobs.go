@@ -25,13 +25,13 @@ const idleLimit = 60 * time.Second
 
 // downloadURL returns an absolute, self-authorising URL that answers GET with the
 // object under key: storage's own where it has them, else ours. It always has a "?".
-// It outlives nothing that ends at end; the zero time is never.
-func (a *API) downloadURL(ctx context.Context, key, contentType string, end time.Time) (string, time.Time, error) {
-	return a.immutableURL(ctx, key, contentType, "", end)
+func (a *API) downloadURL(ctx context.Context, key, contentType string) (string, time.Time, error) {
+	return a.immutableURL(ctx, key, contentType, "", time.Time{})
 }
 
 // immutableURL is downloadURL of an object that never changes: the URL itself says
-// its ETag, so that a download asks no database.
+// its ETag, so that a download asks no database. It does not outlive end; the zero
+// time is never.
 func (a *API) immutableURL(ctx context.Context, key, contentType, etag string, end time.Time) (string, time.Time, error) {
 	now := a.Now()
 	expires := now.Add(urlLife)
