@@ -136,6 +136,8 @@ func (a *API) resources() []func() {
 		a.addBlobs,
 		a.addChannels,
 		a.addFiles,
+		a.addPromises,
+		a.addFileChanges,
 		a.addDatasets,
 		a.addSecrets,
 		a.addRepositories,

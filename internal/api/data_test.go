@@ -243,7 +243,7 @@ func TestWireUpload(t *testing.T) {
 	}
 	id := up["file_id"].(string)
 	f := w.call("GET", "/channels/"+ch+"/"+id, nil)
-	w.hasKeys("file", f, "file_id", "content_type", "metadata", "uploaded_at", "lifetime", "download_uri", "download_url", "url_expires_on", "channel_id")
+	w.hasKeys("file", f, "file_id", "content_type", "metadata", "uploaded_at", "lifetime", "download_uri", "download_url", "url_expires_on", "channel_id", "size", "etag")
 	w.matches("url_expires_on", secOffset, f["url_expires_on"])
 	// §10.1: both names, the same value (check 6).
 	if f["download_uri"] != f["download_url"] || !strings.HasPrefix(f["download_uri"].(string), w.srv.URL+"/") {
@@ -830,7 +830,7 @@ func TestWireNotBuilt(t *testing.T) {
 	w := newWire(t)
 	ch := w.channel()
 	for _, c := range []struct{ method, path string }{
-		{"POST", "/channels/" + ch}, {"PUT", "/channels/" + ch + "/x/lifetime"}, {"GET", w.org + "/channels/" + ch + "/datasources"},
+		{"GET", w.org + "/channels/" + ch + "/datasources"},
 	} {
 		w.refused(c.method+" "+c.path, 501, c.method, c.path, nil)
 	}

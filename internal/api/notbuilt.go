@@ -15,8 +15,6 @@ func notBuilt() []string {
 	const o, d, p = "/organizations/{organization_id}", "/organizations/{organization_id}/training/definitions/{job_definition}", "/organizations/{organization_id}/deployments/{deployment_id}"
 	return []string{
 		// data.md
-		"POST /channels/{channel_id}",
-		"PUT /channels/{channel_id}/{file_id}/lifetime",
 		"GET " + o + "/channels/{channel_id}/datasources",
 		"PUT " + o + "/channels/{channel_id}/datasources/{datasource_id}",
 		"DELETE " + o + "/channels/{channel_id}/datasources/{datasource_id}",

@@ -89,6 +89,7 @@ var owners = map[string][]string{
 	"github.com/jackc/pgx":          {"internal/sqlstore/postgres", "internal/sqlstore/sqlstoretest"},
 	"github.com/pressly/goose":      {"internal/sqlstore/sqlite", "internal/sqlstore/postgres"},
 	"github.com/alecthomas/kong":    {"internal/cli"},
+	"github.com/bmatcuk/doublestar": {"internal/cli"},
 	"github.com/landlock-lsm":       {"internal/runner/procrunner"},
 	"github.com/minio/minio-go":     {"internal/blob/s3blob", "bench/s3store"},
 	"database/sql":                  {"internal/sqlstore"},

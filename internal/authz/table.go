@@ -12,6 +12,7 @@ const (
 	ChannelCreate Op = "channel.create"
 	ChannelRead   Op = "channel.read"
 	ChannelUpdate Op = "channel.update"
+	ChannelDelete Op = "channel.delete"
 	FileUpload    Op = "file.upload"
 	FileRead      Op = "file.read"
 	FileUpdate    Op = "file.update"
@@ -81,7 +82,7 @@ func Table() map[Op]Row {
 	return map[Op]Row{
 		OrgRead: readInOrg,
 
-		ChannelCreate: write, ChannelRead: readInOrg, ChannelUpdate: write,
+		ChannelCreate: write, ChannelRead: readInOrg, ChannelUpdate: write, ChannelDelete: write,
 		FileUpload: {Roles: makers, Container: InOrg},
 		FileRead:   readInOrg,
 		FileUpdate: write, FileDelete: write,

@@ -14,7 +14,9 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
+	"time"
 
 	"panal/internal/plat"
 )
@@ -46,6 +48,8 @@ type Error struct {
 	Description string              `json:"error_description"`
 	Detail      map[string][]string `json:"error_detail"`
 	Body        []byte              `json:"-"` // the whole answer
+	// RetryAfter is how long the server asks to wait; 0 when it doesn't say.
+	RetryAfter time.Duration `json:"-"`
 }
 
 // Error implements error.
@@ -62,7 +66,7 @@ func (e *Error) Unwrap() error {
 		return plat.ErrForbidden
 	case http.StatusNotFound:
 		return plat.ErrNotFound
-	case http.StatusConflict:
+	case http.StatusConflict, http.StatusPreconditionFailed:
 		return plat.ErrConflict
 	case http.StatusTooManyRequests, http.StatusInsufficientStorage:
 		return plat.ErrExhausted
@@ -144,6 +148,9 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 	defer func() { _ = res.Body.Close() }()
 	b, _ := io.ReadAll(io.LimitReader(res.Body, 1<<20)) // what there is of it will do
 	e := &Error{Status: res.StatusCode, Body: b}
+	if n, err := strconv.Atoi(res.Header.Get("Retry-After")); err == nil && n > 0 {
+		e.RetryAfter = time.Duration(n) * time.Second
+	}
 	if json.Unmarshal(b, e) != nil || e.Description == "" {
 		e.Description = fmt.Sprintf("%s answered %s", r.Method, res.Status)
 	}

@@ -65,6 +65,9 @@ type Store interface {
 	CreateItems(ctx context.Context, d plat.DatasetID, items []Item) ([]Item, error)
 	// Items returns up to limit items with ids greater than after, in order of the id.
 	Items(ctx context.Context, d plat.DatasetID, after int64, limit int) ([]Item, error)
+	// AnySource tells whether match holds for the source data of some item of the
+	// dataset whose source data contains the text part.
+	AnySource(ctx context.Context, d plat.DatasetID, part string, match func(source json.RawMessage) bool) (bool, error)
 	// Item returns one item.
 	Item(ctx context.Context, d plat.DatasetID, id int64) (Item, error)
 	// UpdateItems replaces the attributes and update times of the items with those

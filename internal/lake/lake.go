@@ -67,7 +67,11 @@ func ParseLifetime(s string) (Lifetime, error) {
 	if l := Lifetime(s); s == "" || l.Duration() > 0 {
 		return l, nil
 	}
-	return "", plat.InvalidField("lifetime", "must be one of 1day, 1week, 1month, 6months, 1year")
+	return "", errLifetime()
+}
+
+func errLifetime() error {
+	return plat.InvalidField("lifetime", "must be one of 1day, 1week, 1month, 6months, 1year")
 }
 
 // Duration is the lifetime's length; 0 means for ever.

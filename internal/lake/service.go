@@ -183,6 +183,11 @@ func (s *Service) Upload(ctx context.Context, in Upload) (File, error) {
 		return File{}, fmt.Errorf("upload to channel %s: %w", f.Channel, err)
 	}
 	f.Size, f.ETag = stored.Size, stored.ETag
+	return s.commit(ctx, key, f)
+}
+
+// commit makes a stored object a file, or takes it away again.
+func (s *Service) commit(ctx context.Context, key string, f NewFile) (File, error) {
 	file, err := s.group.do(ctx, f)
 	if err == nil {
 		return file, nil

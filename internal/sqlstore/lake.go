@@ -263,6 +263,15 @@ func (c *commit) run(ctx context.Context, tx *Tx) error {
 				continue
 			}
 		}
+		if f.Pending {
+			switch kept, err := takePending(ctx, tx, ch.num, f.ID); {
+			case err != nil:
+				return err
+			case !kept:
+				c.out[i].Err = plat.Errorf(plat.ErrConflict, "the upload of file %s was not promised, or is done already", f.ID)
+				continue
+			}
+		}
 		stored := f.File
 		stored.UploadedAt = fromMicros(stamps[i])
 		stored.ExpiresAt = stored.Lifetime.Expiry(stored.UploadedAt)
@@ -422,22 +431,29 @@ func (s *Lake) addDelta(ctx context.Context, tx *Tx, num int64, u lake.Usage) er
 
 // SetMetadata implements lake.Store.
 func (s *Lake) SetMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, m lake.Metadata, now time.Time) (lake.File, error) {
+	return s.changeMetadata(ctx, channel, id, now, func(lake.Metadata) (lake.Metadata, error) { return m, nil })
+}
+
+// PatchMetadata implements lake.Store.
+func (s *Lake) PatchMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, p lake.Patch, now time.Time) (lake.File, error) {
+	return s.changeMetadata(ctx, channel, id, now, func(m lake.Metadata) (lake.Metadata, error) { return m.With(p) })
+}
+
+func (s *Lake) changeMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, now time.Time, change func(lake.Metadata) (lake.Metadata, error)) (lake.File, error) {
 	var f lake.File
 	err := s.db.Write(ctx, func(tx *Tx) error {
 		num, err := s.channelNum(ctx, tx, channel)
 		if err != nil {
 			return err
 		}
-		// An update that changes nothing locks the row and reads it.
-		f, err = scanFile(channel)(tx.QueryRowContext(ctx,
-			`UPDATE file AS f SET size = size WHERE f.channel = $1 AND f.id = $2 AND `+live("f", "$3")+` RETURNING `+returning, num, string(id), micros(now)))
-		if errors.Is(err, sql.ErrNoRows) {
-			return plat.NotFound("file", id)
-		}
-		if err != nil {
+		if f, err = lockFile(ctx, tx, num, channel, id, now); err != nil {
 			return err
 		}
 		at := micros(f.UploadedAt)
+		m, err := change(f.Metadata)
+		if err != nil {
+			return err
+		}
 		if err := deletePostings(ctx, tx, num, at, lake.Terms(f.ContentType, f.Metadata)); err != nil {
 			return err
 		}
