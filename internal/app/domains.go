@@ -18,6 +18,7 @@ import (
 	"panal/internal/dataset"
 	"panal/internal/deploy"
 	"panal/internal/lake"
+	"panal/internal/lake/journal"
 	"panal/internal/logs"
 	"panal/internal/plat"
 	"panal/internal/registry"
@@ -41,8 +42,11 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	}
 
 	index := sqlstore.NewLake(a.lakeDB, a.now)
-	files := lake.NewService(index, a.blobs, a.now)
+	changes := journal.New(a.blobs, a.now)
+	files := lake.NewService(journal.NewStore(index, changes), a.blobs, a.now)
 	a.group.Add("lake", func(ctx context.Context) error { return a.keepLake(ctx, files) })
+	a.group.Add("journal", func(ctx context.Context) error { return a.keepJournal(ctx, changes, index) })
+	a.closers = append(a.closers, func() error { return endJournal(changes) })
 
 	training, deploys := sqlstore.NewTraining(a.control), sqlstore.NewDeploys(a.control)
 	trainSvc := train.NewService(train.Options{Store: training, Blobs: a.blobs, Now: a.now, ModelUsers: modelUsers(deploys)})

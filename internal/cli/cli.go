@@ -35,6 +35,7 @@ type root struct {
 	Secret     secretCmd     `cmd:"" help:"Secrets: named values, sealed, with versions." group:"Data"`
 	Repository repositoryCmd `cmd:"" help:"Records of image repositories and their tags." group:"Data"`
 
+	Lake    lakeCmd    `cmd:"" help:"The index of the DataLake as a whole." group:"Server"`
 	Serve   serveCmd   `cmd:"" help:"Run the platform." group:"Server"`
 	Stop    stopCmd    `cmd:"" help:"Stop the server of a data directory." group:"Server"`
 	Env     envCmd     `cmd:"" help:"Print how to reach a server, as export lines." group:"Server"`

@@ -24,7 +24,7 @@ type Store interface {
 	// where two are as new), and whether more follow.
 	Channels(ctx context.Context, org plat.OrgID, page ChannelPage) (all []Channel, more bool, err error)
 	// UpdateChannel changes name, description, archived and the update time of the
-	// channel with c's id to c's.
+	// channel with c's id to c's. Its Rev becomes one more.
 	UpdateChannel(ctx context.Context, c Channel) error
 
 	// Commit makes files visible, in one durable transaction with an event each
@@ -49,6 +49,8 @@ type Store interface {
 	// and are not removed yet.
 	Total(ctx context.Context) (Usage, error)
 	// SetMetadata replaces a file's user metadata and returns the file as it is then.
+	// This and every other change makes its Rev one more: of two states of a file the
+	// one with the greater Rev is the later one.
 	SetMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, m Metadata, now time.Time) (File, error)
 	// PatchMetadata changes single names of a file's user metadata (see
 	// Metadata.With) and returns the file as it is then. Reading and changing are one

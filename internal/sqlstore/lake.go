@@ -53,12 +53,12 @@ func (s *Lake) CreateChannel(ctx context.Context, c lake.Channel) error {
 	})
 }
 
-const channelColumns = `id, org_id, name, description, storage, archived, created_at, updated_at`
+const channelColumns = `id, org_id, name, description, storage, archived, created_at, updated_at, rev`
 
 func scanChannel(r interface{ Scan(...any) error }) (lake.Channel, error) {
 	var c lake.Channel
 	var created, updated int64
-	err := r.Scan(&c.ID, &c.Org, &c.Name, &c.Description, &c.Storage, &c.Archived, &created, &updated)
+	err := r.Scan(&c.ID, &c.Org, &c.Name, &c.Description, &c.Storage, &c.Archived, &created, &updated, &c.Rev)
 	c.CreatedAt, c.UpdatedAt = fromMicros(created), fromMicros(updated)
 	return c, err
 }
@@ -87,7 +87,7 @@ func (s *Lake) Channels(ctx context.Context, org plat.OrgID, page lake.ChannelPa
 // UpdateChannel implements lake.Store.
 func (s *Lake) UpdateChannel(ctx context.Context, c lake.Channel) error {
 	return s.db.Write(ctx, func(tx *Tx) error {
-		res, err := tx.ExecContext(ctx, `UPDATE channel SET name = $1, description = $2, archived = $3, updated_at = $4 WHERE id = $5`,
+		res, err := tx.ExecContext(ctx, `UPDATE channel SET name = $1, description = $2, archived = $3, updated_at = $4, rev = rev + 1 WHERE id = $5`,
 			c.Name, c.Description, c.Archived, micros(c.UpdatedAt), string(c.ID))
 		if err != nil {
 			return err
@@ -106,14 +106,14 @@ func (s *Lake) channelNum(ctx context.Context, q Querier, id plat.ChannelID) (in
 	return num, err
 }
 
-const fileColumns = `f.at, f.id, f.size, f.etag, f.content_type, f.metadata, f.lifetime, f.expires_at`
+const fileColumns = `f.at, f.id, f.size, f.etag, f.content_type, f.metadata, f.lifetime, f.expires_at, f.rev`
 
 func scanFile(channel plat.ChannelID) func(interface{ Scan(...any) error }) (lake.File, error) {
 	return func(r interface{ Scan(...any) error }) (lake.File, error) {
 		f := lake.File{Channel: channel}
 		var at, expires int64
 		var meta string
-		if err := r.Scan(&at, &f.ID, &f.Size, &f.ETag, &f.ContentType, &meta, &f.Lifetime, &expires); err != nil {
+		if err := r.Scan(&at, &f.ID, &f.Size, &f.ETag, &f.ContentType, &meta, &f.Lifetime, &expires, &f.Rev); err != nil {
 			return lake.File{}, err
 		}
 		f.UploadedAt, f.ExpiresAt = fromMicros(at), fromMicros(expires)
@@ -457,8 +457,8 @@ func (s *Lake) changeMetadata(ctx context.Context, channel plat.ChannelID, id pl
 		if err := deletePostings(ctx, tx, num, at, lake.Terms(f.ContentType, f.Metadata)); err != nil {
 			return err
 		}
-		f.Metadata = m
-		if _, err := tx.ExecContext(ctx, `UPDATE file SET metadata = $1 WHERE channel = $2 AND at = $3`, toJSON(m), num, at); err != nil {
+		f.Metadata, f.Rev = m, f.Rev+1
+		if _, err := tx.ExecContext(ctx, `UPDATE file SET metadata = $1, rev = rev + 1 WHERE channel = $2 AND at = $3`, toJSON(m), num, at); err != nil {
 			return err
 		}
 		if err := s.insertPostings(ctx, tx, appendPostings(nil, num, at, micros(f.ExpiresAt), lake.Terms(f.ContentType, m))); err != nil {

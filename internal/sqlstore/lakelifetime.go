@@ -35,9 +35,9 @@ func (s *Lake) SetLifetime(ctx context.Context, channel plat.ChannelID, id plat.
 		if f, err = lockFile(ctx, tx, num, channel, id, now); err != nil {
 			return err
 		}
-		f.Lifetime, f.ExpiresAt = l, l.Expiry(f.UploadedAt)
+		f.Lifetime, f.ExpiresAt, f.Rev = l, l.Expiry(f.UploadedAt), f.Rev+1
 		at, expires := micros(f.UploadedAt), micros(f.ExpiresAt)
-		if _, err := tx.ExecContext(ctx, `UPDATE file SET lifetime = $1, expires_at = $2 WHERE channel = $3 AND at = $4`, string(l), expires, num, at); err != nil {
+		if _, err := tx.ExecContext(ctx, `UPDATE file SET lifetime = $1, expires_at = $2, rev = rev + 1 WHERE channel = $3 AND at = $4`, string(l), expires, num, at); err != nil {
 			return err
 		}
 		for _, t := range lake.Terms(f.ContentType, f.Metadata) {

@@ -22,7 +22,7 @@ func patchMetadata(w *world) {
 		w.Helper()
 		got, err := w.PatchMetadata(w.Context(), w.channel, f[0].ID, p, w.clock.now())
 		w.ok(err)
-		f[0].Metadata = want
+		f[0].Metadata, f[0].Rev = want, f[0].Rev+1
 		if d := cmp.Diff(f[0], got); d != "" {
 			w.Error(d)
 		}
@@ -86,7 +86,7 @@ func setLifetime(w *world) {
 		w.Helper()
 		got, err := w.SetLifetime(w.Context(), w.channel, f[0].ID, l, w.clock.now())
 		w.ok(err)
-		f[0].Lifetime, f[0].ExpiresAt = l, l.Expiry(f[0].UploadedAt)
+		f[0].Lifetime, f[0].ExpiresAt, f[0].Rev = l, l.Expiry(f[0].UploadedAt), f[0].Rev+1
 		if d := cmp.Diff(f[0], got); d != "" {
 			w.Error(d)
 		}

@@ -206,6 +206,7 @@ func channelRoundTrip(w *world) {
 	is(w, "create again", w.CreateChannel(ctx, c), plat.ErrExists)
 	c.Name, c.Description, c.Archived, c.UpdatedAt = "line-3", &text, true, w.clock.now().Add(time.Second)
 	w.ok(w.UpdateChannel(ctx, c))
+	c.Rev = 1
 	got, err := w.Channel(ctx, c.ID)
 	w.ok(err)
 	if d := cmp.Diff(c, got); d != "" {
