@@ -576,7 +576,7 @@ func setMetadata(w *world) {
 	m := lake.Metadata{"label": "dog", "n%20": "1"}
 	got, err := w.SetMetadata(w.Context(), w.channel, f[0].ID, m, w.clock.now())
 	w.ok(err)
-	f[0].Metadata = m
+	f[0].Metadata, f[0].Rev = m, 1
 	if d := cmp.Diff(f[0], got); d != "" {
 		w.Error(d)
 	}
