@@ -32,6 +32,7 @@ import (
 	"panal/internal/dataset"
 	"panal/internal/deploy"
 	"panal/internal/lake"
+	"panal/internal/lake/journal"
 	"panal/internal/logs"
 	"panal/internal/org"
 	"panal/internal/plat"
@@ -57,8 +58,10 @@ type Deps struct {
 	Metrics prometheus.Registerer
 	// TempDir is where uploads that must be checked whole are held meanwhile;
 	// empty means the system's.
-	TempDir  string
-	Lake     *lake.Service
+	TempDir string
+	Lake    *lake.Service
+	// Verify compares a channel's index with its storage and its journal.
+	Verify   func(ctx context.Context, c lake.Channel, opt journal.VerifyOptions) (journal.Report, error)
 	Datasets *dataset.Service
 	Train    *train.Service
 	Secrets  *secret.Service
@@ -135,6 +138,7 @@ func (a *API) resources() []func() {
 		a.addOrganization,
 		a.addBlobs,
 		a.addChannels,
+		a.addVerify,
 		a.addFiles,
 		a.addPromises,
 		a.addFileChanges,

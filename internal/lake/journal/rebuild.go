@@ -85,7 +85,7 @@ func (r *rebuild) run(ctx context.Context, m source) error {
 	if err := r.flush(ctx); err != nil {
 		return err
 	}
-	_, err := r.objects.find(ctx, "", func() { r.out.Unknown++ })
+	_, err := r.objects.find(ctx, "", func(blob.Info) { r.out.Unknown++ })
 	return err
 }
 
@@ -108,7 +108,7 @@ func (r *rebuild) one(ctx context.Context, e *Entry) error {
 		r.out.Homeless++
 		return nil
 	}
-	info, err := r.objects.find(ctx, k, func() { r.out.Unknown++ })
+	info, err := r.objects.find(ctx, k, func(blob.Info) { r.out.Unknown++ })
 	if err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ type objects struct {
 
 // find goes to the object of a key and returns it, or nil when there is none; key ""
 // goes to the end. skipped is called for each object that it passes by.
-func (o *objects) find(ctx context.Context, key string, skipped func()) (*blob.Info, error) {
+func (o *objects) find(ctx context.Context, key string, skipped func(blob.Info)) (*blob.Info, error) {
 	for {
 		for len(o.page) > 0 {
 			info := o.page[0]
@@ -162,7 +162,7 @@ func (o *objects) find(ctx context.Context, key string, skipped func()) (*blob.I
 			if info.Key == key {
 				return &info, nil
 			}
-			skipped()
+			skipped(info)
 		}
 		if o.end {
 			return nil, nil //nolint:nilnil // there is none
