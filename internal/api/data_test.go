@@ -5,6 +5,7 @@ package api_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -28,6 +29,7 @@ import (
 	"panal/internal/blob/memblob"
 	"panal/internal/dataset"
 	"panal/internal/lake"
+	"panal/internal/lake/journal"
 	"panal/internal/plat"
 	"panal/internal/sqlstore"
 )
@@ -52,7 +54,11 @@ func withData(d blob.Driver, now plat.Clock) func(*world, *sqlstore.DB) {
 		}
 		w.deps.Now = now
 		w.deps.Blobs = blob.New(d)
-		w.deps.Lake = lake.NewService(sqlstore.NewLake(db, now), w.deps.Blobs, now)
+		index, changes := sqlstore.NewLake(db, now), journal.New(w.deps.Blobs, now)
+		w.deps.Lake = lake.NewService(index, w.deps.Blobs, now) // without its journal: tests count objects
+		w.deps.Verify = func(ctx context.Context, c lake.Channel, opt journal.VerifyOptions) (journal.Report, error) {
+			return changes.Verify(ctx, index, c, opt)
+		}
 		w.deps.Datasets = dataset.NewService(sqlstore.NewDatasets(db), now)
 	}
 }

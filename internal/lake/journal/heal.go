@@ -77,7 +77,7 @@ func (j *Journal) Tend(ctx context.Context, index Index, single bool) error {
 	if !unsure.IsZero() {
 		older(unsure)
 	}
-	dead, err := j.deadMarks(ctx, single, older)
+	dead, err := j.deadMarks(ctx, single, !j.tended.Load(), older)
 	if err == nil && !since.IsZero() {
 		err = j.rejournal(ctx, index, since.Add(-slack))
 	}
@@ -99,10 +99,11 @@ func (j *Journal) Tend(ctx context.Context, index Index, single bool) error {
 	if _, err := j.blobs.Put(ctx, markPrefix+j.name, strings.NewReader(stamp), int64(len(stamp)), blob.PutOptions{}); err != nil {
 		return fmt.Errorf("tend journal: %w", err)
 	}
+	j.tended.Store(true)
 	return j.remove(ctx, dead)
 }
 
-func (j *Journal) deadMarks(ctx context.Context, single bool, older func(time.Time)) ([]string, error) {
+func (j *Journal) deadMarks(ctx context.Context, single, first bool, older func(time.Time)) ([]string, error) {
 	marks, err := list(ctx, j.blobs, markPrefix, 0)
 	if err != nil {
 		return nil, err
@@ -127,8 +128,12 @@ func (j *Journal) deadMarks(ctx context.Context, single bool, older func(time.Ti
 		if err != nil {
 			return nil, plat.Errorf(plat.ErrInvalid, "%s is no mark of the journal", key)
 		}
-		if at := time.UnixMicro(us); single || j.now().Sub(at) > staleMark {
+		at := time.UnixMicro(us)
+		isDead := single || j.now().Sub(at) > staleMark
+		if isDead || first { // journaling a living writer's changes twice does no harm
 			older(at)
+		}
+		if isDead {
 			dead = append(dead, key)
 		}
 	}

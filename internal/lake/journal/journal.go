@@ -43,6 +43,8 @@ type Journal struct {
 	name  string // of this writer, in the keys of its objects
 	n     atomic.Int64
 
+	tended atomic.Bool // once at least
+
 	turn chan struct{} // holds a token for each object that may be under way
 
 	mu   sync.Mutex
