@@ -5,7 +5,7 @@ package e2e_test
 import (
 	"bytes"
 	"context"
-	"crypto/md5" //nolint:gosec // the wire's ETag
+	"crypto/md5"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -36,7 +36,7 @@ const (
 // again from storage alone says the same.
 func TestTorture(t *testing.T) {
 	kills, seed := 3, uint64(time.Now().UnixNano())
-	for name, to := range map[string]func(uint64){envKills: func(n uint64) { kills = int(n) }, envSeed: func(n uint64) { seed = n }} { //nolint:gosec // small
+	for name, to := range map[string]func(uint64){envKills: func(n uint64) { kills = int(n) }, envSeed: func(n uint64) { seed = n }} {
 		if s := os.Getenv(name); s != "" {
 			n, err := strconv.ParseUint(s, 10, 64)
 			if err != nil {
@@ -70,9 +70,9 @@ func torture(t *testing.T, kills int, seed uint64, p *platform) {
 	ctx, stop := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
 	for i := range 4 {
-		clients.Go(func() { k.work(ctx, p.api, ch.ID, rand.New(rand.NewPCG(seed, uint64(i)))) }) //nolint:gosec // a test's choices
+		clients.Go(func() { k.work(ctx, p.api, ch.ID, rand.New(rand.NewPCG(seed, uint64(i)))) })
 	}
-	random := rand.New(rand.NewPCG(seed, 99)) //nolint:gosec // a test's choices
+	random := rand.New(rand.NewPCG(seed, 99))
 	for range kills {
 		time.Sleep(time.Duration(100+random.IntN(900)) * time.Millisecond)
 		p.kill()
@@ -181,7 +181,7 @@ func (k *tortured) check(t *testing.T, p *platform, channel string) {
 		}
 		body, err := io.ReadAll(rc)
 		_ = rc.Close()
-		sum := md5.Sum(body) //nolint:gosec // see import
+		sum := md5.Sum(body)
 		if want, ok := k.there[id]; err != nil || ok && !bytes.Equal(body, []byte(want)) || !k.bodies[string(body)] || f.ETag != hex.EncodeToString(sum[:]) {
 			t.Errorf("file %s has other bytes than were sent (%d of them, %v)", id, len(body), err)
 		}

@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"slices"
+	"strings"
 
 	"panal/internal/lake"
 	"panal/internal/plat"
@@ -134,14 +135,15 @@ func (s *Lake) strays(ctx context.Context, q Querier, channel plat.ChannelID, nu
 	terms := map[int64][]lake.Term{}
 	for chunk := range slices.Chunk(all, 500) {
 		var a sqlArgs
-		stmt := `SELECT ` + fileColumns + ` FROM file f WHERE f.channel = ` + a.add(num) + ` AND f.at IN (`
+		var stmt strings.Builder
+		stmt.WriteString(`SELECT ` + fileColumns + ` FROM file f WHERE f.channel = ` + a.add(num) + ` AND f.at IN (`)
 		for i, p := range chunk {
 			if i > 0 {
-				stmt += ","
+				stmt.WriteByte(',')
 			}
-			stmt += a.add(p.at)
+			stmt.WriteString(a.add(p.at))
 		}
-		files, err := scanAll(ctx, s.db, q, scanFile(channel), stmt+`)`, a.list...)
+		files, err := scanAll(ctx, s.db, q, scanFile(channel), stmt.String()+`)`, a.list...)
 		if err != nil {
 			return nil, err
 		}

@@ -38,7 +38,7 @@ func (s *Store) org(ctx context.Context, channel plat.ChannelID) (plat.OrgID, er
 	if ok {
 		return org, nil
 	}
-	c, err := s.Store.Channel(ctx, channel)
+	c, err := s.Channel(ctx, channel)
 	if err != nil {
 		return "", err
 	}
@@ -89,7 +89,7 @@ func (s *Store) UpdateChannel(ctx context.Context, c lake.Channel) error {
 	if err := s.Store.UpdateChannel(ctx, c); err != nil {
 		return s.j.doubt(err)
 	}
-	now, err := s.Store.Channel(context.WithoutCancel(ctx), c.ID)
+	now, err := s.Channel(context.WithoutCancel(ctx), c.ID)
 	if errors.Is(err, plat.ErrNotFound) { // deleted meanwhile, which is journaled there
 		return nil
 	}

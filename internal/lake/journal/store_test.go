@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sqlstore_test
+package journal_test
 
 import (
+	"flag"
+	"os"
 	"testing"
 
 	"panal/internal/blob"
@@ -16,9 +18,23 @@ import (
 )
 
 // TestLakeJournaled: a store with a journal is a store.
-func TestLakeJournaled(t *testing.T) {
+func TestStoreContract(t *testing.T) {
 	laketest.Run(t, laketest.Harness{New: func(t *testing.T, now plat.Clock) (lake.Store, lake.Store) {
 		db, b := sqlstoretest.SQLite(t), blob.New(memblob.New())
 		return journal.NewStore(sqlstore.NewLake(db, now), journal.New(b, now)), journal.NewStore(sqlstore.NewLake(db, now), journal.New(b, now))
 	}})
+}
+
+// TestMain keeps the property tests of this package short: each check is a whole
+// history on a database. -rapid.checks=100 makes them long.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "rapid.checks" })
+	if !given {
+		if err := flag.Set("rapid.checks", "10"); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
 }
