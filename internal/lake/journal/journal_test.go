@@ -34,7 +34,7 @@ func TestEveryMethodIsDecided(t *testing.T) {
 		"Gone", "Sweep", "Forget", // of a channel whose end is in the journal
 	}
 	journaled := []string{
-		"CreateChannel", "UpdateChannel", "DeleteChannel", "Commit", "SetMetadata", "PatchMetadata", "SetLifetime",
+		"CreateChannel", "UpdateChannel", "DropChannel", "Commit", "SetMetadata", "PatchMetadata", "SetLifetime",
 		"DeleteFile", "DeleteExpired", "DeleteMatching",
 	}
 	for m := range reflect.TypeFor[lake.Store]().Methods() {

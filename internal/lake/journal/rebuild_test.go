@@ -96,7 +96,7 @@ func TestRebuildGivesTheSameAnswers(t *testing.T) {
 					c.Name, c.Description, c.UpdatedAt, c.Archived = "renamed", &text, w.now, draw("archived", 4) == 0
 					_ = w.store.UpdateChannel(t.Context(), *c)
 					if draw("deleted", 8) == 0 {
-						_ = w.store.DeleteChannel(t.Context(), c.ID, w.now)
+						_ = w.store.DropChannel(t.Context(), c.ID, w.now)
 					}
 				case 11:
 					if _, err := w.j.Compact(t.Context(), true); err != nil {

@@ -99,8 +99,8 @@ func (s *Store) UpdateChannel(ctx context.Context, c lake.Channel) error {
 	return s.append(ctx, channelEntry(now))
 }
 
-// DeleteChannel implements lake.Store. The end of a channel is that of its files.
-func (s *Store) DeleteChannel(ctx context.Context, id plat.ChannelID, now time.Time) error {
+// DropChannel implements lake.Store. The end of a channel is that of its files.
+func (s *Store) DropChannel(ctx context.Context, id plat.ChannelID, now time.Time) error {
 	if err := s.j.Ready(ctx, true); err != nil {
 		return err
 	}
@@ -108,7 +108,7 @@ func (s *Store) DeleteChannel(ctx context.Context, id plat.ChannelID, now time.T
 	if err != nil {
 		return err
 	}
-	if err := s.Store.DeleteChannel(ctx, id, now); err != nil {
+	if err := s.Store.DropChannel(ctx, id, now); err != nil {
 		return s.j.doubt(err)
 	}
 	return s.appendEnds(ctx, ended(org, id, "", now))
