@@ -95,8 +95,17 @@ func Build(ctx context.Context, cfg config.Server, log *slog.Logger) (_ *App, er
 	if err := a.firstStart(ctx); err != nil {
 		return nil, fmt.Errorf("first start: %w", err)
 	}
+	seal, err := newSealer(key, "datasource secrets")
+	if err != nil {
+		return nil, fmt.Errorf("secret key: %w", err)
+	}
+	proxies, err := cfg.Proxies()
+	if err != nil {
+		return nil, err
+	}
 	deps := api.Deps{
-		Log: log, Now: a.now, Version: plat.Version, PublicURL: cfg.PublicURL,
+		Log: log, Now: a.now, Version: plat.Version, PublicURL: cfg.PublicURL, TrustedProxies: proxies,
+		Datasources: org.NewDatasources(orgStore, seal, a.now), IPRules: org.NewIPRules(orgStore, a.now),
 		Auth: authn.New(orgStore, a.now), Orgs: a.orgs, Blobs: a.blobs, Signer: signedurl.New(key),
 	}
 	if err := a.addDomains(ctx, &deps, orgStore); err != nil {
