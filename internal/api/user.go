@@ -6,35 +6,18 @@ import (
 	"context"
 	"errors"
 
-	"panal/internal/org"
 	"panal/internal/plat"
 )
 
-// User is a user, also as compute resources embed it (data.md §3, compute.md §1.7).
+// User is the user that compute resources embed (compute.md §1.7).
 type User struct {
-	ID                string       `json:"id" doc:"13 digits, without user-"`
-	Email             string       `json:"email"`
-	DisplayName       *string      `json:"display_name"`
-	PreferredLanguage string       `json:"preferred_language" doc:"ja or en"`
-	IsRegistered      bool         `json:"is_registered" doc:"always true: users are made by an admin, not invited"`
-	ProfileIcon       *ProfileIcon `json:"profile_icon" doc:"always null: there are none"`
-	Role              string       `json:"role" doc:"admin, developer or regular"`
-	CreatedAt         string       `json:"created_at" doc:"seconds, Z"`
-	UpdatedAt         string       `json:"updated_at"`
-}
-
-// ProfileIcon is where a user's picture is.
-type ProfileIcon struct {
-	Original  string `json:"original_icon_url"`
-	Thumbnail string `json:"thumbnail_icon_url"`
-	Mini      string `json:"mini_icon_url"`
-}
-
-func userWire(u org.User) User {
-	return User{
-		ID: string(u.ID), Email: u.Email, DisplayName: orNull(u.DisplayName), PreferredLanguage: u.PreferredLanguage, IsRegistered: true,
-		Role: string(u.Role), CreatedAt: u.CreatedAt.Format(plat.TimeSecZ), UpdatedAt: u.UpdatedAt.Format(plat.TimeSecZ),
-	}
+	ID           string  `json:"id" doc:"13 digits, without user-"`
+	Email        string  `json:"email"`
+	DisplayName  *string `json:"display_name"`
+	IsRegistered bool    `json:"is_registered"`
+	Role         string  `json:"role" doc:"admin, developer or regular"`
+	CreatedAt    string  `json:"created_at"`
+	UpdatedAt    string  `json:"updated_at"`
 }
 
 // users looks users up for one answer, each once.
@@ -64,7 +47,13 @@ func (u *users) get(id plat.UserID) (*User, error) {
 	case err != nil:
 		return nil, err
 	}
-	out := userWire(found)
-	u.seen[id] = &out
-	return &out, nil
+	out := &User{
+		ID: string(found.ID), Email: found.Email, IsRegistered: true, Role: string(found.Role),
+		CreatedAt: found.CreatedAt.Format(plat.TimeMicroZ), UpdatedAt: found.UpdatedAt.Format(plat.TimeMicroZ),
+	}
+	if found.DisplayName != "" {
+		out.DisplayName = &found.DisplayName
+	}
+	u.seen[id] = out
+	return out, nil
 }

@@ -13,13 +13,41 @@ import (
 	"panal/internal/plat"
 )
 
+// OrgUser is a user as the users of an organization are managed (data.md §3). What
+// compute resources embed is User.
+type OrgUser struct {
+	ID                string       `json:"id" doc:"13 digits, without user-"`
+	Email             string       `json:"email"`
+	PreferredLanguage string       `json:"preferred_language" doc:"ja or en"`
+	DisplayName       *string      `json:"display_name"`
+	Role              string       `json:"role" doc:"admin, developer or regular"`
+	IsRegistered      bool         `json:"is_registered" doc:"always true: an admin makes users, there are no invitations"`
+	ProfileIcon       *ProfileIcon `json:"profile_icon" doc:"always null: there are no pictures"`
+	CreatedAt         string       `json:"created_at"`
+	UpdatedAt         string       `json:"updated_at"`
+}
+
+// ProfileIcon is where a user's picture is.
+type ProfileIcon struct {
+	Original  string `json:"original_icon_url"`
+	Thumbnail string `json:"thumbnail_icon_url"`
+	Mini      string `json:"mini_icon_url"`
+}
+
+func userWire(u org.User) OrgUser {
+	return OrgUser{
+		ID: string(u.ID), Email: u.Email, PreferredLanguage: u.PreferredLanguage, DisplayName: orNull(u.DisplayName), Role: string(u.Role), IsRegistered: true,
+		CreatedAt: u.CreatedAt.Format(plat.TimeSecZ), UpdatedAt: u.UpdatedAt.Format(plat.TimeSecZ),
+	}
+}
+
 // UsersAnswer is a page of users in its envelope.
 type UsersAnswer struct {
 	Envelope
-	Users   []User `json:"users"`
-	Limit   int    `json:"limit"`
-	Offset  int    `json:"offset"`
-	HasNext bool   `json:"has_next"`
+	Users   []OrgUser `json:"users"`
+	Limit   int       `json:"limit"`
+	Offset  int       `json:"offset"`
+	HasNext bool      `json:"has_next"`
 }
 
 // NewUser is what a user is made of.
@@ -70,7 +98,7 @@ func text(s *string) string {
 	return *s
 }
 
-func userAnswer(u org.User, err error) (*User, error) {
+func userAnswer(u org.User, err error) (*OrgUser, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +117,7 @@ func (a *API) addUsers() {
 		OrgPath
 		Body *NewUser
 	}
-	register(a, op("create-user", http.MethodPost, base, "Add a user; give it a token next", authz.UserAdmin), func(ctx context.Context, in *createIn) (*User, error) {
+	register(a, op("create-user", http.MethodPost, base, "Add a user; give it a token next", authz.UserAdmin), func(ctx context.Context, in *createIn) (*OrgUser, error) {
 		var n NewUser
 		if in.Body != nil {
 			n = *in.Body
@@ -116,14 +144,14 @@ func (a *API) addUsers() {
 		if err != nil {
 			return nil, err
 		}
-		out := &UsersAnswer{Envelope: env, Users: make([]User, len(all)), Limit: p.Limit, Offset: p.Offset, HasNext: more}
+		out := &UsersAnswer{Envelope: env, Users: make([]OrgUser, len(all)), Limit: p.Limit, Offset: p.Offset, HasNext: more}
 		for i, u := range all {
 			out.Users[i] = userWire(u)
 		}
 		return out, nil
 	})
 
-	register(a, op("get-user", http.MethodGet, one, "Get a user", authz.UserRead), func(ctx context.Context, in *UserPath) (*User, error) {
+	register(a, op("get-user", http.MethodGet, one, "Get a user", authz.UserRead), func(ctx context.Context, in *UserPath) (*OrgUser, error) {
 		return userAnswer(a.Orgs.Member(ctx, caller(ctx).Org, plat.UserID(in.User)))
 	})
 
@@ -131,7 +159,7 @@ func (a *API) addUsers() {
 		UserPath
 		Body *UserChange
 	}
-	register(a, op("update-user", http.MethodPatch, one, "Change a user, its role too; the last admin can't be demoted", authz.UserAdmin), func(ctx context.Context, in *patchIn) (*User, error) {
+	register(a, op("update-user", http.MethodPatch, one, "Change a user, its role too; the last admin can't be demoted", authz.UserAdmin), func(ctx context.Context, in *patchIn) (*OrgUser, error) {
 		var c org.UserChange
 		if b := in.Body; b != nil {
 			c = org.UserChange{Email: b.Email, DisplayName: b.DisplayName, PreferredLanguage: b.PreferredLanguage, Role: (*authn.Role)(b.Role)}
@@ -141,7 +169,7 @@ func (a *API) addUsers() {
 		return userAnswer(u, err)
 	})
 
-	register(a, op("delete-user", http.MethodDelete, one, "Delete a user and end its tokens; the last admin can't be deleted", authz.UserAdmin), func(ctx context.Context, in *UserPath) (*User, error) {
+	register(a, op("delete-user", http.MethodDelete, one, "Delete a user and end its tokens; the last admin can't be deleted", authz.UserAdmin), func(ctx context.Context, in *UserPath) (*OrgUser, error) {
 		u, err := a.Orgs.DeleteUser(ctx, caller(ctx).Org, plat.UserID(in.User))
 		a.Auth.ForgetUser(plat.UserID(in.User))
 		return userAnswer(u, err)

@@ -64,7 +64,7 @@ func Check(id authn.Identity, op Op, t Target) error {
 	}
 	switch id.Kind {
 	case authn.KindUser:
-		if slices.Contains(row.Roles, id.Role) || row.Self && id.Role != "" && t.User == id.User {
+		if slices.Contains(row.Roles, id.Role) || row.Self && t.User != "" && t.User == id.User {
 			return nil
 		}
 		return plat.Errorf(plat.ErrForbidden, "the role %q may not do this (%s)", id.Role, op)

@@ -24,29 +24,29 @@ import (
 // Server is the configuration of panal serve. The tags are what the command line,
 // the environment and the configuration file read; help is the reference.
 type Server struct {
-	Data           string            `help:"Data directory." default:"./panal-data" env:"PANAL_DATA" type:"path"`
-	Listen         string            `help:"Address to listen on. A non-loopback one needs TLS in front, or --insecure." default:"127.0.0.1:8600" env:"PANAL_LISTEN"`
-	Insecure       bool              `help:"Allow a non-loopback address without TLS." env:"PANAL_INSECURE"`
-	PublicURL      string            `name:"public-url" help:"Base of absolute URLs in answers; default: the request's Host." env:"PANAL_PUBLIC_URL"`
-	TrustedProxies string            `name:"trusted-proxies" help:"Comma list of CIDRs or addresses of proxies in front: X-Forwarded-For counts only from these. IP rules need it behind a proxy." env:"PANAL_TRUSTED_PROXIES"`
-	AgentURL       string            `name:"agent-url" help:"Base URL at which workloads reach the API; default: the listen address." env:"PANAL_AGENT_URL"`
-	Database       string            `help:"postgres://… instead of the embedded SQLite files." env:"PANAL_DATABASE" secret:"true"`
-	LogLevel       string            `name:"log-level" help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error" env:"PANAL_LOG_LEVEL"`
-	LogFormat      string            `name:"log-format" help:"text or json." default:"text" enum:"text,json" env:"PANAL_LOG_FORMAT"`
-	Admin          string            `name:"admin-listen" help:"Loopback address for pprof; empty: none." env:"PANAL_ADMIN_LISTEN"`
-	Drain          time.Duration     `help:"How long a shutdown waits for requests in flight." default:"30s" env:"PANAL_DRAIN"`
-	Python         string            `help:"Interpreter of the built-in profiles (abeja-inc/*)." default:"/usr/bin/python3" env:"PANAL_PYTHON"`
-	Profiles       map[string]string `help:"Further images: NAME=INTERPRETER;…, e.g. custom/*=/opt/py/bin/python3." env:"PANAL_PROFILES"`
-	PipIndexURL    string            `name:"pip-index-url" help:"Package index for requirements; empty: pip's own." env:"PANAL_PIP_INDEX_URL"`
-	PipFindLinks   string            `name:"pip-find-links" help:"Directory of wheels; with --pip-no-index the only source." env:"PANAL_PIP_FIND_LINKS"`
-	PipNoIndex     bool              `name:"pip-no-index" help:"Install requirements from the wheel directory only." env:"PANAL_PIP_NO_INDEX"`
-	CPU            float64           `name:"capacity-cpu" help:"vCPUs for workloads; 0: detected." env:"PANAL_CAPACITY_CPU"`
-	MemoryMB       int64             `name:"capacity-memory-mb" help:"Memory for workloads in MiB; 0: detected." env:"PANAL_CAPACITY_MEMORY_MB"`
-	LogTTL         time.Duration     `name:"log-ttl" help:"How long log lines of workloads stay." default:"720h" env:"PANAL_LOG_TTL"`
-	LogCeilingMB   int64             `name:"log-ceiling-mb" help:"Disk that log lines may take, in MiB; at it, ingest answers 503 and agents keep their lines." default:"10240" env:"PANAL_LOG_CEILING_MB"`
-	EnvironmentMB  int64             `name:"environments-mb" help:"Disk that Python environments may take, in MiB." default:"20480" env:"PANAL_ENVIRONMENTS_MB"`
-	HoldTimeout    time.Duration     `name:"hold-timeout" help:"How long a request waits for an instance to become ready." default:"30s" env:"PANAL_HOLD_TIMEOUT"`
-	IdleTimeout    time.Duration     `name:"idle-timeout" help:"How long an inference stream may make no progress." default:"30s" env:"PANAL_IDLE_TIMEOUT"`
+	Data          string            `help:"Data directory." default:"./panal-data" env:"PANAL_DATA" type:"path"`
+	Listen        string            `help:"Address to listen on. A non-loopback one needs TLS in front, or --insecure." default:"127.0.0.1:8600" env:"PANAL_LISTEN"`
+	Insecure      bool              `help:"Allow a non-loopback address without TLS." env:"PANAL_INSECURE"`
+	PublicURL     string            `name:"public-url" help:"Base of absolute URLs in answers; default: the request's Host." env:"PANAL_PUBLIC_URL"`
+	Trusted       string            `name:"trusted-proxies" help:"CIDRs or addresses of proxies in front, by comma: X-Forwarded-For counts only from these. IP rules need it behind a proxy." env:"PANAL_TRUSTED_PROXIES"`
+	AgentURL      string            `name:"agent-url" help:"Base URL at which workloads reach the API; default: the listen address." env:"PANAL_AGENT_URL"`
+	Database      string            `help:"postgres://… instead of the embedded SQLite files." env:"PANAL_DATABASE" secret:"true"`
+	LogLevel      string            `name:"log-level" help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error" env:"PANAL_LOG_LEVEL"`
+	LogFormat     string            `name:"log-format" help:"text or json." default:"text" enum:"text,json" env:"PANAL_LOG_FORMAT"`
+	Admin         string            `name:"admin-listen" help:"Loopback address for pprof; empty: none." env:"PANAL_ADMIN_LISTEN"`
+	Drain         time.Duration     `help:"How long a shutdown waits for requests in flight." default:"30s" env:"PANAL_DRAIN"`
+	Python        string            `help:"Interpreter of the built-in profiles (abeja-inc/*)." default:"/usr/bin/python3" env:"PANAL_PYTHON"`
+	Profiles      map[string]string `help:"Further images: NAME=INTERPRETER;…, e.g. custom/*=/opt/py/bin/python3." env:"PANAL_PROFILES"`
+	PipIndexURL   string            `name:"pip-index-url" help:"Package index for requirements; empty: pip's own." env:"PANAL_PIP_INDEX_URL"`
+	PipFindLinks  string            `name:"pip-find-links" help:"Directory of wheels; with --pip-no-index the only source." env:"PANAL_PIP_FIND_LINKS"`
+	PipNoIndex    bool              `name:"pip-no-index" help:"Install requirements from the wheel directory only." env:"PANAL_PIP_NO_INDEX"`
+	CPU           float64           `name:"capacity-cpu" help:"vCPUs for workloads; 0: detected." env:"PANAL_CAPACITY_CPU"`
+	MemoryMB      int64             `name:"capacity-memory-mb" help:"Memory for workloads in MiB; 0: detected." env:"PANAL_CAPACITY_MEMORY_MB"`
+	LogTTL        time.Duration     `name:"log-ttl" help:"How long log lines of workloads stay." default:"720h" env:"PANAL_LOG_TTL"`
+	LogCeilingMB  int64             `name:"log-ceiling-mb" help:"Disk that log lines may take, in MiB; at it, ingest answers 503 and agents keep their lines." default:"10240" env:"PANAL_LOG_CEILING_MB"`
+	EnvironmentMB int64             `name:"environments-mb" help:"Disk that Python environments may take, in MiB." default:"20480" env:"PANAL_ENVIRONMENTS_MB"`
+	HoldTimeout   time.Duration     `name:"hold-timeout" help:"How long a request waits for an instance to become ready." default:"30s" env:"PANAL_HOLD_TIMEOUT"`
+	IdleTimeout   time.Duration     `name:"idle-timeout" help:"How long an inference stream may make no progress." default:"30s" env:"PANAL_IDLE_TIMEOUT"`
 }
 
 // Validate checks everything that can be checked before anything starts.
@@ -102,7 +102,7 @@ func (c *Server) Validate() error {
 
 // Proxies returns the proxies in front of the server, whose X-Forwarded-For counts.
 func (c *Server) Proxies() ([]netip.Prefix, error) {
-	list, bad := httpx.ParsePrefixes(c.TrustedProxies)
+	list, bad := httpx.ParsePrefixes(c.Trusted)
 	if bad != "" {
 		return nil, plat.InvalidField("trusted-proxies", "%q is not a CIDR or an address", bad)
 	}
