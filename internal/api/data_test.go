@@ -830,7 +830,7 @@ func TestWireNotBuilt(t *testing.T) {
 	w := newWire(t)
 	ch := w.channel()
 	for _, c := range []struct{ method, path string }{
-		{"POST", "/channels/" + ch}, {"PUT", "/channels/" + ch + "/x/lifetime"}, {"GET", w.org + "/channels/" + ch + "/datasources"},
+		{"POST", "/channels/" + ch}, {"PUT", "/channels/" + ch + "/x/lifetime"},
 	} {
 		w.refused(c.method+" "+c.path, 501, c.method, c.path, nil)
 	}
