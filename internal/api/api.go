@@ -188,6 +188,7 @@ func caller(ctx context.Context) authn.Identity {
 
 // OperationInfo describes an operation to the tests that walk the API.
 type OperationInfo struct {
+	ID           string
 	Method, Path string
 	Op           authz.Op
 	Public       bool
@@ -197,7 +198,17 @@ type OperationInfo struct {
 func Operations() []OperationInfo {
 	var all []OperationInfo
 	for _, o := range New(Deps{}).ops {
-		all = append(all, OperationInfo{Method: o.Method, Path: o.Path, Op: o.Op, Public: o.Public})
+		all = append(all, OperationInfo{ID: o.ID, Method: o.Method, Path: o.Path, Op: o.Op, Public: o.Public})
+	}
+	return all
+}
+
+// NotBuilt lists the operations of the documents that answer 501, in the same form.
+func NotBuilt() []OperationInfo {
+	var all []OperationInfo
+	for _, route := range notBuilt() {
+		method, path, _ := strings.Cut(route, " ")
+		all = append(all, OperationInfo{ID: "not-built " + route, Method: method, Path: path, Op: authz.NotBuilt})
 	}
 	return all
 }
