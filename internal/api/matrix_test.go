@@ -146,6 +146,7 @@ func (w *matrixWorld) columns() []column {
 		return slices.ContainsFunc(slices.Collect(maps.Keys(w.own)), func(p string) bool { return strings.Contains(o.Path, "{"+p+"}") })
 	}
 	channel := func(id string) []map[string]string { return []map[string]string{{"channel_id": id}} }
+	below := map[string]string{"job_definition": w.own["job_definition"], "deployment_id": w.own["deployment_id"]}
 	home, away := w.homeAddr, w.awayAddr
 	return []column{
 		{"none", "", home, nil, always(http.StatusUnauthorized)},
@@ -165,6 +166,10 @@ func (w *matrixWorld) columns() []column {
 		}},
 		{"container, another's", "work", home, []map[string]string{w.alien}, func(_ api.OperationInfo, row authz.Row) int {
 			return forbiddenUnless(row.Container == authz.InOrg)
+		}},
+		{"container, another's below its own", "work", home, []map[string]string{below, w.alien}, func(o api.OperationInfo, row authz.Row) int {
+			deeper := slices.ContainsFunc(slices.Collect(maps.Keys(w.own)), func(p string) bool { return below[p] == "" && strings.Contains(o.Path, "{"+p+"}") })
+			return forbiddenUnless(row.Container == authz.InOrg || (row.Container == authz.OwnWork || row.Container == authz.OwnWorkEnd) && namesOwn(o) && !deeper)
 		}},
 		{"ended container, its own", "ended work", home, []map[string]string{w.own}, func(o api.OperationInfo, row authz.Row) int {
 			return forbiddenUnless(row.Container == authz.OwnWorkEnd && namesOwn(o))
