@@ -287,10 +287,21 @@ func TestWireDatasourceCredential(t *testing.T) {
 		}
 	}
 	for _, c := range [][2]string{
-		{"POST", "/channels/" + unlinked + "/upload"}, {"GET", "/channels/" + unlinked}, {"GET", "/channels/2999999999999"},
-		{"DELETE", "/channels/" + ch + "/" + f}, {"PUT", "/channels/" + ch + "/" + f + "/metadata"}, {"PUT", "/channels/" + ch + "/" + f + "/lifetime"},
-		{"GET", w.org}, {"GET", w.org + "/channels"}, {"GET", w.org + "/channels/" + ch}, {"GET", w.org + "/datasources"}, {"GET", w.org + "/users"},
-		{"GET", "/users/" + w.id("acme/admin") + "/tokens"}, {"POST", w.org + "/channels"}, {"GET", w.org + "/buckets"}, {"POST", "/deployments/1740000000088"},
+		{"POST", "/channels/" + unlinked + "/upload"},
+		{"GET", "/channels/" + unlinked},
+		{"GET", "/channels/2999999999999"},
+		{"DELETE", "/channels/" + ch + "/" + f},
+		{"PUT", "/channels/" + ch + "/" + f + "/metadata"},
+		{"PUT", "/channels/" + ch + "/" + f + "/lifetime"},
+		{"GET", w.org},
+		{"GET", w.org + "/channels"},
+		{"GET", w.org + "/channels/" + ch},
+		{"GET", w.org + "/datasources"},
+		{"GET", w.org + "/users"},
+		{"GET", "/users/" + w.id("acme/admin") + "/tokens"},
+		{"POST", w.org + "/channels"},
+		{"GET", w.org + "/buckets"},
+		{"POST", "/deployments/1740000000088"},
 	} {
 		w.refused(c[0]+" "+c[1], 403, c[0], c[1], nil)
 	}
@@ -405,8 +416,14 @@ func TestWireIPRulesEnforced(t *testing.T) {
 	w.refused("delete of the other, from there", 400, "DELETE", two, nil, from("2001:db8::9")...)
 
 	requests := [][2]string{
-		{"GET", w.org}, {"GET", w.org + "/channels"}, {"GET", "/channels/" + ch}, {"POST", "/channels/" + ch + "/upload"}, {"POST", "/deployments/1740000000088"},
-		{"GET", "/users/" + w.id("acme/admin") + "/tokens"}, {"GET", w.org + "/buckets"}, {"GET", "/organizations/other"},
+		{"GET", w.org},
+		{"GET", w.org + "/channels"},
+		{"GET", "/channels/" + ch},
+		{"POST", "/channels/" + ch + "/upload"},
+		{"POST", "/deployments/1740000000088"},
+		{"GET", "/users/" + w.id("acme/admin") + "/tokens"},
+		{"GET", w.org + "/buckets"},
+		{"GET", "/organizations/other"},
 	}
 	for _, as := range []string{"acme/admin", "acme/developer", "acme/regular", "camera", "job"} {
 		w.as = as

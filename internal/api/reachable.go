@@ -4,6 +4,9 @@ package api
 
 import (
 	"context"
+	"strconv"
+	"strings"
+	"unicode/utf8"
 
 	"panal/internal/authn"
 	"panal/internal/org"
@@ -42,6 +45,23 @@ func (a *API) reachable(ctx context.Context, id authn.Identity) error {
 		return plat.Errorf(plat.ErrForbidden, "the organization's IP rules do not let %s in", p.Addr)
 	}
 	return nil
+}
+
+// nameable refuses a path whose parameters can name nothing: text with a NUL, or no
+// text at all, which PostgreSQL takes for an error and not for what is not there. The
+// tail of a path that may hold anything is its operation's to check.
+func nameable(o operation, param func(string) string) error {
+	for rest := o.Path; ; {
+		_, after, ok := strings.Cut(rest, "{")
+		if !ok {
+			return nil
+		}
+		var name string
+		name, rest, _ = strings.Cut(after, "}")
+		if v := param(name); name != o.Rest && (strings.IndexByte(v, 0) >= 0 || !utf8.ValidString(v)) {
+			return plat.NotFound(strings.TrimSuffix(name, "_id"), strconv.Quote(v))
+		}
+	}
 }
 
 // changer is the caller of a change to IP rules.

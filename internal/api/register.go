@@ -153,6 +153,9 @@ func (a *API) admit(ctx context.Context, o operation, authorization string, para
 	if err := a.reachable(ctx, id); err != nil {
 		return authn.Identity{}, err
 	}
+	if err := nameable(o, param); err != nil {
+		return authn.Identity{}, err
+	}
 	t := authz.Target{
 		Channel:     plat.ChannelID(param("channel_id")),
 		User:        plat.UserID(param("user_id")),

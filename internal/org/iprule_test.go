@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -38,7 +39,7 @@ func (s *ruleStore) IPRules(context.Context, plat.OrgID) ([]org.IPRule, error) {
 func (s *ruleStore) CreateIPRule(_ context.Context, r org.IPRule, guard func([]org.IPRule) error) (org.IPRule, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	after := append(s.rules[:len(s.rules):len(s.rules)], r)
+	after := append(slices.Clip(s.rules), r)
 	if err := guard(after); err != nil {
 		return org.IPRule{}, err
 	}

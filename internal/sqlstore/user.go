@@ -144,7 +144,7 @@ func (s *Orgs) CreateUserToken(ctx context.Context, t authn.Token, limit int) er
 	})
 }
 
-const tokenColumns = `hash, id, name, kind, org_id, user_id, created_at, expires_at`
+const userTokenColumns = `hash, id, name, kind, org_id, user_id, created_at, expires_at` //nolint:gosec // names of columns
 
 func scanToken(r interface{ Scan(...any) error }) (authn.Token, error) {
 	var t authn.Token
@@ -157,13 +157,13 @@ func scanToken(r interface{ Scan(...any) error }) (authn.Token, error) {
 // UserTokens implements org.UserStore.
 func (s *Orgs) UserTokens(ctx context.Context, o plat.OrgID, u plat.UserID) ([]authn.Token, error) {
 	return scanAll(ctx, s.db, s.db.Read(), scanToken,
-		`SELECT `+tokenColumns+` FROM token WHERE user_id = $1 AND kind = 'user' AND org_id = $2 ORDER BY created_at, id`, string(u), string(o))
+		`SELECT `+userTokenColumns+` FROM token WHERE user_id = $1 AND kind = 'user' AND org_id = $2 ORDER BY created_at, id`, string(u), string(o))
 }
 
 // DeleteToken implements org.UserStore.
 func (s *Orgs) DeleteToken(ctx context.Context, o plat.OrgID, u plat.UserID, id plat.TokenID) (t authn.Token, err error) {
 	err = s.keepAdmin(ctx, o, func(tx *Tx) error {
-		t, err = first(scanAll(ctx, s.db, tx, scanToken, `SELECT `+tokenColumns+` FROM token WHERE id = $1 AND id <> '' AND user_id = $2 AND kind = 'user' AND org_id = $3`,
+		t, err = first(scanAll(ctx, s.db, tx, scanToken, `SELECT `+userTokenColumns+` FROM token WHERE id = $1 AND id <> '' AND user_id = $2 AND kind = 'user' AND org_id = $3`,
 			string(id), string(u), string(o)))("token", id)
 		if err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -49,8 +50,8 @@ func PeerOf(r *http.Request, trusted []netip.Prefix) Peer {
 
 // forwardedFor reads the lines of X-Forwarded-For from the right.
 func forwardedFor(lines []string, a netip.Addr, trusted []netip.Prefix) netip.Addr {
-	for i := len(lines) - 1; i >= 0; i-- {
-		for rest, more := lines[i], true; more; {
+	for _, line := range slices.Backward(lines) {
+		for rest, more := line, true; more; {
 			var entry string
 			if cut := strings.LastIndexByte(rest, ','); cut >= 0 {
 				rest, entry = rest[:cut], rest[cut+1:]
