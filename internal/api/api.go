@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"sync/atomic"
@@ -50,10 +51,15 @@ type Deps struct {
 	Version string
 	// PublicURL is the base of absolute URLs; empty means the request's Host.
 	PublicURL string
-	Auth      *authn.Authenticator
-	Orgs      *org.Service
-	Blobs     *blob.Store
-	Signer    *signedurl.Signer
+	// TrustedProxies are those whose X-Forwarded-For counts.
+	TrustedProxies []netip.Prefix
+	Auth           *authn.Authenticator
+	Orgs           *org.Service
+	Datasources    *org.Datasources
+	// IPRules may be nil: then everybody is let in.
+	IPRules *org.IPRules
+	Blobs   *blob.Store
+	Signer  *signedurl.Signer
 	// Metrics takes the API's figures; nil keeps them to itself.
 	Metrics prometheus.Registerer
 	// TempDir is where uploads that must be checked whole are held meanwhile;
@@ -110,7 +116,7 @@ func New(d Deps) *API {
 		writeError(w, newError(http.StatusMethodNotAllowed, r.Method+" is not allowed on this path", nil))
 	})
 	cfg := huma.DefaultConfig("Panal", d.Version)
-	cfg.Info.Description = "The HTTP API of Panal. Send Authorization: Basic user-<id>:<token>, or Bearer <token>."
+	cfg.Info.Description = "The HTTP API of Panal. Send Authorization: Basic user-<id>:<token>, Basic datasource-<id>:<secret>, or Bearer <token>."
 	cfg.CreateHooks = nil // no $schema in bodies: clients reject unknown shapes
 	cfg.DocsPath, cfg.SchemasPath = "", ""
 	cfg.OpenAPIPath = "/openapi"
@@ -120,7 +126,7 @@ func New(d Deps) *API {
 	cfg.AllowAdditionalPropertiesByDefault = true // unknown keys are ignored (compute.md §1.5)
 	cfg.FieldsOptionalByDefault = true
 	cfg.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
-		"basic":  {Type: "http", Scheme: "basic", Description: "user-<id> and a personal access token"},
+		"basic":  {Type: "http", Scheme: "basic", Description: "user-<id> and a personal access token, or datasource-<id> and its secret"},
 		"bearer": {Type: "http", Scheme: "bearer", Description: "a personal access token, or a container's token"},
 	}
 	cfg.Security = []map[string][]string{{"basic": {}}, {"bearer": {}}}
@@ -136,6 +142,10 @@ func New(d Deps) *API {
 func (a *API) resources() []func() {
 	return []func(){
 		a.addOrganization,
+		a.addUsers,
+		a.addTokens,
+		a.addDatasources,
+		a.addIPRules,
 		a.addBlobs,
 		a.addChannels,
 		a.addVerify,
@@ -190,6 +200,7 @@ func caller(ctx context.Context) authn.Identity {
 
 // OperationInfo describes an operation to the tests that walk the API.
 type OperationInfo struct {
+	ID           string
 	Method, Path string
 	Op           authz.Op
 	Public       bool
@@ -199,7 +210,17 @@ type OperationInfo struct {
 func Operations() []OperationInfo {
 	var all []OperationInfo
 	for _, o := range New(Deps{}).ops {
-		all = append(all, OperationInfo{Method: o.Method, Path: o.Path, Op: o.Op, Public: o.Public})
+		all = append(all, OperationInfo{ID: o.ID, Method: o.Method, Path: o.Path, Op: o.Op, Public: o.Public})
+	}
+	return all
+}
+
+// NotBuilt lists the operations of the documents that answer 501, in the same form.
+func NotBuilt() []OperationInfo {
+	var all []OperationInfo
+	for _, route := range notBuilt() {
+		method, path, _ := strings.Cut(route, " ")
+		all = append(all, OperationInfo{ID: "not-built " + route, Method: method, Path: path, Op: authz.NotBuilt})
 	}
 	return all
 }

@@ -834,9 +834,8 @@ func TestWireDatasetItems(t *testing.T) {
 // Routes of the DataLake that are not built answer 501 with the error body.
 func TestWireNotBuilt(t *testing.T) {
 	w := newWire(t)
-	ch := w.channel()
 	for _, c := range []struct{ method, path string }{
-		{"GET", w.org + "/channels/" + ch + "/datasources"},
+		{"GET", w.org + "/buckets"},
 	} {
 		w.refused(c.method+" "+c.path, 501, c.method, c.path, nil)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"panal/internal/plat"
+	"panal/internal/x/httpx"
 )
 
 // HeaderRequestID carries the id of a request, from the edge to user code.
@@ -23,6 +24,8 @@ type requestInfo struct {
 	id string
 	// base is the base of absolute URLs, without a slash at the end.
 	base string
+	// peer is from where it comes.
+	peer httpx.Peer
 	// operation is what the request turned out to ask for.
 	operation *operationMetrics
 }
@@ -63,7 +66,7 @@ func (a *API) middleware(next http.Handler) http.Handler {
 			}
 			base = scheme + "://" + r.Host
 		}
-		info := &requestInfo{id: id, base: base, operation: a.metrics.none}
+		info := &requestInfo{id: id, base: base, peer: httpx.PeerOf(r, a.TrustedProxies), operation: a.metrics.none}
 		ctx := context.WithValue(r.Context(), ctxKey{}, info)
 		r = r.WithContext(ctx)
 		body := &countedBody{ReadCloser: r.Body}

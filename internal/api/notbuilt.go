@@ -15,19 +15,11 @@ func notBuilt() []string {
 	const o, d, p = "/organizations/{organization_id}", "/organizations/{organization_id}/training/definitions/{job_definition}", "/organizations/{organization_id}/deployments/{deployment_id}"
 	return []string{
 		// data.md
-		"GET " + o + "/channels/{channel_id}/datasources",
-		"PUT " + o + "/channels/{channel_id}/datasources/{datasource_id}",
-		"DELETE " + o + "/channels/{channel_id}/datasources/{datasource_id}",
-		"POST " + o + "/datasources", "GET " + o + "/datasources",
 		"POST " + o + "/buckets", "GET " + o + "/buckets",
 		"GET " + o + "/buckets/{bucket_id}", "PATCH " + o + "/buckets/{bucket_id}",
 		"POST " + o + "/buckets/{bucket_id}/archive", "POST " + o + "/buckets/{bucket_id}/unarchive",
 		"POST " + o + "/buckets/{bucket_id}/files", "GET " + o + "/buckets/{bucket_id}/files",
 		"GET " + o + "/buckets/{bucket_id}/files/*",
-		"POST " + o + "/security/cidrs", "GET " + o + "/security/cidrs", "POST " + o + "/security/cidrs/check",
-		"GET " + o + "/security/cidrs/{cidr_id}", "PATCH " + o + "/security/cidrs/{cidr_id}", "DELETE " + o + "/security/cidrs/{cidr_id}",
-		"GET " + o + "/users", "POST " + o + "/users", "PATCH " + o + "/users/{user_id}", "DELETE " + o + "/users/{user_id}",
-		"GET /users/{user_id}/tokens", "POST /users/{user_id}/tokens", "DELETE /users/{user_id}/tokens/{token_id}",
 		// compute.md
 		"POST " + d + "/git/versions",
 		"PUT " + d + "/jobs/{training_job_id}/status", "POST " + d + "/jobs/{training_job_id}/logs",

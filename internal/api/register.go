@@ -150,7 +150,15 @@ func (a *API) admit(ctx context.Context, o operation, authorization string, para
 	if err != nil {
 		return authn.Identity{}, err
 	}
+	if err := a.reachable(ctx, id); err != nil {
+		return authn.Identity{}, err
+	}
+	if err := nameable(o, param); err != nil {
+		return authn.Identity{}, err
+	}
 	t := authz.Target{
+		Channel:     plat.ChannelID(param("channel_id")),
+		User:        plat.UserID(param("user_id")),
 		Workload:    plat.WorkloadID(param("workload_id")),
 		Definition:  plat.JobDefinitionID(param("job_definition")),
 		Job:         plat.JobID(param("training_job_id")),

@@ -96,8 +96,13 @@ func Build(ctx context.Context, cfg config.Server, log *slog.Logger) (_ *App, er
 	if err := a.firstStart(ctx); err != nil {
 		return nil, fmt.Errorf("first start: %w", err)
 	}
+	proxies, err := cfg.Proxies()
+	if err != nil {
+		return nil, err
+	}
 	deps := api.Deps{
-		Log: log, Now: a.now, Version: plat.Version, PublicURL: cfg.PublicURL,
+		Log: log, Now: a.now, Version: plat.Version, PublicURL: cfg.PublicURL, TrustedProxies: proxies,
+		Datasources: org.NewDatasources(orgStore, a.keys, a.now), IPRules: org.NewIPRules(orgStore, a.now),
 		Auth: authn.New(orgStore, a.now), Orgs: a.orgs, Blobs: a.blobs, Signer: signedurl.NewRing(a.keys.URLKeys),
 	}
 	if err := a.addDomains(ctx, &deps, orgStore); err != nil {

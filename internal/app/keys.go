@@ -4,12 +4,14 @@ package app
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"slices"
 	"time"
 
 	"panal/internal/config"
+	"panal/internal/org"
 	"panal/internal/plat"
 	"panal/internal/secret"
 	"panal/internal/sqlstore"
@@ -30,9 +32,11 @@ const keysEvery = 5 * time.Second
 
 // keepSealed notices that the keys were turned, and then, as at the start, seals anew
 // what an older key has sealed.
-func (a *App) keepSealed(ctx context.Context, secrets *secret.Service) error {
+func (a *App) keepSealed(ctx context.Context, secrets *secret.Service, sources *org.Datasources) error {
 	reseal := func() {
-		switch n, err := secrets.Reseal(ctx, a.log); {
+		n, err := secrets.Reseal(ctx, a.log)
+		m, more := sources.Reseal(ctx)
+		switch n, err := n+m, errors.Join(err, more); {
 		case err != nil:
 			a.warn(ctx, "seal secrets with the new key", err)
 		case n > 0:
@@ -124,7 +128,15 @@ func sealedBy(ctx context.Context, cfg config.Server) (map[string]int, error) {
 		return nil, err
 	}
 	defer func() { _ = db.Close() }() // it was only read
-	return sqlstore.SealedBy(ctx, db)
+	sealed, err := sqlstore.SealedBy(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	sources, err := sqlstore.NewOrgs(db).DatasourceKeys(ctx)
+	for id, n := range sources {
+		sealed[id] += n
+	}
+	return sealed, err
 }
 
 // CheckDataDir says so when there is no data directory, so that a command does not make one.

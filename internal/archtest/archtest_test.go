@@ -46,7 +46,7 @@ var layers = []struct {
 
 	// domains
 	{"internal/outbox", []string{"internal/plat", "internal/x/..."}},
-	{"internal/org", []string{"internal/plat", "internal/x/...", "internal/authn"}},
+	{"internal/org/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/org/..."}},
 	{"internal/lake/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/outbox", "internal/lake/..."}},
 	{"internal/dataset/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/lake/...", "internal/dataset/..."}},
 	{"internal/secret/...", []string{"internal/plat", "internal/x/...", "internal/secret"}},
@@ -58,7 +58,7 @@ var layers = []struct {
 
 	// stores
 	{"internal/sqlstore/sqlstoretest", []string{"internal/plat", "internal/sqlstore/..."}},
-	{"internal/sqlstore/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/outbox", "internal/org", "internal/lake/...", "internal/dataset/...", "internal/logs/...", "internal/train/...", "internal/deploy/...", "internal/secret/...", "internal/registry/...", "internal/sqlstore"}},
+	{"internal/sqlstore/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/outbox", "internal/org/...", "internal/lake/...", "internal/dataset/...", "internal/logs/...", "internal/train/...", "internal/deploy/...", "internal/secret/...", "internal/registry/...", "internal/sqlstore"}},
 
 	// machines
 	{"internal/control/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/runner", "internal/outbox", "internal/train", "internal/deploy", "internal/logs", "internal/dataplane", "internal/control/..."}},
@@ -69,7 +69,7 @@ var layers = []struct {
 	{"internal/api/compat", []string{"internal/plat"}},
 	{"internal/api", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/authz", "internal/blob", "internal/runner", "internal/org", "internal/lake/...", "internal/dataset", "internal/train", "internal/deploy", "internal/logs", "internal/dataplane", "internal/secret", "internal/registry", "internal/api/compat"}},
 	{"internal/client", []string{"internal/plat", "internal/x/..."}},
-	{"internal/config", []string{"internal/plat"}},
+	{"internal/config", []string{"internal/plat", "internal/x/..."}},
 	{"internal/cli", []string{"internal/plat", "internal/x/...", "internal/client", "internal/config", "internal/app"}},
 	{"internal/app", []string{"internal/..."}},
 	{"internal/archtest", nil},

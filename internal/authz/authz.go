@@ -27,6 +27,8 @@ type Target struct {
 	Deployment  plat.DeploymentID
 	CodeVersion plat.VersionID
 	Service     plat.ServiceID
+	Channel     plat.ChannelID
+	User        plat.UserID
 }
 
 // Reach is what a container token may do with an operation.
@@ -44,6 +46,10 @@ const (
 type Row struct {
 	Roles     []authn.Role
 	Container Reach
+	// Self: also every user for itself.
+	Self bool
+	// Datasource: also a datasource, in the channels that it is linked to (data.md §2).
+	Datasource bool
 }
 
 // Check returns nil when id may do op on t: ErrForbidden otherwise. An op
@@ -58,7 +64,7 @@ func Check(id authn.Identity, op Op, t Target) error {
 	}
 	switch id.Kind {
 	case authn.KindUser:
-		if slices.Contains(row.Roles, id.Role) {
+		if slices.Contains(row.Roles, id.Role) || row.Self && t.User != "" && t.User == id.User {
 			return nil
 		}
 		return plat.Errorf(plat.ErrForbidden, "the role %q may not do this (%s)", id.Role, op)
@@ -70,6 +76,14 @@ func Check(id authn.Identity, op Op, t Target) error {
 			return plat.Errorf(plat.ErrForbidden, "the workload of this token has ended; its token is good for results and logs only")
 		}
 		return plat.Errorf(plat.ErrForbidden, "a container's token may not do this (%s)", op)
+	case authn.KindDatasource:
+		if !row.Datasource {
+			return plat.Errorf(plat.ErrForbidden, "a datasource may not do this (%s)", op)
+		}
+		if _, linked := slices.BinarySearch(id.Channels, t.Channel); linked && t.Channel != "" {
+			return nil
+		}
+		return plat.Errorf(plat.ErrForbidden, "this datasource is not linked to the channel")
 	}
 	return plat.Errorf(plat.ErrForbidden, "unknown kind of identity %q", id.Kind)
 }

@@ -5,9 +5,16 @@ package authz
 import "panal/internal/authn"
 
 // Operations. Read is for everyone in the organization; changes are for admins
-// and developers (data.md §3).
+// and developers, what ends in .admin for admins (data.md §3).
 const (
 	OrgRead Op = "organization.read"
+
+	UserRead        Op = "user.read"
+	UserAdmin       Op = "user.admin"
+	TokenAdmin      Op = "token.admin" // listing too: the names of other people's tokens are theirs
+	DatasourceRead  Op = "datasource.read"
+	DatasourceAdmin Op = "datasource.admin"
+	IPRuleAdmin     Op = "ip_rule.admin" // reading too: it tells where from to attack
 
 	ChannelCreate Op = "channel.create"
 	ChannelRead   Op = "channel.read"
@@ -79,12 +86,18 @@ func Table() map[Op]Row {
 	read := Row{Roles: everyone}
 	readInOrg := Row{Roles: everyone, Container: InOrg}
 	write := Row{Roles: makers}
+	admin := Row{Roles: []authn.Role{authn.RoleAdmin}}
 	return map[Op]Row{
 		OrgRead: readInOrg,
 
+		UserRead: read, UserAdmin: admin,
+		TokenAdmin:     {Roles: admin.Roles, Self: true},
+		DatasourceRead: read, DatasourceAdmin: admin,
+		IPRuleAdmin: admin,
+
 		ChannelCreate: write, ChannelRead: readInOrg, ChannelUpdate: write, ChannelDelete: write,
-		FileUpload: {Roles: makers, Container: InOrg},
-		FileRead:   readInOrg,
+		FileUpload: {Roles: makers, Container: InOrg, Datasource: true},
+		FileRead:   {Roles: everyone, Container: InOrg, Datasource: true},
 		FileUpdate: write, FileDelete: write,
 
 		DatasetCreate: write, DatasetRead: readInOrg, DatasetUpdate: write, DatasetDelete: write,

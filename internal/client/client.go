@@ -24,14 +24,16 @@ import (
 // maxAnswer bounds a JSON answer held in memory.
 const maxAnswer = 256 << 20
 
-// Client calls one Panal as one user.
+// Client calls one Panal as one user or datasource.
 type Client struct {
 	base string
 	// Org is the organization that the calls are about.
 	Org   string
 	user  string
 	token string
-	http  *http.Client
+	// datasource is its id when the client is one; token is its secret then.
+	source string
+	http   *http.Client
 }
 
 // New returns a client of the API at base (no slash at the end).
@@ -39,6 +41,14 @@ func New(base, org, user, token string) *Client {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.MaxIdleConnsPerHost = 64
 	return &Client{base: strings.TrimRight(base, "/"), Org: org, user: strings.TrimPrefix(user, "user-"), token: token, http: &http.Client{Transport: t}}
+}
+
+// NewDatasource returns a client that is a datasource: it may upload to, and read
+// from, the channels that it is linked to.
+func NewDatasource(base, org, id, secret string) *Client {
+	c := New(base, org, "", secret)
+	c.source = strings.TrimPrefix(id, "datasource-")
+	return c
 }
 
 // Error is an error answer of the API. It matches the plat kind of its status.
@@ -129,9 +139,12 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 	// as it is: some names have underscores or percent signs
 	maps.Copy(req.Header, r.Header)
 	if !signed && c.token != "" {
-		if c.user != "" {
+		switch {
+		case c.source != "":
+			req.SetBasicAuth("datasource-"+c.source, c.token)
+		case c.user != "":
 			req.SetBasicAuth("user-"+c.user, c.token)
-		} else {
+		default:
 			req.Header.Set("Authorization", "Bearer "+c.token)
 		}
 	}

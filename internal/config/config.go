@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"reflect"
@@ -17,6 +18,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"panal/internal/plat"
+	"panal/internal/x/httpx"
 )
 
 // Server is the configuration of panal serve. The tags are what the command line,
@@ -26,6 +28,7 @@ type Server struct {
 	Listen        string            `help:"Address to listen on. A non-loopback one needs TLS in front, or --insecure." default:"127.0.0.1:8600" env:"PANAL_LISTEN"`
 	Insecure      bool              `help:"Allow a non-loopback address without TLS." env:"PANAL_INSECURE"`
 	PublicURL     string            `name:"public-url" help:"Base of absolute URLs in answers; default: the request's Host." env:"PANAL_PUBLIC_URL"`
+	Trusted       string            `name:"trusted-proxies" help:"CIDRs or addresses of proxies in front, by comma: X-Forwarded-For counts only from these. IP rules need it behind a proxy." env:"PANAL_TRUSTED_PROXIES"`
 	AgentURL      string            `name:"agent-url" help:"Base URL at which workloads reach the API; default: the listen address." env:"PANAL_AGENT_URL"`
 	Database      string            `help:"postgres://… instead of the embedded SQLite files." env:"PANAL_DATABASE" secret:"true"`
 	KeyFile       string            `name:"key-file" help:"File of the keys that seal secrets and sign URLs; made on first start. Default: secret.key in the data directory." env:"PANAL_KEY_FILE" type:"path"`
@@ -65,6 +68,9 @@ func (c *Server) Validate() error {
 			return plat.InvalidField(name, "%q is not http(s)://HOST[:PORT]", v)
 		}
 	}
+	if _, err := c.Proxies(); err != nil {
+		return err
+	}
 	if c.Database == redacted {
 		return plat.InvalidField("database", "is %q, as config print writes it; put the URL there, or in PANAL_DATABASE", redacted)
 	}
@@ -100,6 +106,20 @@ func (c *Server) Validate() error {
 		return plat.InvalidField("capacity-cpu", "capacities can't be negative")
 	}
 	return nil
+}
+
+// Proxies returns the proxies in front of the server, whose X-Forwarded-For counts.
+func (c *Server) Proxies() ([]netip.Prefix, error) {
+	list, bad := httpx.ParsePrefixes(c.Trusted)
+	if bad != "" {
+		return nil, plat.InvalidField("trusted-proxies", "%q is not a CIDR or an address", bad)
+	}
+	for _, p := range list {
+		if p.Bits() == 0 {
+			return nil, plat.InvalidField("trusted-proxies", "%s trusts everybody, who could then write any address; name the proxies", p)
+		}
+	}
+	return list, nil
 }
 
 const redacted = "redacted"

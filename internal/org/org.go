@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package org holds organizations and their users.
+// Package org holds organizations, their users and tokens, their datasources, and
+// the addresses that they may be reached from.
 //
 // Invariants: an organization's name and id each name it, anywhere an
 // organization is named (data.md §1); where the machine has no wall between
-// workloads, there is at most one organization.
+// workloads, there is at most one organization. No change by the API leaves an
+// organization that had one without an admin who holds a lasting token. A secret is
+// stored as its SHA-256; a datasource's, which can be shown again, sealed beside it.
 package org
 
 import (
@@ -32,13 +35,16 @@ type User struct {
 	Org         plat.OrgID
 	Email       string
 	DisplayName string
-	Role        authn.Role
-	CreatedAt   time.Time
-	UpdatedAt   time.Time
+	// PreferredLanguage is ja or en.
+	PreferredLanguage string
+	Role              authn.Role
+	CreatedAt         time.Time
+	UpdatedAt         time.Time
 }
 
 // Store keeps organizations and users.
 type Store interface {
+	UserStore
 	// CreateOrganization stores o; ErrExists when id or name are taken.
 	CreateOrganization(ctx context.Context, o Organization) error
 	// Organization returns the organization with that id or name.
@@ -92,31 +98,14 @@ func (s *Service) Create(ctx context.Context, name string) (Organization, error)
 
 // AddUser makes a user of the organization.
 func (s *Service) AddUser(ctx context.Context, org plat.OrgID, email, displayName string, role authn.Role) (User, error) {
-	switch role {
-	case authn.RoleAdmin, authn.RoleDeveloper, authn.RoleRegular:
-	default:
-		return User{}, plat.InvalidField("role", "must be one of admin, developer, regular")
-	}
-	if !strings.Contains(email, "@") || len(email) > 254 {
-		return User{}, plat.InvalidField("email", "%q is not an e-mail address", email)
-	}
-	now := s.now()
-	u := User{ID: plat.UserID(plat.NewDecimalID()), Org: org, Email: email, DisplayName: displayName, Role: role, CreatedAt: now, UpdatedAt: now}
-	if err := s.store.CreateUser(ctx, u); err != nil {
-		return User{}, fmt.Errorf("add user %s: %w", email, err)
-	}
-	return u, nil
+	return s.CreateUser(ctx, org, NewUser{Email: email, DisplayName: displayName, Role: role})
 }
 
 // NewToken makes a personal access token of the user and returns its secret: the
 // only time that it is seen.
 func (s *Service) NewToken(ctx context.Context, u User) (string, error) {
-	secret := plat.NewToken()
-	t := authn.Token{Hash: authn.HashToken(secret), Kind: authn.KindUser, Org: u.Org, User: u.ID, CreatedAt: s.now()}
-	if err := s.tokens.CreateToken(ctx, t); err != nil {
-		return "", fmt.Errorf("create token: %w", err)
-	}
-	return secret, nil
+	_, secret, err := s.CreateToken(ctx, u.Org, u.ID, NewToken{})
+	return secret, err
 }
 
 // Get returns an organization by id or name.

@@ -18,6 +18,11 @@ type (
 	OrgID string
 	// UserID names a user: 13 decimal digits, without the "user-" prefix.
 	UserID string
+	// TokenID names a personal access token, not its secret: "tok-" and 16 hex digits.
+	TokenID string
+	// DatasourceID names a datasource: 13 decimal digits, without the
+	// "datasource-" prefix.
+	DatasourceID string
 	// ChannelID names a DataLake channel: 13 decimal digits.
 	ChannelID string
 	// FileID names a file in a channel: UTC second of the upload plus a UUID,

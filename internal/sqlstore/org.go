@@ -61,33 +61,17 @@ func (s *Orgs) Organizations(ctx context.Context) ([]org.Organization, error) {
 	return scanAll(ctx, s.db, s.db.Read(), scanOrg, `SELECT `+orgColumns+` FROM organization ORDER BY created_at, id`)
 }
 
-// CreateUser implements org.Store.
-func (s *Orgs) CreateUser(ctx context.Context, u org.User) error {
-	return s.db.Write(ctx, func(tx *Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO person (id, org_id, email, display_name, role, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-			string(u.ID), string(u.Org), u.Email, u.DisplayName, string(u.Role), micros(u.CreatedAt), micros(u.UpdatedAt))
-		return err
-	})
-}
-
-// User implements org.Store.
-func (s *Orgs) User(ctx context.Context, id plat.UserID) (org.User, error) {
-	var u org.User
-	var created, updated int64
-	row := s.db.Read().QueryRowContext(ctx, `SELECT id, org_id, email, display_name, role, created_at, updated_at FROM person WHERE id = $1`, string(id))
-	err := s.db.one(row, "user", id, &u.ID, &u.Org, &u.Email, &u.DisplayName, &u.Role, &created, &updated)
-	u.CreatedAt, u.UpdatedAt = fromMicros(created), fromMicros(updated)
-	return u, err
-}
-
 // CreateToken implements authn.Store.
 func (s *Orgs) CreateToken(ctx context.Context, t authn.Token) error {
-	return s.db.Write(ctx, func(tx *Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO token (hash, kind, org_id, user_id, workload, scope, created_at, ended_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-			t.Hash, string(t.Kind), string(t.Org), string(t.User), string(t.Scope.Workload), toJSON(t.Scope),
-			micros(t.CreatedAt), micros(t.EndedAt), micros(t.ExpiresAt))
-		return err
-	})
+	return s.db.Write(ctx, func(tx *Tx) error { return tx.createToken(ctx, t) })
+}
+
+func (tx *Tx) createToken(ctx context.Context, t authn.Token) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO token (hash, id, name, kind, org_id, user_id, datasource_id, workload, scope, created_at, ended_at, expires_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`,
+		t.Hash, string(t.ID), t.Name, string(t.Kind), string(t.Org), string(t.User), string(t.Datasource), string(t.Scope.Workload), toJSON(t.Scope),
+		micros(t.CreatedAt), micros(t.EndedAt), micros(t.ExpiresAt))
+	return err
 }
 
 // TokenByHash implements authn.Store.
@@ -96,19 +80,28 @@ func (s *Orgs) TokenByHash(ctx context.Context, hash string) (authn.Token, authn
 	var role, scope string
 	var created, ended, expires int64
 	row := s.db.Read().QueryRowContext(ctx,
-		`SELECT t.kind, t.org_id, t.user_id, t.scope, t.created_at, t.ended_at, t.expires_at, COALESCE(p.role, '')
+		`SELECT t.id, t.name, t.kind, t.org_id, t.user_id, t.datasource_id, t.scope, t.created_at, t.ended_at, t.expires_at, COALESCE(p.role, '')
 		 FROM token t LEFT JOIN person p ON p.id = t.user_id WHERE t.hash = $1`, hash)
-	if err := s.db.one(row, "token", "", &t.Kind, &t.Org, &t.User, &scope, &created, &ended, &expires, &role); err != nil {
+	if err := s.db.one(row, "token", "", &t.ID, &t.Name, &t.Kind, &t.Org, &t.User, &t.Datasource, &scope, &created, &ended, &expires, &role); err != nil {
 		return authn.Token{}, "", err
 	}
 	if err := fromJSON(scope, &t.Scope); err != nil {
 		return authn.Token{}, "", err
 	}
 	t.CreatedAt, t.EndedAt, t.ExpiresAt = fromMicros(created), fromMicros(ended), fromMicros(expires)
-	if t.Kind == authn.KindContainer {
+	switch t.Kind {
+	case authn.KindContainer:
 		role = "" // a container never has its owner's role
-	} else if role == "" {
-		return authn.Token{}, "", plat.NotFound("token", "") // its user is gone
+	case authn.KindDatasource:
+		var err error
+		if t.Channels, err = s.linksOf(ctx, t.Datasource); err != nil {
+			return authn.Token{}, "", err
+		}
+		role = ""
+	default:
+		if role == "" {
+			return authn.Token{}, "", plat.NotFound("token", "") // its user is gone
+		}
 	}
 	return t, authn.Role(role), nil
 }
