@@ -20,7 +20,8 @@ import (
 	"panal/internal/x/signedurl"
 )
 
-// world is an API over a real SQLite database with two organizations.
+// world is an API over a real SQLite database with two organizations, beside the
+// operator's.
 type world struct {
 	t     *testing.T
 	srv   *httptest.Server
@@ -42,7 +43,7 @@ func newWorld(t *testing.T, extend ...func(*world, *sqlstore.DB)) *world {
 		Now: plat.SystemClock, Version: "test", Auth: authn.New(store, plat.SystemClock), Orgs: svc,
 		Signer: signedurl.New([]byte(strings.Repeat("k", 32))),
 	}
-	for _, name := range []string{"acme", "other"} {
+	for _, name := range []string{"operator", "acme", "other"} {
 		o, err := svc.Create(t.Context(), name)
 		if err != nil {
 			t.Fatal(err)

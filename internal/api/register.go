@@ -150,6 +150,9 @@ func (a *API) admit(ctx context.Context, o operation, authorization string, para
 	if err != nil {
 		return authn.Identity{}, err
 	}
+	if id, err = a.standing(ctx, id, o.Op); err != nil {
+		return authn.Identity{}, err
+	}
 	t := authz.Target{
 		Workload:    plat.WorkloadID(param("workload_id")),
 		Definition:  plat.JobDefinitionID(param("job_definition")),
@@ -169,6 +172,8 @@ func (a *API) admit(ctx context.Context, o operation, authorization string, para
 	if name := param("organization_id"); name != "" && name != string(id.Org) {
 		found, err := a.Orgs.Get(ctx, name)
 		switch {
+		case errors.Is(err, plat.ErrNotFound) && authz.Operates(id):
+			return authn.Identity{}, err
 		case errors.Is(err, plat.ErrNotFound):
 			// Nobody learns from here which organizations exist.
 			return authn.Identity{}, plat.Errorf(plat.ErrForbidden, "these credentials belong to another organization")

@@ -64,6 +64,9 @@ type Identity struct {
 	User  plat.UserID // the owner; for a container, who created the workload
 	Role  Role        // empty for a container
 	Scope Scope
+	// Operator: of the organization whose admins run the installation. Set by the
+	// edge (ADR 0009).
+	Operator bool
 	// Ended is true for a container token whose workload has ended: it is good
 	// only for results and logs, until it expires.
 	Ended bool

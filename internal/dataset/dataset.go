@@ -143,6 +143,25 @@ func (s *Service) Delete(ctx context.Context, org plat.OrgID, id plat.DatasetID)
 	return s.store.DeleteDataset(ctx, org, id)
 }
 
+// Purge deletes every dataset of an organization. It can be repeated; nil means that
+// there was nothing left.
+func (s *Service) Purge(ctx context.Context, org plat.OrgID) error {
+	for {
+		all, err := s.store.Datasets(ctx, org, "", 100)
+		if err != nil {
+			return fmt.Errorf("list datasets: %w", err)
+		}
+		if len(all) == 0 {
+			return nil
+		}
+		for _, d := range all {
+			if _, err := s.store.DeleteDataset(ctx, org, d.ID); err != nil && !errors.Is(err, plat.ErrNotFound) {
+				return fmt.Errorf("delete dataset %s: %w", d.ID, err)
+			}
+		}
+	}
+}
+
 // NewItem is what an item is made of.
 type NewItem struct {
 	SourceData json.RawMessage `json:"source_data"`

@@ -12,6 +12,7 @@ import (
 
 	"panal/internal/blob"
 	"panal/internal/plat"
+	"panal/internal/x/quota"
 )
 
 // Service is the DataLake's rules. It is safe for concurrent use.
@@ -20,12 +21,16 @@ type Service struct {
 	blobs *blob.Store
 	now   plat.Clock
 	group *group
+	quota *quota.Ledger // nil: no limits
 }
 
 // NewService returns the DataLake over its index and its bytes.
 func NewService(s Store, b *blob.Store, now plat.Clock) *Service {
 	return &Service{store: s, blobs: b, now: now, group: newGroup(s.Commit)}
 }
+
+// LimitBy makes uploads keep to the organizations' quotas. Called while wiring.
+func (s *Service) LimitBy(l *quota.Ledger) { s.quota = l }
 
 // NewChannel is what a channel is made of.
 type NewChannel struct {
@@ -171,20 +176,28 @@ const maxContentType = 1 << 10
 // this returns, once both its bytes and its index row are durable. A body that
 // ends early or any other error leaves nothing behind that a reader could see.
 // Errors: ErrInvalid, ErrForbidden (another organization's channel, or archived),
-// ErrNotFound (channel), *ConflictError, ErrExhausted (storage full).
+// ErrNotFound (channel), *ConflictError, ErrExhausted (storage full, or the
+// organization's quota reached: checked before the body is read, and as it comes
+// where its length is unknown).
 func (s *Service) Upload(ctx context.Context, in Upload) (File, error) {
 	f, err := s.prepare(ctx, in)
 	if err != nil {
 		return File{}, err
 	}
+	room, err := s.quota.Reserve(ctx, in.Org, in.Size)
+	if err != nil {
+		return File{}, err
+	}
+	defer room.Drop()
 	key := BlobKey(in.Org, f.Channel, f.ID)
-	stored, err := s.blobs.Put(ctx, key, in.Body, in.Size, blob.PutOptions{ContentType: f.ContentType})
+	stored, err := s.blobs.Put(ctx, key, room.Reader(in.Body, in.Size), in.Size, blob.PutOptions{ContentType: f.ContentType})
 	if err != nil {
 		return File{}, fmt.Errorf("upload to channel %s: %w", f.Channel, err)
 	}
 	f.Size, f.ETag = stored.Size, stored.ETag
 	file, err := s.group.do(ctx, f)
 	if err == nil {
+		room.Stored(f.Size)
 		return file, nil
 	}
 	// Only a definite no lets us drop the bytes at once: after a lost connection

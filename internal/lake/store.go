@@ -48,6 +48,8 @@ type Store interface {
 	// Total returns what all channels hold together, with files that have expired
 	// and are not removed yet.
 	Total(ctx context.Context) (Usage, error)
+	// OrgUsage is Total for one organization's channels.
+	OrgUsage(ctx context.Context, org plat.OrgID) (Usage, error)
 	// SetMetadata replaces a file's user metadata and returns the file as it is then.
 	SetMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, m Metadata, now time.Time) (File, error)
 	// DeleteFile removes a file from the index and returns what it was.
@@ -55,6 +57,11 @@ type Store interface {
 	// DeleteExpired removes up to limit files that have expired at now, and returns
 	// them.
 	DeleteExpired(ctx context.Context, now time.Time, limit int) ([]File, error)
+	// DeleteFiles removes up to limit files of a channel, expired or not, and returns
+	// them; none are left when it returns none.
+	DeleteFiles(ctx context.Context, channel plat.ChannelID, now time.Time, limit int) ([]File, error)
+	// DeleteChannel removes a channel; ErrConflict while it has files.
+	DeleteChannel(ctx context.Context, channel plat.ChannelID, now time.Time) error
 	// Known returns which of the ids have an index row, expired or not.
 	Known(ctx context.Context, channel plat.ChannelID, ids []plat.FileID) (map[plat.FileID]bool, error)
 }

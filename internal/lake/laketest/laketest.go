@@ -76,6 +76,8 @@ func Run(t *testing.T, h Harness) {
 		{"Known/live_expired_and_unknown", known},
 		{"Usage/stays_exact_when_deltas_are_folded", folded},
 		{"Total/sums_all_channels", total},
+		{"OrgUsage/sums_one_organization", orgUsage},
+		{"DeleteFiles/empties_a_channel_and_DeleteChannel_removes_it", emptyChannel},
 		{"Query/phrases_and_globs", phrases},
 		{"Query/long_terms", longTerms},
 		{"Query/equals_the_naive_evaluation", queryProperty},
@@ -620,6 +622,52 @@ func total(w *world) {
 	_, err = w.DeleteExpired(w.Context(), w.clock.now(), 10)
 	w.ok(err)
 	want(lake.Usage{Files: 1, Bytes: 10})
+}
+
+func orgUsage(w *world) {
+	f := w.file()
+	f.Channel = w.newChannel("second", true)
+	if err := w.UpdateChannel(w.Context(), lake.Channel{ID: f.Channel}); err != nil { // unarchived
+		w.Fatal(err)
+	}
+	w.stored(w.file(), f)
+	for id, want := range map[plat.OrgID]lake.Usage{org: {Files: 2, Bytes: 20}, "1000000000009": {}} {
+		got, err := w.other.OrgUsage(w.Context(), id)
+		if w.ok(err); got != want {
+			w.Errorf("usage of %s = %+v, want %+v", id, got, want)
+		}
+	}
+}
+
+func emptyChannel(w *world) {
+	short := w.file("label", "cat")
+	short.Lifetime = "1day"
+	stays := w.file("label", "cat")
+	stays.Channel = w.newChannel("stays", false)
+	w.stored(short, w.file("label", "cat"), w.file("label", "dog"), stays)
+	w.clock.add(25 * time.Hour)
+	is(w, "delete a channel with files", w.DeleteChannel(w.Context(), w.channel, w.clock.now()), plat.ErrConflict)
+	seen := 0
+	for range 5 {
+		gone, err := w.DeleteFiles(w.Context(), w.channel, w.clock.now(), 2)
+		if w.ok(err); len(gone) > 2 {
+			w.Fatalf("%d files of a limit of 2", len(gone))
+		}
+		seen += len(gone)
+	}
+	if seen != 3 {
+		w.Errorf("%d files deleted, want 3 with the expired one", seen)
+	}
+	w.found("label:cat")
+	w.ok(w.DeleteChannel(w.Context(), w.channel, w.clock.now()))
+	_, err := w.Channel(w.Context(), w.channel)
+	is(w, "the channel", err, plat.ErrNotFound)
+	is(w, "delete it again", w.DeleteChannel(w.Context(), w.channel, w.clock.now()), plat.ErrNotFound)
+	_, err = w.DeleteFiles(w.Context(), w.channel, w.clock.now(), 2)
+	is(w, "its files", err, plat.ErrNotFound)
+	if u, err := w.Total(w.Context()); err != nil || u != (lake.Usage{Files: 1, Bytes: 10}) {
+		w.Errorf("what stays = %+v, %v", u, err)
+	}
 }
 
 func known(w *world) {
