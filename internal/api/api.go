@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"panal/internal/api/compat"
+	"panal/internal/audit"
 	"panal/internal/authn"
 	"panal/internal/authz"
 	"panal/internal/blob"
@@ -64,6 +65,10 @@ type Deps struct {
 	Gateway *dataplane.Proxy
 	// Capacity tells what the runner has and what is taken of it.
 	Capacity func(context.Context) (runner.Capacity, error)
+	// Audit takes a row of each mutating call; nil: there is none.
+	Audit *audit.Service
+	// Limits bound what one caller can ask for.
+	Limits Limits
 	// Logs, and how to tell which streams there are.
 	Logs       *logs.Service
 	LogStreams LogStreams
@@ -83,6 +88,9 @@ type API struct {
 	// apiHost is the host of PublicURL; organizations are sub-domains of it.
 	apiHost string
 	names   orgNames
+	rates   *rates
+	// exempt are the operations that leave no audit row.
+	exempt map[string]string
 }
 
 // New builds the API.
@@ -94,7 +102,8 @@ func New(d Deps) *API {
 	if d.Now == nil {
 		d.Now = plat.SystemClock
 	}
-	a := &API{Deps: d, log: d.Log, router: chi.NewRouter(), apiHost: publicHost(d.PublicURL), metrics: newMetrics(d.Metrics)}
+	d.Limits = d.Limits.withDefaults()
+	a := &API{rates: newRates(d.Limits, d.Now), exempt: AuditExempt(), Deps: d, log: d.Log, router: chi.NewRouter(), apiHost: publicHost(d.PublicURL), metrics: newMetrics(d.Metrics)}
 	a.router.NotFound(func(w http.ResponseWriter, _ *http.Request) {
 		writeError(w, newError(http.StatusNotFound, "no such path; GET /openapi.json lists them all", nil))
 	})
@@ -129,6 +138,7 @@ func New(d Deps) *API {
 func (a *API) resources() []func() {
 	return []func(){
 		a.addOrganization,
+		a.addAudit,
 		a.addBlobs,
 		a.addChannels,
 		a.addFiles,
@@ -178,6 +188,7 @@ func caller(ctx context.Context) authn.Identity {
 
 // OperationInfo describes an operation to the tests that walk the API.
 type OperationInfo struct {
+	ID           string
 	Method, Path string
 	Op           authz.Op
 	Public       bool
@@ -187,7 +198,7 @@ type OperationInfo struct {
 func Operations() []OperationInfo {
 	var all []OperationInfo
 	for _, o := range New(Deps{}).ops {
-		all = append(all, OperationInfo{Method: o.Method, Path: o.Path, Op: o.Op, Public: o.Public})
+		all = append(all, OperationInfo{ID: o.ID, Method: o.Method, Path: o.Path, Op: o.Op, Public: o.Public})
 	}
 	return all
 }

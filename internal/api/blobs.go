@@ -80,6 +80,7 @@ func (a *API) grant(r *http.Request) (signedurl.Grant, error) {
 	if !ok {
 		return signedurl.Grant{}, plat.Errorf(plat.ErrForbidden, "the signed URL has expired or was changed; ask for a new one")
 	}
+	actsBySignature(r.Context(), g.Key)
 	return g, a.blobStanding(r.Context(), g)
 }
 

@@ -94,7 +94,7 @@ func (a *API) addFiles() {
 			return lake.ParseToken(channel, in.PageToken)
 		}
 		s.Channel = channel
-		if s.Limit, err = pageSize("items_per_page", in.PageSize, 100); err != nil {
+		if s.Limit, err = a.pageSize("items_per_page", in.PageSize, 100); err != nil {
 			return s, err
 		}
 		if s.From, s.To, err = lake.ParseDays(in.Start, in.End, in.Timezone); err != nil {
@@ -114,7 +114,7 @@ func (a *API) addFiles() {
 		if err != nil {
 			return nil, err
 		}
-		s.Limit = min(s.Limit, maxPage) // a token is no more than what could be asked for
+		s.Limit = min(s.Limit, a.Limits.Page) // a token is no more than what could be asked for
 		files, next, err := a.Lake.Files(ctx, caller(ctx).Org, s)
 		if err != nil {
 			return nil, err
@@ -155,7 +155,7 @@ func (a *API) addFiles() {
 		Body *compat.Any `doc:"object of x-abeja-meta-<key> to text; replaces all of them"`
 	}
 	register(a, op("put-file-metadata", http.MethodPut, one+"/metadata", "Replace a file's metadata", authz.FileUpdate), func(ctx context.Context, in *metadataIn) (*File, error) {
-		m, err := metadataOf(in.Body)
+		m, err := metadataOf(in.Body, a.Limits.Metadata)
 		if err != nil {
 			return nil, err
 		}
@@ -174,7 +174,7 @@ func (a *API) fileAnswer(ctx context.Context) func(lake.File, error) (*File, err
 }
 
 // metadataOf reads a JSON object of prefixed names to texts (data.md §10.5).
-func metadataOf(raw *compat.Any) (lake.Metadata, error) {
+func metadataOf(raw *compat.Any, limits lake.Limits) (lake.Metadata, error) {
 	var fields map[string]any
 	if raw == nil || json.Unmarshal(*raw, &fields) != nil || fields == nil {
 		return nil, plat.InvalidField("body", "must be an object of %s<key> to text", lake.MetaPrefix)
@@ -190,7 +190,7 @@ func metadataOf(raw *compat.Any) (lake.Metadata, error) {
 				return
 			}
 		}
-	}, true)
+	}, true, limits)
 }
 
 // clientBody marks what goes wrong while reading the client's body, so that it is
@@ -216,7 +216,7 @@ func (a *API) upload(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 		}
-	}, false)
+	}, false, a.Limits.Metadata)
 	var f lake.File
 	if err == nil {
 		query := r.URL.Query()

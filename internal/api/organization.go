@@ -151,7 +151,7 @@ func (a *API) addOrganization() {
 		Offset string `query:"offset"`
 	}
 	register(a, op("list-organizations", http.MethodGet, base, "List organizations, oldest first (operators only)", authz.OrgManage), func(ctx context.Context, in *listIn) (*OrganizationsAnswer, error) {
-		limit, err := pageSize("limit", in.Limit, 50)
+		limit, err := a.pageSize("limit", in.Limit, 50)
 		if err != nil {
 			return nil, err
 		}

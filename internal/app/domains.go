@@ -87,6 +87,8 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	deps.Lake, deps.Datasets = files, dataset.NewService(sqlstore.NewDatasets(a.lakeDB), a.now)
 	deps.Train, deps.Logs = trainSvc, lines
 	deps.Deploy, deps.Gateway, deps.Capacity = manager, proxy, a.runner.Capacity
+	a.addLimits(deps)
+	a.addAudit(deps)
 	a.addOrgs(ctx, deps)
 	deps.LogStreams = api.LogStreams{
 		Job: func(ctx context.Context, org plat.OrgID, definition string, id plat.JobID) error {

@@ -5,10 +5,12 @@ package app
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
 	"panal/internal/api"
+	"panal/internal/audit"
 	"panal/internal/lake"
 	"panal/internal/org"
 	"panal/internal/plat"
@@ -40,6 +42,32 @@ func (a *App) addOrgs(ctx context.Context, deps *api.Deps) {
 	}
 	changed := a.control.Hub().Watch(ctx, org.TopicOrganization)
 	a.group.Add("organization", func(ctx context.Context) error { return a.keepOrgs(ctx, changed) })
+}
+
+// addLimits tells the domains and the API what one call may ask for.
+func (a *App) addLimits(deps *api.Deps) {
+	deps.Limits = api.Limits{
+		HeaderBytes: a.cfg.HeaderBytes, Page: a.cfg.PageSize, Rate: a.cfg.Rate, Burst: a.cfg.RateBurst,
+		Metadata: lake.Limits{Key: a.cfg.MetadataKey, Value: a.cfg.MetadataValue, Total: a.cfg.MetadataBytes},
+	}
+	deps.Lake.LimitMetadata(deps.Limits.Metadata)
+	deps.Datasets.LimitItems(a.cfg.ItemsPerCall)
+}
+
+// addAudit keeps the audit of mutating calls, and drops what is past its time.
+func (a *App) addAudit(deps *api.Deps) {
+	rows := audit.New(audit.Config{
+		Store: sqlstore.NewAudit(a.control), Now: a.now, TTL: a.cfg.AuditTTL,
+		Log: a.log.With(slog.String(plat.LogComponent, "audit")),
+	})
+	deps.Audit = rows
+	a.group.Add("audit", func(ctx context.Context) error {
+		return a.every(ctx, collectEvery, func(int) {
+			if _, err := rows.Trim(ctx); err != nil {
+				a.warn(ctx, "drop old audit rows", err)
+			}
+		})
+	})
 }
 
 // limitStorage makes uploads keep to the organizations' quotas.

@@ -10,6 +10,7 @@ package dataset
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,7 +45,7 @@ type Item struct {
 	UpdatedAt  time.Time
 }
 
-// MaxItems is how many items one call creates or changes.
+// MaxItems is how many items one call creates or changes by default.
 const MaxItems = 500
 
 // Store keeps datasets and items. Implemented by sqlstore; package datasettest
@@ -78,10 +79,18 @@ type Store interface {
 type Service struct {
 	store Store
 	now   plat.Clock
+	// maxItems is how many items one call creates or changes.
+	maxItems int
 }
 
 // NewService returns a Service over s.
-func NewService(s Store, now plat.Clock) *Service { return &Service{store: s, now: now} }
+func NewService(s Store, now plat.Clock) *Service {
+	return &Service{store: s, now: now, maxItems: MaxItems}
+}
+
+// LimitItems changes how many items one call creates or changes; 0: the default.
+// Called while wiring.
+func (s *Service) LimitItems(n int) { s.maxItems = cmp.Or(n, MaxItems) }
 
 const maxName = 1024
 
@@ -175,8 +184,8 @@ func (s *Service) AddItems(ctx context.Context, org plat.OrgID, id plat.DatasetI
 	if err != nil {
 		return nil, err
 	}
-	if len(items) > MaxItems {
-		return nil, plat.InvalidField("items", "%d items in one call; the limit is %d", len(items), MaxItems)
+	if len(items) > s.maxItems {
+		return nil, plat.InvalidField("items", "%d items in one call; the limit is %d", len(items), s.maxItems)
 	}
 	rules, now := rulesOf(d.Props), s.now()
 	out := make([]Item, len(items))
@@ -292,8 +301,8 @@ func (s *Service) UpdateItems(ctx context.Context, org plat.OrgID, id plat.Datas
 	if err != nil {
 		return nil, err
 	}
-	if len(changes) > MaxItems {
-		return nil, plat.InvalidField("items", "%d items in one call; the limit is %d", len(changes), MaxItems)
+	if len(changes) > s.maxItems {
+		return nil, plat.InvalidField("items", "%d items in one call; the limit is %d", len(changes), s.maxItems)
 	}
 	if len(changes) == 0 {
 		return []Item{}, nil

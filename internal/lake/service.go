@@ -22,6 +22,8 @@ type Service struct {
 	now   plat.Clock
 	group *group
 	quota *quota.Ledger // nil: no limits
+	// limits are of metadata.
+	limits Limits
 }
 
 // NewService returns the DataLake over its index and its bytes.
@@ -31,6 +33,9 @@ func NewService(s Store, b *blob.Store, now plat.Clock) *Service {
 
 // LimitBy makes uploads keep to the organizations' quotas. Called while wiring.
 func (s *Service) LimitBy(l *quota.Ledger) { s.quota = l }
+
+// LimitMetadata bounds the metadata of files. Called while wiring.
+func (s *Service) LimitMetadata(l Limits) { s.limits = l }
 
 // NewChannel is what a channel is made of.
 type NewChannel struct {
@@ -230,7 +235,7 @@ func (s *Service) prepare(ctx context.Context, in Upload) (NewFile, error) {
 	if len(in.ContentType) > maxContentType || !utf8.ValidString(in.ContentType) {
 		return NewFile{}, plat.InvalidField("content-type", "must be at most %d bytes of text", maxContentType)
 	}
-	if err := in.Metadata.Check(); err != nil {
+	if err := in.Metadata.Check(s.limits); err != nil {
 		return NewFile{}, err
 	}
 	f := NewFile{File: File{
@@ -295,7 +300,7 @@ func (s *Service) SetMetadata(ctx context.Context, org plat.OrgID, channel plat.
 	if _, err := s.channel(ctx, org, channel); err != nil {
 		return File{}, err
 	}
-	if err := m.Check(); err != nil {
+	if err := m.Check(s.limits); err != nil {
 		return File{}, err
 	}
 	return s.store.SetMetadata(ctx, channel, id, m, s.now())

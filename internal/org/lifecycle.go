@@ -214,6 +214,29 @@ func (s *Service) Standing(ctx context.Context, id plat.OrgID) (Organization, er
 	return Organization{}, err
 }
 
+// Operator returns the operator's organization. It never changes.
+func (s *Service) Operator(ctx context.Context) (plat.OrgID, error) {
+	s.mu.Lock()
+	id := s.operator
+	s.mu.Unlock()
+	if id != "" {
+		return id, nil
+	}
+	all, err := s.store.Organizations(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, o := range all {
+		if o.Operator {
+			s.mu.Lock()
+			s.operator = o.ID
+			s.mu.Unlock()
+			return o.ID, nil
+		}
+	}
+	return "", plat.Errorf(plat.ErrNotFound, "there is no organization yet")
+}
+
 // Served returns ErrForbidden, and says why, unless the organization is active.
 func (o Organization) Served() error {
 	switch o.State {

@@ -95,6 +95,8 @@ type Service struct {
 	mu     sync.Mutex
 	seen   map[plat.OrgID]seen
 	purges []Purge
+	// operator is the operator's organization, once it is known.
+	operator plat.OrgID
 }
 
 // NewService returns a Service. singleReason, when not empty, says why this
