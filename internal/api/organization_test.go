@@ -22,7 +22,7 @@ import (
 
 // withAudit adds the audit.
 func withAudit(w *world, db *sqlstore.DB) {
-	w.deps.Audit = audit.New(audit.Config{Store: sqlstore.NewAudit(db)})
+	w.deps.Audit = audit.New(audit.Config{Store: sqlstore.NewAudit(db), Burst: 10_000})
 }
 
 // TestOrganizations: data.md §3.1 has GET alone; the rest is ours, in its style.

@@ -75,6 +75,9 @@ type Config struct {
 	Log   *slog.Logger
 	// TTL is how long rows stay; default 400 days.
 	TTL time.Duration
+	// Burst is how many refused calls leave a row before their rate counts; default
+	// 100. See Refused.
+	Burst float64
 }
 
 // DefaultTTL is how long rows stay: a year and the weeks in which one asks about it.
@@ -93,6 +96,9 @@ type Service struct {
 func New(cfg Config) *Service {
 	if cfg.TTL == 0 {
 		cfg.TTL = DefaultTTL
+	}
+	if cfg.Burst == 0 {
+		cfg.Burst = refusedBurst
 	}
 	if cfg.Now == nil {
 		cfg.Now = plat.SystemClock
@@ -152,10 +158,10 @@ func (s *Service) Refused(ctx context.Context, r Row) {
 	s.mu.Lock()
 	b := s.refused[who]
 	if b == nil {
-		b = &bucket{left: refusedBurst, at: r.Time}
+		b = &bucket{left: s.cfg.Burst, at: r.Time}
 		s.refused[who] = b
 	}
-	ok := b.take(r.Time)
+	ok := b.take(r.Time, s.cfg.Burst)
 	if ok {
 		r.Missed, b.missed = b.missed, 0
 	} else {
@@ -179,9 +185,9 @@ type bucket struct {
 	missed int64
 }
 
-func (b *bucket) take(now time.Time) bool {
+func (b *bucket) take(now time.Time, burst float64) bool {
 	if d := now.Sub(b.at).Seconds(); d > 0 {
-		b.left, b.at = min(refusedBurst, b.left+d*refusedRate), now
+		b.left, b.at = min(burst, b.left+d*refusedRate), now
 	}
 	if b.left < 1 {
 		return false
