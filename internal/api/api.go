@@ -26,6 +26,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"panal/internal/api/compat"
+	"panal/internal/audit"
 	"panal/internal/authn"
 	"panal/internal/authz"
 	"panal/internal/blob"
@@ -77,6 +78,10 @@ type Deps struct {
 	Gateway *dataplane.Proxy
 	// Capacity tells what the runner has and what is taken of it.
 	Capacity func(context.Context) (runner.Capacity, error)
+	// Audit takes a row of each mutating call; nil: there is none.
+	Audit *audit.Service
+	// Limits bound what one caller can ask for.
+	Limits Limits
 	// Logs, and how to tell which streams there are.
 	Logs       *logs.Service
 	LogStreams LogStreams
@@ -96,6 +101,9 @@ type API struct {
 	// apiHost is the host of PublicURL; organizations are sub-domains of it.
 	apiHost string
 	names   orgNames
+	rates   *rates
+	// exempt are the operations that leave no audit row.
+	exempt map[string]string
 }
 
 // New builds the API.
@@ -107,7 +115,8 @@ func New(d Deps) *API {
 	if d.Now == nil {
 		d.Now = plat.SystemClock
 	}
-	a := &API{Deps: d, log: d.Log, router: chi.NewRouter(), apiHost: publicHost(d.PublicURL), metrics: newMetrics(d.Metrics)}
+	d.Limits = d.Limits.withDefaults()
+	a := &API{rates: newRates(d.Limits, d.Now), exempt: AuditExempt(), Deps: d, log: d.Log, router: chi.NewRouter(), apiHost: publicHost(d.PublicURL), metrics: newMetrics(d.Metrics)}
 	a.router.NotFound(func(w http.ResponseWriter, _ *http.Request) {
 		writeError(w, newError(http.StatusNotFound, "no such path; GET /openapi.json lists them all", nil))
 	})
@@ -146,6 +155,7 @@ func (a *API) resources() []func() {
 		a.addTokens,
 		a.addDatasources,
 		a.addIPRules,
+		a.addAudit,
 		a.addBlobs,
 		a.addChannels,
 		a.addVerify,

@@ -94,6 +94,6 @@ func TestAuthenticationAndOrganizations(t *testing.T) {
 			t.Errorf("GET %s = %d %s", path, status, body)
 		}
 	}
-	status, body := w.do(http.MethodPatch, acme, "acme/admin", nil)
+	status, body := w.do(http.MethodPut, acme, "acme/admin", nil)
 	isError(t, "wrong method", status, body, 405, "method_not_allowed")
 }

@@ -21,7 +21,8 @@ import (
 	"panal/internal/x/signedurl"
 )
 
-// world is an API over a real SQLite database with two organizations.
+// world is an API over a real SQLite database with two organizations, beside the
+// operator's.
 type world struct {
 	t    *testing.T
 	srv  *httptest.Server
@@ -61,7 +62,7 @@ func newWorld(t *testing.T, extend ...func(*world, *sqlstore.DB)) *world {
 		Signer:      signedurl.New([]byte(strings.Repeat("k", 32))),
 		Datasources: org.NewDatasources(store, noSeal{}, plat.SystemClock), IPRules: org.NewIPRules(store, plat.SystemClock),
 	}
-	for _, name := range []string{"acme", "other"} {
+	for _, name := range []string{"operator", "acme", "other"} {
 		o, err := svc.Create(t.Context(), name)
 		if err != nil {
 			t.Fatal(err)

@@ -89,7 +89,8 @@ func (a *API) grant(r *http.Request) (signedurl.Grant, error) {
 	if !ok {
 		return signedurl.Grant{}, plat.Errorf(plat.ErrForbidden, "the signed URL has expired or was changed; ask for a new one")
 	}
-	return g, nil
+	actsBySignature(r.Context(), g.Key)
+	return g, a.blobStanding(r.Context(), g)
 }
 
 func (a *API) getBlob(w http.ResponseWriter, r *http.Request) {

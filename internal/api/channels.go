@@ -87,17 +87,8 @@ type ChannelPath struct {
 	Channel string `path:"channel_id"`
 }
 
-// pageSize reads a page size from a query; absent is def, more than maxPage is that.
-func pageSize(field, s string, def int) (int, error) {
-	if s == "" {
-		return def, nil
-	}
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 1 {
-		return 0, plat.InvalidField(field, "%q is not a number of 1 or more", s)
-	}
-	return min(n, maxPage), nil
-}
+// pageSize is API.pageSize with the default limit.
+func pageSize(field, s string, def int) (int, error) { return pageSizeUpTo(field, s, def, maxPage) }
 
 // pageOffset reads an offset from a query.
 func pageOffset(s string) (int, error) {
@@ -159,7 +150,7 @@ func (a *API) addChannels() {
 		FilterArchived string `query:"filter_archived" doc:"exclude_archived (default) or include_archived"`
 	}
 	register(a, op("list-channels", http.MethodGet, base, "List channels, newest first", authz.ChannelRead), func(ctx context.Context, in *listIn) (*ChannelsAnswer, error) {
-		limit, err := pageSize("limit", in.Limit, 50)
+		limit, err := a.pageSize("limit", in.Limit, 50)
 		if err != nil {
 			return nil, err
 		}

@@ -98,7 +98,7 @@ func (a *API) addFiles() {
 			return lake.ParseToken(channel, in.PageToken)
 		}
 		s.Channel = channel
-		if s.Limit, err = pageSize("items_per_page", in.PageSize, 100); err != nil {
+		if s.Limit, err = a.pageSize("items_per_page", in.PageSize, 100); err != nil {
 			return s, err
 		}
 		if s.From, s.To, err = lake.ParseDays(in.Start, in.End, in.Timezone); err != nil {
@@ -118,7 +118,7 @@ func (a *API) addFiles() {
 		if err != nil {
 			return nil, err
 		}
-		s.Limit = min(s.Limit, maxPage) // a token is no more than what could be asked for
+		s.Limit = min(s.Limit, a.Limits.Page) // a token is no more than what could be asked for
 		files, next, err := a.Lake.Files(ctx, caller(ctx).Org, s)
 		if err != nil {
 			return nil, err
@@ -159,7 +159,7 @@ func (a *API) addFiles() {
 		Body *compat.Any `doc:"object of x-abeja-meta-<key> to text; replaces all of them"`
 	}
 	register(a, op("put-file-metadata", http.MethodPut, one+"/metadata", "Replace a file's metadata", authz.FileUpdate), func(ctx context.Context, in *metadataIn) (*File, error) {
-		m, err := metadataOf(in.Body)
+		m, err := metadataOf(in.Body, a.Limits.Metadata)
 		if err != nil {
 			return nil, err
 		}
@@ -178,7 +178,7 @@ func (a *API) fileAnswer(ctx context.Context) func(lake.File, error) (*File, err
 }
 
 // metadataOf reads a JSON object of prefixed names to texts (data.md §10.5).
-func metadataOf(raw *compat.Any) (lake.Metadata, error) {
+func metadataOf(raw *compat.Any, limits lake.Limits) (lake.Metadata, error) {
 	var fields map[string]any
 	if raw == nil || json.Unmarshal(*raw, &fields) != nil || fields == nil {
 		return nil, plat.InvalidField("body", "must be an object of %s<key> to text", lake.MetaPrefix)
@@ -194,7 +194,7 @@ func metadataOf(raw *compat.Any) (lake.Metadata, error) {
 				return
 			}
 		}
-	}, true)
+	}, true, limits)
 }
 
 // clientBody marks what goes wrong while reading the client's body, so that it is

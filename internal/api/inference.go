@@ -57,6 +57,9 @@ func (a *API) infer(w http.ResponseWriter, r *http.Request) {
 		err = a.reachable(r.Context(), id)
 	}
 	if err == nil {
+		id, err = a.standing(r.Context(), id, authz.Infer)
+	}
+	if err == nil {
 		err = a.restrict(r, id)
 	}
 	if err == nil {

@@ -44,6 +44,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	index := sqlstore.NewLake(a.lakeDB, a.now)
 	changes := journal.New(a.blobs, a.now)
 	files := lake.NewService(journal.NewStore(index, changes), a.blobs, a.now)
+	a.limitStorage(files)
 	a.group.Add("lake", func(ctx context.Context) error { return a.keepLake(ctx, files) })
 	a.group.Add("journal", func(ctx context.Context) error { return a.keepJournal(ctx, changes, index) })
 	a.closers = append(a.closers, func() error { return endJournal(changes) })
@@ -52,7 +53,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	trainSvc := train.NewService(train.Options{Store: training, Blobs: a.blobs, Now: a.now, ModelUsers: modelUsers(deploys)})
 	jobs := job.New(job.Config{
 		Log: a.log.With(slog.String(plat.LogComponent, "job")), Now: a.now, Store: training, Runner: a.runner,
-		Tokens: orgs, Blobs: a.blobs, IngestSpool: spool, APIURL: a.agents, Wake: a.control.Hub().Watch(ctx, train.TopicJob),
+		Tokens: orgs, Blobs: a.blobs, IngestSpool: spool, APIURL: a.agents, Wake: a.control.Hub().Watch(ctx, train.TopicJob), Held: a.held,
 	})
 	a.group.Add("job", jobs.Run)
 	a.group.Add("training", func(ctx context.Context) error {
@@ -99,6 +100,9 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	}
 	deps.Train, deps.Logs = trainSvc, lines
 	deps.Deploy, deps.Gateway, deps.Capacity = manager, proxy, a.runner.Capacity
+	a.addLimits(deps)
+	a.addAudit(deps)
+	a.addOrgs(ctx, deps)
 	deps.LogStreams = api.LogStreams{
 		Job: func(ctx context.Context, org plat.OrgID, definition string, id plat.JobID) error {
 			_, err := trainSvc.Job(ctx, org, definition, id)

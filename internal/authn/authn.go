@@ -69,6 +69,9 @@ type Identity struct {
 	// Datasource, and the channels that it is linked to, in order; for a datasource only.
 	Datasource plat.DatasourceID
 	Channels   []plat.ChannelID
+	// Operator: of the organization whose admins run the installation. Set by the
+	// edge (ADR 0009).
+	Operator bool
 	// Ended is true for a container token whose workload has ended: it is good
 	// only for results and logs, until it expires.
 	Ended bool

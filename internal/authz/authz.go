@@ -42,6 +42,17 @@ const (
 	OwnWorkEnd              // as OwnWork, and also for an hour after the workload ended (results, logs)
 )
 
+// Operators says what the operator of the installation, an admin of the first
+// organization, may do with an operation (ADR 0009).
+type Operators int
+
+// What operators may.
+const (
+	LikeOthers     Operators = iota // nothing more than others: its own organization
+	AnyOrg                          // also in any other organization
+	OnlyByOperator                  // and nobody else may
+)
+
 // Row is one line of the table.
 type Row struct {
 	Roles     []authn.Role
@@ -50,6 +61,19 @@ type Row struct {
 	Self bool
 	// Datasource: also a datasource, in the channels that it is linked to (data.md §2).
 	Datasource bool
+	Operators  Operators
+}
+
+// Operates tells whether id runs the installation.
+func Operates(id authn.Identity) bool {
+	return id.Operator && id.Kind == authn.KindUser && id.Role == authn.RoleAdmin
+}
+
+// Survives tells whether an operation by a container goes on while its organization
+// is suspended: what is its workload's own, so that nothing that ran is lost.
+func Survives(id authn.Identity, op Op) bool {
+	reach := Table()[op].Container
+	return id.Kind == authn.KindContainer && (reach == OwnWork || reach == OwnWorkEnd)
 }
 
 // Check returns nil when id may do op on t: ErrForbidden otherwise. An op
@@ -58,6 +82,12 @@ func Check(id authn.Identity, op Op, t Target) error {
 	row, ok := Table()[op]
 	if !ok {
 		return plat.Errorf(plat.ErrForbidden, "operation %s has no row in the authorisation table", op)
+	}
+	switch {
+	case row.Operators != LikeOthers && Operates(id):
+		return nil
+	case row.Operators == OnlyByOperator:
+		return plat.Errorf(plat.ErrForbidden, "only an operator of this installation, an admin of its first organization, may do this (%s)", op)
 	}
 	if t.Org != "" && t.Org != id.Org {
 		return plat.Errorf(plat.ErrForbidden, "these credentials belong to another organization")

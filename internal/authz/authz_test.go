@@ -16,13 +16,13 @@ import (
 // organization, changing is not for regular members, and no row is empty.
 func TestRoles(t *testing.T) {
 	for op, row := range authz.Table() {
-		if len(row.Roles) == 0 && row.Container == authz.Never {
+		if len(row.Roles) == 0 && row.Container == authz.Never && row.Operators != authz.OnlyByOperator {
 			t.Errorf("%s: nobody may do it", op)
 		}
 		for _, role := range []authn.Role{authn.RoleAdmin, authn.RoleDeveloper, authn.RoleRegular, "owner", ""} {
 			err := authz.Check(authn.Identity{Kind: authn.KindUser, Org: "o", Role: role}, op, authz.Target{Org: "o"})
 			read := strings.HasSuffix(string(op), ".read") || op == authz.Infer || op == authz.NotBuilt || op == authz.SourceDownload
-			admin := strings.HasSuffix(string(op), ".admin")
+			admin := strings.HasSuffix(string(op), ".admin") || op == authz.OrgUsage || op == authz.AuditList
 			want := len(row.Roles) > 0 && (role == authn.RoleAdmin || role == authn.RoleDeveloper && !admin || role == authn.RoleRegular && read)
 			if (err == nil) != want {
 				t.Errorf("%s by %q = %v, want allowed %v", op, role, err, want)
@@ -42,6 +42,30 @@ func TestOtherOrganizationIsForbiddenToEveryone(t *testing.T) {
 			if err := authz.Check(id, op, authz.Target{Org: "other", Job: "j", Channel: "c", User: "u"}); !errors.Is(err, plat.ErrForbidden) {
 				t.Errorf("%s in another organization by a %s = %v", op, id.Kind, err)
 			}
+		}
+	}
+}
+
+// TestOperators: what an operator may is what its row says, an admin of another
+// organization is none, and neither is anybody else of the operator's.
+func TestOperators(t *testing.T) {
+	for op, row := range authz.Table() {
+		for _, role := range []authn.Role{authn.RoleAdmin, authn.RoleDeveloper, authn.RoleRegular} {
+			id := authn.Identity{Kind: authn.KindUser, Org: "first", Role: role, Operator: true}
+			err := authz.Check(id, op, authz.Target{Org: "other"})
+			if want := row.Operators != authz.LikeOthers && role == authn.RoleAdmin; (err == nil) != want {
+				t.Errorf("%s in another organization by the operator's %s = %v", op, role, err)
+			}
+			id.Operator = false
+			if row.Operators == authz.OnlyByOperator {
+				if err := authz.Check(id, op, authz.Target{Org: "first"}); !errors.Is(err, plat.ErrForbidden) {
+					t.Errorf("%s by the %s of an organization = %v", op, role, err)
+				}
+			}
+		}
+		id := authn.Identity{Kind: authn.KindContainer, Org: "first", Role: authn.RoleAdmin, Operator: true, Scope: authn.Scope{Job: "j"}}
+		if err := authz.Check(id, op, authz.Target{Org: "other", Job: "j"}); err == nil {
+			t.Errorf("%s in another organization by the operator's container", op)
 		}
 	}
 }

@@ -7,7 +7,10 @@ import "panal/internal/authn"
 // Operations. Read is for everyone in the organization; changes are for admins
 // and developers, what ends in .admin for admins (data.md §3).
 const (
-	OrgRead Op = "organization.read"
+	OrgRead   Op = "organization.read"
+	OrgManage Op = "organization.manage" // create, list, change, suspend, delete
+	OrgUsage  Op = "organization.usage"
+	AuditList Op = "audit.list"
 
 	UserRead        Op = "user.read"
 	UserAdmin       Op = "user.admin"
@@ -82,13 +85,17 @@ const (
 // Table returns the whole authorisation table.
 func Table() map[Op]Row {
 	everyone := []authn.Role{authn.RoleAdmin, authn.RoleDeveloper, authn.RoleRegular}
+	admins := []authn.Role{authn.RoleAdmin}
 	makers := []authn.Role{authn.RoleAdmin, authn.RoleDeveloper}
 	read := Row{Roles: everyone}
 	readInOrg := Row{Roles: everyone, Container: InOrg}
 	write := Row{Roles: makers}
 	admin := Row{Roles: []authn.Role{authn.RoleAdmin}}
 	return map[Op]Row{
-		OrgRead: readInOrg,
+		OrgRead:   {Roles: everyone, Container: InOrg, Operators: AnyOrg},
+		OrgManage: {Operators: OnlyByOperator},
+		OrgUsage:  {Roles: admins, Operators: AnyOrg},
+		AuditList: {Roles: admins, Operators: AnyOrg},
 
 		UserRead: read, UserAdmin: admin,
 		TokenAdmin:     {Roles: admin.Roles, Self: true},

@@ -56,6 +56,9 @@ type root struct {
 	Service    serviceCmd    `cmd:"" help:"Services: instances that answer requests." group:"Serving"`
 	Endpoint   endpointCmd   `cmd:"" help:"Endpoints: stable names in front of services." group:"Serving"`
 
+	Audit auditCmd `cmd:"" help:"Who changed what in the organization." group:"Administration"`
+	Org   orgCmd   `cmd:"" help:"Organizations: create, suspend, delete, usage and quota." group:"Administration"`
+
 	InstanceType instanceTypeCmd `cmd:"" help:"Instance types, and which there is room for."`
 }
 

@@ -51,6 +51,15 @@ type Server struct {
 	LogCeilingMB  int64             `name:"log-ceiling-mb" help:"Disk that log lines may take, in MiB; at it, ingest answers 503 and agents keep their lines." default:"10240" env:"PANAL_LOG_CEILING_MB"`
 	EnvironmentMB int64             `name:"environments-mb" help:"Disk that Python environments may take, in MiB." default:"20480" env:"PANAL_ENVIRONMENTS_MB"`
 	HoldTimeout   time.Duration     `name:"hold-timeout" help:"How long a request waits for an instance to become ready." default:"30s" env:"PANAL_HOLD_TIMEOUT"`
+	AuditTTL      time.Duration     `name:"audit-ttl" help:"How long the audit of mutating calls stays." default:"9600h" env:"PANAL_AUDIT_TTL"`
+	HeaderBytes   int               `name:"max-header-bytes" help:"Bytes of a request's headers; more is 431." default:"65536" env:"PANAL_MAX_HEADER_BYTES"`
+	MetadataBytes int               `name:"max-metadata-bytes" help:"Bytes of a file's metadata, names and values as sent; more is 400." default:"16384" env:"PANAL_MAX_METADATA_BYTES"`
+	MetadataKey   int               `name:"max-metadata-key-bytes" help:"Bytes of one metadata name, without x-abeja-meta-." default:"512" env:"PANAL_MAX_METADATA_KEY_BYTES"`
+	MetadataValue int               `name:"max-metadata-value-bytes" help:"Bytes of one metadata value." default:"2048" env:"PANAL_MAX_METADATA_VALUE_BYTES"`
+	ItemsPerCall  int               `name:"max-items-per-call" help:"Dataset items that one call creates or changes." default:"500" env:"PANAL_MAX_ITEMS_PER_CALL"`
+	PageSize      int               `name:"max-page-size" help:"Entries of one page; what asks for more gets so many. At least 1000." default:"1000" env:"PANAL_MAX_PAGE_SIZE"`
+	Rate          float64           `name:"rate-limit" help:"Calls a second that one token may make; more is 429 with Retry-After. Inference and log lines are not counted. 0: no limit." env:"PANAL_RATE_LIMIT"`
+	RateBurst     int               `name:"rate-burst" help:"Calls that a token which was quiet may make at once; 0: two seconds' worth." env:"PANAL_RATE_BURST"`
 	IdleTimeout   time.Duration     `name:"idle-timeout" help:"How long an inference stream may make no progress." default:"30s" env:"PANAL_IDLE_TIMEOUT"`
 }
 
@@ -99,6 +108,9 @@ func (c *Server) Validate() error {
 			return plat.InvalidField(name, "must be more than 0")
 		}
 	}
+	if err := c.validateLimits(); err != nil {
+		return err
+	}
 	if c.LogTTL < time.Hour {
 		return plat.InvalidField("log-ttl", "must be at least 1h")
 	}
@@ -120,6 +132,36 @@ func (c *Server) Proxies() ([]netip.Prefix, error) {
 		}
 	}
 	return list, nil
+}
+
+// validateLimits checks the limits of calls; 0 is the default.
+func (c *Server) validateLimits() error {
+	for _, l := range []struct {
+		name        string
+		v, min, max int
+	}{
+		{"max-header-bytes", c.HeaderBytes, 4 << 10, 16 << 20},
+		{"max-metadata-bytes", c.MetadataBytes, 1 << 10, 8 << 20},
+		{"max-metadata-key-bytes", c.MetadataKey, 16, 64 << 10},
+		{"max-metadata-value-bytes", c.MetadataValue, 16, 1 << 20},
+		{"max-items-per-call", c.ItemsPerCall, 1, 100_000},
+		{"max-page-size", c.PageSize, 1000, 100_000}, // clients ask for 1000 (data.md §6)
+		{"rate-burst", c.RateBurst, 0, 1_000_000},
+	} {
+		if l.v != 0 && l.v < l.min || l.v < 0 || l.v > l.max {
+			return plat.InvalidField(l.name, "is %d; it must be %d to %d", l.v, l.min, l.max)
+		}
+	}
+	if c.MetadataBytes >= c.HeaderBytes && c.HeaderBytes > 0 {
+		return plat.InvalidField("max-metadata-bytes", "is %d, and metadata comes as headers: it must be less than --max-header-bytes (%d)", c.MetadataBytes, c.HeaderBytes)
+	}
+	if !(c.Rate >= 0 && c.Rate <= 1e6) {
+		return plat.InvalidField("rate-limit", "must be 0 (no limit) to 1000000")
+	}
+	if c.AuditTTL < 24*time.Hour && c.AuditTTL != 0 {
+		return plat.InvalidField("audit-ttl", "must be at least 24h")
+	}
+	return nil
 }
 
 const redacted = "redacted"

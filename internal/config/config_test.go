@@ -5,6 +5,7 @@ package config_test
 import (
 	"bytes"
 	"errors"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +54,18 @@ func TestValidate(t *testing.T) {
 		{"idle-timeout", func(s *config.Server) { s.IdleTimeout = -1 }},
 		{"python", func(s *config.Server) { s.Python = "python3" }},
 		{"log-ttl", func(s *config.Server) { s.LogTTL = time.Minute }},
+		{"audit-ttl", func(s *config.Server) { s.AuditTTL = time.Hour }},
+		{"", func(s *config.Server) { s.PageSize = 1000 }},
+		{"max-page-size", func(s *config.Server) { s.PageSize = 999 }},
+		{"max-header-bytes", func(s *config.Server) { s.HeaderBytes = 100 }},
+		{"max-metadata-bytes", func(s *config.Server) { s.HeaderBytes, s.MetadataBytes = 8<<10, 8<<10 }},
+		{"max-metadata-key-bytes", func(s *config.Server) { s.MetadataKey = -1 }},
+		{"max-metadata-value-bytes", func(s *config.Server) { s.MetadataValue = 1 }},
+		{"max-items-per-call", func(s *config.Server) { s.ItemsPerCall = 1 << 20 }},
+		{"", func(s *config.Server) { s.Rate, s.RateBurst = 0.5, 10 }},
+		{"rate-limit", func(s *config.Server) { s.Rate = -1 }},
+		{"rate-limit", func(s *config.Server) { s.Rate = math.NaN() }},
+		{"rate-burst", func(s *config.Server) { s.RateBurst = -1 }},
 		{"log-ceiling-mb", func(s *config.Server) { s.LogCeilingMB = 0 }},
 	} {
 		s := good()

@@ -10,6 +10,7 @@ package dataset
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,7 +45,7 @@ type Item struct {
 	UpdatedAt  time.Time
 }
 
-// MaxItems is how many items one call creates or changes.
+// MaxItems is how many items one call creates or changes by default.
 const MaxItems = 500
 
 // Store keeps datasets and items. Implemented by sqlstore; package datasettest
@@ -81,10 +82,18 @@ type Store interface {
 type Service struct {
 	store Store
 	now   plat.Clock
+	// maxItems is how many items one call creates or changes.
+	maxItems int
 }
 
 // NewService returns a Service over s.
-func NewService(s Store, now plat.Clock) *Service { return &Service{store: s, now: now} }
+func NewService(s Store, now plat.Clock) *Service {
+	return &Service{store: s, now: now, maxItems: MaxItems}
+}
+
+// LimitItems changes how many items one call creates or changes; 0: the default.
+// Called while wiring.
+func (s *Service) LimitItems(n int) { s.maxItems = cmp.Or(n, MaxItems) }
 
 const maxName = 1024
 
@@ -146,6 +155,25 @@ func (s *Service) Delete(ctx context.Context, org plat.OrgID, id plat.DatasetID)
 	return s.store.DeleteDataset(ctx, org, id)
 }
 
+// Purge deletes every dataset of an organization. It can be repeated; nil means that
+// there was nothing left.
+func (s *Service) Purge(ctx context.Context, org plat.OrgID) error {
+	for {
+		all, err := s.store.Datasets(ctx, org, "", 100)
+		if err != nil {
+			return fmt.Errorf("list datasets: %w", err)
+		}
+		if len(all) == 0 {
+			return nil
+		}
+		for _, d := range all {
+			if _, err := s.store.DeleteDataset(ctx, org, d.ID); err != nil && !errors.Is(err, plat.ErrNotFound) {
+				return fmt.Errorf("delete dataset %s: %w", d.ID, err)
+			}
+		}
+	}
+}
+
 // NewItem is what an item is made of.
 type NewItem struct {
 	SourceData json.RawMessage `json:"source_data"`
@@ -159,8 +187,8 @@ func (s *Service) AddItems(ctx context.Context, org plat.OrgID, id plat.DatasetI
 	if err != nil {
 		return nil, err
 	}
-	if len(items) > MaxItems {
-		return nil, plat.InvalidField("items", "%d items in one call; the limit is %d", len(items), MaxItems)
+	if len(items) > s.maxItems {
+		return nil, plat.InvalidField("items", "%d items in one call; the limit is %d", len(items), s.maxItems)
 	}
 	rules, now := rulesOf(d.Props), s.now()
 	out := make([]Item, len(items))
@@ -276,8 +304,8 @@ func (s *Service) UpdateItems(ctx context.Context, org plat.OrgID, id plat.Datas
 	if err != nil {
 		return nil, err
 	}
-	if len(changes) > MaxItems {
-		return nil, plat.InvalidField("items", "%d items in one call; the limit is %d", len(changes), MaxItems)
+	if len(changes) > s.maxItems {
+		return nil, plat.InvalidField("items", "%d items in one call; the limit is %d", len(changes), s.maxItems)
 	}
 	if len(changes) == 0 {
 		return []Item{}, nil

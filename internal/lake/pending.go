@@ -59,10 +59,15 @@ func (s *Service) Fulfil(ctx context.Context, channel plat.ChannelID, id plat.Fi
 	if err != nil {
 		return File{}, err
 	}
+	room, err := s.quota.Reserve(ctx, c.Org, size)
+	if err != nil {
+		return File{}, err
+	}
+	defer room.Drop()
 	key := BlobKey(c.Org, channel, id)
 	// Bytes under a file's key never change: of two bodies sent at once the later one
 	// must not take the place of the one that is being committed.
-	stored, err := s.blobs.Put(ctx, key, body, size, blob.PutOptions{ContentType: p.File.ContentType, IfNoneMatch: true})
+	stored, err := s.blobs.Put(ctx, key, room.Reader(body, size), size, blob.PutOptions{ContentType: p.File.ContentType, IfNoneMatch: true})
 	switch {
 	case errors.Is(err, plat.ErrExists):
 		return File{}, errUsed()
@@ -71,7 +76,7 @@ func (s *Service) Fulfil(ctx context.Context, channel plat.ChannelID, id plat.Fi
 	}
 	f := p.File
 	f.Size, f.ETag, f.Pending = stored.Size, stored.ETag, true
-	return s.commit(ctx, key, f)
+	return s.commit(ctx, key, f, room)
 }
 
 func errUsed() error {

@@ -48,6 +48,8 @@ type Store interface {
 	// Total returns what all channels hold together, with files that have expired
 	// and are not removed yet.
 	Total(ctx context.Context) (Usage, error)
+	// OrgUsage is Total for one organization's channels.
+	OrgUsage(ctx context.Context, org plat.OrgID) (Usage, error)
 	// SetMetadata replaces a file's user metadata and returns the file as it is then.
 	// This and every other change makes its Rev one more: of two states of a file the
 	// one with the greater Rev is the later one.

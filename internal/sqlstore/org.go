@@ -4,6 +4,8 @@ package sqlstore
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"time"
 
 	"panal/internal/authn"
@@ -23,23 +25,25 @@ var (
 func NewOrgs(db *DB) *Orgs { return &Orgs{db: db} }
 
 // CreateOrganization implements org.Store.
-func (s *Orgs) CreateOrganization(ctx context.Context, o org.Organization) error {
-	return s.db.Write(ctx, func(tx *Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO organization (id, name, created_at, updated_at) VALUES ($1, $2, $3, $4)`,
-			string(o.ID), o.Name, micros(o.CreatedAt), micros(o.UpdatedAt))
+func (s *Orgs) CreateOrganization(ctx context.Context, o org.Organization) (org.Organization, error) {
+	err := s.db.Write(ctx, func(tx *Tx) error {
+		err := tx.QueryRowContext(ctx, `INSERT INTO organization (id, name, operator, state, quota, created_at, updated_at)
+			VALUES ($1, $2, NOT EXISTS (SELECT 1 FROM organization), $3, $4, $5, $6) RETURNING operator`,
+			string(o.ID), o.Name, string(o.State), o.Quota, micros(o.CreatedAt), micros(o.UpdatedAt)).Scan(&o.Operator)
 		if err != nil {
 			return err
 		}
-		return tx.Event(ctx, "organization", string(o.ID), "created", o.CreatedAt)
+		return tx.Event(ctx, org.TopicOrganization, string(o.ID), "created", o.CreatedAt)
 	})
+	return o, err
 }
 
-const orgColumns = `id, name, created_at, updated_at`
+const orgColumns = `id, name, operator, state, quota, created_at, updated_at`
 
 func scanOrg(r interface{ Scan(...any) error }) (org.Organization, error) {
 	var o org.Organization
 	var created, updated int64
-	err := r.Scan(&o.ID, &o.Name, &created, &updated)
+	err := r.Scan(&o.ID, &o.Name, &o.Operator, &o.State, &o.Quota, &created, &updated)
 	o.CreatedAt, o.UpdatedAt = fromMicros(created), fromMicros(updated)
 	return o, err
 }
@@ -59,6 +63,64 @@ func (s *Orgs) Organization(ctx context.Context, idOrName string) (org.Organizat
 // Organizations implements org.Store.
 func (s *Orgs) Organizations(ctx context.Context) ([]org.Organization, error) {
 	return scanAll(ctx, s.db, s.db.Read(), scanOrg, `SELECT `+orgColumns+` FROM organization ORDER BY created_at, id`)
+}
+
+// UpdateOrganization implements org.Store.
+func (s *Orgs) UpdateOrganization(ctx context.Context, id plat.OrgID, change func(*org.Organization) error) (org.Organization, error) {
+	var o org.Organization
+	err := s.db.Write(ctx, func(tx *Tx) error {
+		if err := lock(ctx, tx, "organization", string(id)); err != nil {
+			return err
+		}
+		all, err := scanAll(ctx, s.db, tx, scanOrg, `SELECT `+orgColumns+` FROM organization WHERE id = $1`, string(id))
+		if err != nil {
+			return err
+		}
+		if len(all) == 0 {
+			return plat.NotFound("organization", id)
+		}
+		o = all[0]
+		if err := change(&o); err != nil || o == all[0] {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE organization SET name = $1, state = $2, quota = $3, updated_at = $4 WHERE id = $5`,
+			o.Name, string(o.State), o.Quota, micros(o.UpdatedAt), string(id)); err != nil {
+			return err
+		}
+		return tx.Event(ctx, org.TopicOrganization, string(id), string(o.State), o.UpdatedAt)
+	})
+	return o, err
+}
+
+// DeleteOrganization implements org.Store.
+func (s *Orgs) DeleteOrganization(ctx context.Context, id plat.OrgID, at time.Time) error {
+	return s.db.Write(ctx, func(tx *Tx) error {
+		var state org.State
+		err := tx.QueryRowContext(ctx, `SELECT state FROM organization WHERE id = $1`, string(id)).Scan(&state)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			return nil
+		case err != nil:
+			return err
+		case state != org.Deleting:
+			return plat.Errorf(plat.ErrConflict, "organization %s is %s", id, state)
+		}
+		for _, stmt := range []string{
+			`DELETE FROM token WHERE org_id = $1`, `DELETE FROM person WHERE org_id = $1`, `DELETE FROM organization WHERE id = $1`,
+		} {
+			if _, err := tx.ExecContext(ctx, stmt, string(id)); err != nil {
+				return err
+			}
+		}
+		return tx.Event(ctx, org.TopicOrganization, string(id), "deleted", at)
+	})
+}
+
+// CountUsers implements org.Store.
+func (s *Orgs) CountUsers(ctx context.Context, id plat.OrgID) (int64, error) {
+	var n int64
+	err := s.db.Read().QueryRowContext(ctx, `SELECT COUNT(*) FROM person WHERE org_id = $1`, string(id)).Scan(&n)
+	return n, s.db.translate(err)
 }
 
 // CreateToken implements authn.Store.

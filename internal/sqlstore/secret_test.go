@@ -19,7 +19,7 @@ import (
 func withOrgs(t *testing.T, db *sqlstore.DB, ids ...plat.OrgID) *sqlstore.DB {
 	t.Helper()
 	for _, id := range ids {
-		if err := sqlstore.NewOrgs(db).CreateOrganization(t.Context(), org.Organization{ID: id, Name: "org-" + string(id)}); err != nil {
+		if _, err := sqlstore.NewOrgs(db).CreateOrganization(t.Context(), org.Organization{ID: id, Name: "org-" + string(id), State: org.Active}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -84,6 +84,7 @@ func Run(t *testing.T, h Harness) {
 		{"Usage/stays_exact_when_deltas_are_folded", folded},
 		{"Total/sums_all_channels", total},
 		{"Query/every_rule_of_the_language", language},
+		{"OrgUsage/sums_one_organization", orgUsage},
 		{"Query/phrases_and_globs", phrases},
 		{"Query/long_terms", longTerms},
 		{"Query/equals_the_naive_evaluation", queryProperty},
@@ -629,6 +630,21 @@ func total(w *world) {
 	_, err = w.DeleteExpired(w.Context(), w.clock.now(), 10)
 	w.ok(err)
 	want(lake.Usage{Files: 1, Bytes: 10})
+}
+
+func orgUsage(w *world) {
+	f := w.file()
+	f.Channel = w.newChannel("second", true)
+	if err := w.UpdateChannel(w.Context(), lake.Channel{ID: f.Channel}); err != nil { // unarchived
+		w.Fatal(err)
+	}
+	w.stored(w.file(), f)
+	for id, want := range map[plat.OrgID]lake.Usage{org: {Files: 2, Bytes: 20}, "1000000000009": {}} {
+		got, err := w.other.OrgUsage(w.Context(), id)
+		if w.ok(err); got != want {
+			w.Errorf("usage of %s = %+v, want %+v", id, got, want)
+		}
+	}
 }
 
 func known(w *world) {

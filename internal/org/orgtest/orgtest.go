@@ -73,7 +73,8 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		t.Run(c.name, func(t *testing.T) {
 			s := open(t)
 			for _, o := range []plat.OrgID{acme, other} {
-				ok(t, s.CreateOrganization(t.Context(), org.Organization{ID: o, Name: "n" + string(o), CreatedAt: at, UpdatedAt: at}))
+				_, err := s.CreateOrganization(t.Context(), org.Organization{ID: o, Name: "n" + string(o), State: org.Active, CreatedAt: at, UpdatedAt: at})
+				ok(t, err)
 			}
 			c.check(t, s)
 		})
