@@ -69,6 +69,12 @@ func TestScripts(t *testing.T) {
 		t.Run(engines, func(t *testing.T) {
 			testscript.Run(t, testscript.Params{
 				Dir: "testdata/script",
+				Condition: func(cond string) (bool, error) {
+					if cond != "bucket" { // downloads come from storage's own URLs
+						return false, fmt.Errorf("unknown condition %s", cond)
+					}
+					return engines == "postgres", nil
+				},
 				Setup: func(env *testscript.Env) error {
 					s := &server{t: t, dir: env.WorkDir}
 					if engines == "postgres" {
@@ -83,7 +89,11 @@ func TestScripts(t *testing.T) {
 					}
 					env.Setenv("EXAMPLES", examples)
 					env.Setenv("PANAL_DATA", filepath.Join(env.WorkDir, "data"))
-					env.Setenv("PANAL_DATABASE", s.database)
+					env.Setenv("DATABASE", s.database)
+					env.Setenv("BLOB", s.blob)
+					for _, name := range []string{"S3_ACCESS_KEY", "S3_SECRET_KEY"} {
+						env.Setenv(name, os.Getenv("PANAL_"+name))
+					}
 					env.Setenv("PATH", filepath.Dir(binary)+":"+os.Getenv("PATH"))
 					return nil
 				},

@@ -194,7 +194,7 @@ func (a *API) admit(ctx context.Context, o operation, authorization string, para
 	if name := param("organization_id"); name != "" && name != string(id.Org) {
 		found, err := a.Orgs.Get(ctx, name)
 		switch {
-		case errors.Is(err, plat.ErrNotFound) && authz.Operates(id):
+		case errors.Is(err, plat.ErrNotFound) && authz.ReachesAll(id, o.Op):
 			return authn.Identity{}, err
 		case errors.Is(err, plat.ErrNotFound):
 			// Nobody learns from here which organizations exist.
