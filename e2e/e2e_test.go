@@ -127,10 +127,30 @@ type server struct {
 	listen        string
 	cmd           *exec.Cmd
 	done          chan error
-	log           bytes.Buffer
+	log           logBuffer
 	auth          [2]string
 	url           string
 	last          []byte // last answer of the api command
+}
+
+// logBuffer is the server's log, which scripts read while the server writes.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+// String returns what there is so far.
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }
 
 func get(ts *testscript.TestScript) *server { return ts.Value("server").(*server) }
