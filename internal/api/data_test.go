@@ -783,6 +783,9 @@ func TestWireDatasetItems(t *testing.T) {
 	if got := w.call("PUT", path, obj{"attributes": class(3), "source_data": "ignored"}); got["attributes"].(obj)["classification"].([]any)[0].(obj)["label_id"] != 3.0 {
 		t.Errorf("PUT = %v", got)
 	}
+	// Attributes that are left out change nothing: they are not null.
+	status, text = w.send("PUT", base+"/items", []obj{{"dataset_item_id": first}})
+	isError(t, "bulk PUT without attributes", status, text, 400, "bad_request")
 	status, text = w.send("PUT", base+"/items", []obj{{"dataset_item_id": first, "attributes": nil}, {"dataset_item_id": first + 1, "attributes": obj{}}})
 	if status != 200 || !strings.HasPrefix(text, "[") {
 		t.Errorf("bulk PUT = %d %s", status, text)

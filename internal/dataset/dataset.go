@@ -325,6 +325,9 @@ func (s *Service) update(ctx context.Context, d Dataset, changes []ItemChange) (
 		if ch.ID == nil {
 			return nil, at(i, len(changes), plat.InvalidField("dataset_item_id", "is required"))
 		}
+		if len(ch.Attributes) == 0 { // null is said, not left out
+			return nil, at(i, len(changes), plat.InvalidField("attributes", "is required"))
+		}
 		if seen[*ch.ID] {
 			return nil, at(i, len(changes), plat.InvalidField("dataset_item_id", "%d is given twice", *ch.ID))
 		}
