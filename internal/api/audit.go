@@ -77,8 +77,12 @@ func acts(ctx context.Context, id authn.Identity) {
 	}
 	row := &info.audit.row
 	row.Org, row.Actor, row.ActorID = id.Org, string(id.Kind), string(id.User)
-	if id.Kind == authn.KindContainer {
+	switch id.Kind {
+	case authn.KindContainer:
 		row.ActorID = string(id.Scope.Workload)
+	case authn.KindDatasource:
+		row.ActorID = string(id.Datasource)
+	case authn.KindUser:
 	}
 }
 
@@ -92,8 +96,12 @@ func actsBySignature(ctx context.Context, key string) {
 	}
 }
 
-// sourceOf is the address that a request came from.
+// sourceOf is the address that a request came from: behind trusted proxies, the
+// client's.
 func sourceOf(r *http.Request) string {
+	if addr := peerOf(r.Context()).Addr; addr.IsValid() {
+		return addr.String()
+	}
 	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
 		return host
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"panal/internal/api"
 	"panal/internal/audit"
 	"panal/internal/plat"
+	"panal/internal/sqlstore"
 )
 
 // TestEveryMutatingOperationIsAudited walks the API: each call that could change
@@ -194,6 +196,26 @@ func TestAuditList(t *testing.T) {
 	for _, m := range []string{http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
 		status, body := w.do(m, list, "acme/admin", nil)
 		isError(t, m, status, body, 405, "method_not_allowed")
+	}
+}
+
+// TestAuditNamesDatasourcesAndClients: a datasource is named by its id, and a call
+// that comes through a trusted proxy by the client's address.
+func TestAuditNamesDatasourcesAndClients(t *testing.T) {
+	world := newWorld(t, withData(nil, plat.SystemClock), withAudit, func(w *world, _ *sqlstore.DB) {
+		w.deps.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	})
+	w := &wire{world: world, as: "acme/admin", org: "/organizations/acme"}
+	d := w.call("POST", w.org+"/datasources", nil)["datasource"].(obj)
+	id := d["datasource_id"].(string)
+	w.token["camera"] = "datasource-" + id + ":" + d["secret"].(string)
+	w.do(http.MethodPost, "/channels/2290000000456/upload", "camera", strings.NewReader("x"), "X-Forwarded-For", "198.51.100.7, 203.0.113.9")
+	rows, _, err := w.deps.Audit.List(t.Context(), audit.Query{Org: w.orgs["acme"].ID, Limit: 10, Operation: "upload-file"})
+	if err != nil || len(rows) != 1 {
+		t.Fatalf("rows = %+v, %v", rows, err)
+	}
+	if r := rows[0]; r.Actor != "datasource" || r.ActorID != id || r.Source != "203.0.113.9" {
+		t.Errorf("the row is %+v", r)
 	}
 }
 

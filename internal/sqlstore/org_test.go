@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"panal/internal/authn"
 	"panal/internal/dataset"
 	"panal/internal/lake"
 	"panal/internal/org"
@@ -141,6 +142,7 @@ func TestSweepOrg(t *testing.T) {
 		svc := org.NewService(orgs, orgs, plat.SystemClock, "")
 		lakes, sets, training := sqlstore.NewLake(db, plat.SystemClock), dataset.NewService(sqlstore.NewDatasets(db), plat.SystemClock), sqlstore.NewTraining(db)
 		var ids []plat.OrgID
+		var sources []plat.DatasourceID
 		for _, name := range []string{"goes", "stays"} {
 			o, err := svc.Create(ctx, name)
 			if err != nil {
@@ -153,6 +155,15 @@ func TestSweepOrg(t *testing.T) {
 			if _, err := sets.Create(ctx, o.ID, "bolts", "classification", []byte(`{}`)); err != nil {
 				t.Fatal(err)
 			}
+			// A link has no organization of its own, and holds its datasource.
+			source := org.Datasource{ID: plat.DatasourceID(plat.NewDecimalID()), Org: o.ID, DisplayName: "door", Sealed: []byte{1}, KeyID: "k"}
+			if err := orgs.CreateDatasource(ctx, source, authn.HashToken(string(source.ID))); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := orgs.Link(ctx, o.ID, "2290000000456", source.ID, plat.SystemClock()); err != nil {
+				t.Fatal(err)
+			}
+			sources = append(sources, source.ID)
 			// A version refers to its definition: the tables are emptied in whatever
 			// order that allows.
 			d := train.Definition{ID: plat.JobDefinitionID(plat.NewDecimalID()), Org: o.ID, Name: "leaf"}
@@ -178,6 +189,9 @@ func TestSweepOrg(t *testing.T) {
 				t.Errorf("datasets = %v, %v", all, err)
 			}
 			_, n, err := training.Definitions(ctx, ids[i], train.Page{})
+			if _, err := orgs.Datasource(ctx, ids[i], sources[i]); (err == nil) != (want == 1) {
+				t.Errorf("datasource = %v", err)
+			}
 			if err != nil || n != want {
 				t.Errorf("definitions = %d, %v", n, err)
 			}
