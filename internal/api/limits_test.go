@@ -3,6 +3,7 @@
 package api_test
 
 import (
+	"encoding/json"
 	"io"
 	"net/http"
 	"strconv"
@@ -51,6 +52,25 @@ func TestLimitsOfOneCall(t *testing.T) {
 		"x-abeja-meta-a", strings.Repeat("v", 99), "x-abeja-meta-b", strings.Repeat("v", 99), "x-abeja-meta-c", strings.Repeat("v", 99))
 	if status, body := up("x-abeja-meta-"+strings.Repeat("k", 20), strings.Repeat("v", 100)); status != 200 {
 		t.Errorf("at the limits = %d %s", status, body)
+	}
+	// A change is held to the same, counted with what stays.
+	status, body := w.do(http.MethodPost, "/channels/"+ch+"/upload", "acme/admin", strings.NewReader("x"), "x-abeja-meta-a", strings.Repeat("v", 99), "x-abeja-meta-b", strings.Repeat("v", 99))
+	var made struct {
+		ID string `json:"file_id"`
+	}
+	if err := json.Unmarshal([]byte(body), &made); err != nil || status != 200 {
+		t.Fatalf("upload = %d %s", status, body)
+	}
+	for text, change := range map[string]obj{
+		"the limit is 20":  {"x-abeja-meta-" + strings.Repeat("k", 21): "v"},
+		"the limit is 100": {"x-abeja-meta-c": strings.Repeat("v", 101)},
+		"the limit is 300": {"x-abeja-meta-c": strings.Repeat("v", 99)},
+	} {
+		status, body := x.send(http.MethodPatch, "/channels/"+ch+"/"+made.ID+"/metadata", change)
+		isError(t, "PATCH beyond a limit", status, body, 400, "bad_request")
+		if !strings.Contains(body, text) {
+			t.Errorf("PATCH does not say %q: %s", text, body)
+		}
 	}
 	// Pages: data.md §6 and §22.9: 1000 is accepted; more than the limit gets the limit.
 	for asked, got := range map[string]float64{"1000": 1000, "1500": 1500, "99999": 1500} {

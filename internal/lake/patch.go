@@ -39,7 +39,7 @@ func (p Patch) has(key string) bool { _, ok := p[key]; return ok }
 // With returns m with the changes of p, checked. A name that m has in another
 // spelling (%e3 for %E3) is the same name: it is replaced, not doubled. Removing
 // what is not there changes nothing.
-func (m Metadata) With(p Patch) (Metadata, error) {
+func (m Metadata) With(p Patch, lim Limits) (Metadata, error) {
 	out := maps.Clone(m)
 	if out == nil {
 		out = Metadata{}
@@ -53,7 +53,7 @@ func (m Metadata) With(p Patch) (Metadata, error) {
 			out[raw] = *v
 		}
 	}
-	return out, out.Check()
+	return out, out.Check(lim)
 }
 
 // check refuses two spellings of one name: which of them is meant?
@@ -77,5 +77,5 @@ func (s *Service) PatchMetadata(ctx context.Context, org plat.OrgID, channel pla
 	if err := p.check(); err != nil {
 		return File{}, err
 	}
-	return s.store.PatchMetadata(ctx, channel, id, p, s.now())
+	return s.store.PatchMetadata(ctx, channel, id, p, s.limits, s.now())
 }

@@ -56,8 +56,8 @@ type Store interface {
 	SetMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, m Metadata, now time.Time) (File, error)
 	// PatchMetadata changes single names of a file's user metadata (see
 	// Metadata.With) and returns the file as it is then. Reading and changing are one
-	// atomic step. ErrInvalid when the result breaks the rules; nothing changes then.
-	PatchMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, p Patch, now time.Time) (File, error)
+	// atomic step. ErrInvalid when the result breaks the rules or passes lim; nothing changes then.
+	PatchMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, p Patch, lim Limits, now time.Time) (File, error)
 	// SetLifetime gives a file another lifetime, counted from its upload, and
 	// returns the file as it is then: it may have ended by that.
 	SetLifetime(ctx context.Context, channel plat.ChannelID, id plat.FileID, l Lifetime, now time.Time) (File, error)

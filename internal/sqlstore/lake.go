@@ -435,8 +435,8 @@ func (s *Lake) SetMetadata(ctx context.Context, channel plat.ChannelID, id plat.
 }
 
 // PatchMetadata implements lake.Store.
-func (s *Lake) PatchMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, p lake.Patch, now time.Time) (lake.File, error) {
-	return s.changeMetadata(ctx, channel, id, now, func(m lake.Metadata) (lake.Metadata, error) { return m.With(p) })
+func (s *Lake) PatchMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, p lake.Patch, lim lake.Limits, now time.Time) (lake.File, error) {
+	return s.changeMetadata(ctx, channel, id, now, func(m lake.Metadata) (lake.Metadata, error) { return m.With(p, lim) })
 }
 
 func (s *Lake) changeMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, now time.Time, change func(lake.Metadata) (lake.Metadata, error)) (lake.File, error) {

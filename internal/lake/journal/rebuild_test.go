@@ -81,7 +81,7 @@ func TestRebuildGivesTheSameAnswers(t *testing.T) {
 					_, _ = w.store.SetMetadata(t.Context(), f.Channel, f.ID, meta(), w.now)
 				case 6:
 					v := "3"
-					_, _ = w.store.PatchMetadata(t.Context(), f.Channel, f.ID, lake.Patch{"n": &v, "label": nil}, w.now)
+					_, _ = w.store.PatchMetadata(t.Context(), f.Channel, f.ID, lake.Patch{"n": &v, "label": nil}, lake.Limits{}, w.now)
 				case 7:
 					_, _ = w.store.SetLifetime(t.Context(), f.Channel, f.ID, []lake.Lifetime{"", "1day", "1month"}[draw("life", 3)], w.now)
 				case 8:

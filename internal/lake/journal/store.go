@@ -154,8 +154,8 @@ func (s *Store) SetMetadata(ctx context.Context, channel plat.ChannelID, id plat
 }
 
 // PatchMetadata implements lake.Store.
-func (s *Store) PatchMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, p lake.Patch, now time.Time) (lake.File, error) {
-	return s.change(ctx, channel, func() (lake.File, error) { return s.Store.PatchMetadata(ctx, channel, id, p, now) })
+func (s *Store) PatchMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, p lake.Patch, lim lake.Limits, now time.Time) (lake.File, error) {
+	return s.change(ctx, channel, func() (lake.File, error) { return s.Store.PatchMetadata(ctx, channel, id, p, lim, now) })
 }
 
 // SetLifetime implements lake.Store.

@@ -20,7 +20,7 @@ func patchMetadata(w *world) {
 	text := func(s string) *string { return &s }
 	patch := func(p lake.Patch, want lake.Metadata) {
 		w.Helper()
-		got, err := w.PatchMetadata(w.Context(), w.channel, f[0].ID, p, w.clock.now())
+		got, err := w.PatchMetadata(w.Context(), w.channel, f[0].ID, p, lake.Limits{}, w.clock.now())
 		w.ok(err)
 		f[0].Metadata, f[0].Rev = want, f[0].Rev+1
 		if d := cmp.Diff(f[0], got); d != "" {
@@ -48,12 +48,12 @@ func patchMetadata(w *world) {
 	for i := range 9 {
 		big[fmt.Sprint("k", i)] = text(fmt.Sprintf("%02000d", i))
 	}
-	_, err := w.PatchMetadata(w.Context(), w.channel, f[0].ID, big, w.clock.now())
+	_, err := w.PatchMetadata(w.Context(), w.channel, f[0].ID, big, lake.Limits{}, w.clock.now())
 	is(w, "too much metadata", err, plat.ErrInvalid)
 	w.found("label:dog", f[0])
-	_, err = w.PatchMetadata(w.Context(), w.channel, "nope", lake.Patch{}, w.clock.now())
+	_, err = w.PatchMetadata(w.Context(), w.channel, "nope", lake.Patch{}, lake.Limits{}, w.clock.now())
 	is(w, "PatchMetadata(unknown)", err, plat.ErrNotFound)
-	_, err = w.PatchMetadata(w.Context(), "nope", f[0].ID, lake.Patch{}, w.clock.now())
+	_, err = w.PatchMetadata(w.Context(), "nope", f[0].ID, lake.Patch{}, lake.Limits{}, w.clock.now())
 	is(w, "PatchMetadata in an unknown channel", err, plat.ErrNotFound)
 }
 
@@ -65,7 +65,7 @@ func patchParallel(w *world) {
 		store := []lake.Store{w.Store, w.other}[i%2]
 		wg.Go(func() {
 			v := "x"
-			if _, err := store.PatchMetadata(w.Context(), w.channel, f.ID, lake.Patch{fmt.Sprint("k", i): &v}, w.clock.now()); err != nil {
+			if _, err := store.PatchMetadata(w.Context(), w.channel, f.ID, lake.Patch{fmt.Sprint("k", i): &v}, lake.Limits{}, w.clock.now()); err != nil {
 				w.Error(err)
 			}
 		})
