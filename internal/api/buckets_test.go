@@ -192,7 +192,7 @@ func TestWireBucketFile(t *testing.T) {
 	// Names: raw UTF-8, RFC 5987 (which wins), quotes as browsers and curl write them.
 	for disposition, key := range map[string]string{
 		`name="file"; filename="写真/猫 1.jpg"`:                                                        "写真/猫 1.jpg",
-		`name="file"; filename*=utf-8''%E5%86%99%E7%9C%9F%2F%E7%8C%AB.jpg`:                            "写真/猫.jpg",
+		`name="file"; filename*=utf-8''%E5%86%99%E7%9C%9F%2F%E7%8C%AB.jpg`:                          "写真/猫.jpg",
 		`name="file"; filename="plain"; filename*=utf-8''pl%C3%A4in`:                                "pläin",
 		`name="file"; filename="a\"b\\c"`:                                                           `a"b\c`,
 		`name="file"; filename="q%22?#&+%.txt"`:                                                     "q%22?#&+%.txt",
