@@ -5,7 +5,7 @@ export GOTOOLCHAIN := local
 
 .PHONY: help
 help: ## Say what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 .PHONY: setup
 setup: ## Install the system packages and build the pinned tools
@@ -27,6 +27,12 @@ load: ## The load this design was born from, against a server of its own
 	@scripts/setup demo
 	@$(MAKE) --no-print-directory build
 	@scripts/load $(LOADFLAGS)
+
+.PHONY: bench-objects
+bench-objects: ## Uploads and downloads beside versitygw's, in one run: BENCHFLAGS='-cases 4KiB:16'
+	@scripts/setup
+	@$(MAKE) --no-print-directory build
+	@go run ./bench/objects $(BENCHFLAGS)
 
 .PHONY: check
 check: ## The quick half of test: format, lint, vet, architecture
