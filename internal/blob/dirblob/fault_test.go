@@ -173,7 +173,7 @@ func TestOpenMakesParents(t *testing.T) {
 	if err := putText(t, d, "k", "x"); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{dir, dir + "/objects", dir + "/objects/k.o"} {
+	for _, name := range []string{dir, dir + "/objects", dir + "/segments", dir + "/segments/1.seg"} {
 		fi, err := os.Stat(name)
 		if err != nil {
 			t.Fatal(err)
@@ -186,7 +186,7 @@ func TestOpenMakesParents(t *testing.T) {
 
 func TestOpenRefusesAnotherFormat(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "format"), []byte("dirblob 2\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "format"), []byte("dirblob 3\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := dirblob.Open(t.Context(), dir); !errors.Is(err, plat.ErrUnsupported) {
@@ -277,10 +277,11 @@ func TestForeignNamesAreNotObjects(t *testing.T) {
 // TestATruncatedFileIsNotAnEnd: bytes lost under us are an error of the read.
 func TestATruncatedFileIsNotAnEnd(t *testing.T) {
 	dir := t.TempDir()
-	d, err := dirblob.Open(t.Context(), dir)
+	fsys, err := vfs.NewOS(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
+	d := open(t, fsys)
 	if err := putText(t, d, "k", "0123456789"); err != nil {
 		t.Fatal(err)
 	}

@@ -32,6 +32,7 @@ func TestRealDiskFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = d.Close() })
 	if err := putText(t, d, "old", "old"); err != nil {
 		t.Fatal(err)
 	}

@@ -43,11 +43,14 @@ type FS interface {
 // copying to a socket can stay inside the kernel.
 type File interface {
 	io.Reader
+	io.ReaderAt
 	io.Writer
 	io.Seeker
 	io.Closer
 	// Sync makes the file's bytes durable, but not its name.
 	Sync() error
+	// Truncate cuts the file to size bytes. A later Write goes where Seek says.
+	Truncate(size int64) error
 	// Stat describes the file.
 	Stat() (fs.FileInfo, error)
 }
