@@ -189,23 +189,20 @@ func (w *runWriter) flush() error {
 	return err
 }
 
-// close writes what is left and syncs. Leaves come before inner blocks only in their
-// own subtree, so a reader that walks the leaves skips the others by their level: the
+// close writes what is left and syncs. Blocks of all levels are mixed in the file: the
 // leaves are reached through the tree.
 func (w *runWriter) close() error {
-	root := int64(0)
+	var root int64
 	top := 0
-	for i := 0; i < len(w.levels); i++ {
-		b := w.levels[i]
-		if i > 0 && i == len(w.levels)-1 && singleChild(b.buf) {
-			// The level below has one block: that is the root.
-			break
+	for i := 0; ; i++ {
+		b := w.level(i)
+		if i > 0 && i == len(w.levels)-1 {
+			if at, ok := singleChild(b.buf); ok {
+				root, top = at, i-1 // the level below has one block: that is the root
+				break
+			}
 		}
-		root, top = w.off, i
-		if len(b.buf) == 0 {
-			continue
-		}
-		if err := w.finish(i); err != nil {
+		if err := w.finish(i); err != nil { // of a block that just ended nothing is left
 			return err
 		}
 	}
@@ -230,13 +227,17 @@ func (w *runWriter) close() error {
 	return w.w.Sync()
 }
 
-// singleChild tells whether an inner block has one entry.
-func singleChild(buf []byte) bool {
+// singleChild returns the child of an inner block that has one entry.
+func singleChild(buf []byte) (at int64, ok bool) {
 	if len(buf) == 0 {
-		return true
+		return 0, false
 	}
 	d := blockReader{b: buf[blockHeader:]}
-	return d.next() && d.child() >= 0 && len(d.b) == 0
+	if !d.next() {
+		return 0, false
+	}
+	at = d.child()
+	return at, !d.bad && len(d.b) == 0
 }
 
 // run is an open run.
