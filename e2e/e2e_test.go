@@ -61,17 +61,25 @@ var lookAtSources = sync.OnceFunc(func() {
 	}
 })
 
-// TestScripts runs every script on every set of engines.
+// TestScripts runs every script on every set of engines: SQLite and a directory,
+// PostgreSQL and a bucket.
 func TestScripts(t *testing.T) {
 	lookAtSources()
 	for _, engines := range []string{"sqlite", "postgres"} {
 		t.Run(engines, func(t *testing.T) {
 			testscript.Run(t, testscript.Params{
 				Dir: "testdata/script",
+				Condition: func(cond string) (bool, error) {
+					if cond != "bucket" { // downloads come from storage's own URLs
+						return false, fmt.Errorf("unknown condition %s", cond)
+					}
+					return engines == "postgres", nil
+				},
 				Setup: func(env *testscript.Env) error {
 					s := &server{t: t, dir: env.WorkDir}
 					if engines == "postgres" {
 						s.database = sqlstoretest.PostgresURL(t)
+						s.blob = bucketURL(t)
 					}
 					env.Values["server"] = s
 					env.Defer(s.close)
@@ -81,6 +89,11 @@ func TestScripts(t *testing.T) {
 					}
 					env.Setenv("EXAMPLES", examples)
 					env.Setenv("PANAL_DATA", filepath.Join(env.WorkDir, "data"))
+					env.Setenv("DATABASE", s.database)
+					env.Setenv("BLOB", s.blob)
+					for _, name := range []string{"S3_ACCESS_KEY", "S3_SECRET_KEY"} {
+						env.Setenv(name, os.Getenv("PANAL_"+name))
+					}
 					env.Setenv("PATH", filepath.Dir(binary)+":"+os.Getenv("PATH"))
 					return nil
 				},
@@ -97,6 +110,9 @@ func TestScripts(t *testing.T) {
 					"panal":    cmdPanal,
 					"logged":   cmdLogged,
 					"follow":   cmdFollow,
+
+					"sealed":    cmdSealed,
+					"until-key": cmdUntilKey,
 				},
 			})
 		})
@@ -107,13 +123,34 @@ func TestScripts(t *testing.T) {
 type server struct {
 	t             *testing.T
 	dir, database string
+	blob          string // --blob; empty: the data directory
 	listen        string
 	cmd           *exec.Cmd
 	done          chan error
-	log           bytes.Buffer
+	log           logBuffer
 	auth          [2]string
 	url           string
 	last          []byte // last answer of the api command
+}
+
+// logBuffer is the server's log, which scripts read while the server writes.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+// String returns what there is so far.
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }
 
 func get(ts *testscript.TestScript) *server { return ts.Value("server").(*server) }
@@ -132,6 +169,9 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 	all := append([]string{"serve", "--listen", s.listen, "--data", ts.Getenv("PANAL_DATA")}, args...)
 	if s.database != "" {
 		all = append(all, "--database", s.database)
+	}
+	if s.blob != "" {
+		all = append(all, "--blob", s.blob)
 	}
 	s.cmd = exec.Command(binary, all...)
 	s.cmd.Stderr = &s.log
@@ -259,7 +299,7 @@ func call(ts *testscript.TestScript, args []string) {
 			req.Header[k] = []string{strings.TrimSpace(v)}
 		}
 	}
-	if auth && !strings.Contains(path, "sig=") && req.Header.Get("Authorization") == "" {
+	if auth && !strings.Contains(path, "sig=") && !strings.Contains(path, "X-Amz-Signature=") && req.Header.Get("Authorization") == "" {
 		req.SetBasicAuth(s.auth[0], s.auth[1])
 	}
 	client := &http.Client{Timeout: 60 * time.Second}

@@ -12,13 +12,17 @@ import (
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
 )
 
 // adminOf reads what the first start wrote for its admin.
@@ -37,6 +41,56 @@ func adminOf(t *testing.T, data string) (org, user, token string) {
 		t.Fatal(err)
 	}
 	return a.Org, a.User, a.Token
+}
+
+// sealed TEXT: the text stands in clear, or as base64, in no file of the server's nor
+// in its log; on PostgreSQL, in no row of the tables either.
+func cmdSealed(ts *testscript.TestScript, neg bool, args []string) {
+	s := get(ts)
+	found, err := secretsIn(ts.Getenv("PANAL_DATA"), args[0])
+	ts.Check(err)
+	if strings.Contains(s.log.String(), args[0]) {
+		found = append(found, "the server's log")
+	}
+	if s.database != "" {
+		u, err := url.Parse(s.database)
+		ts.Check(err)
+		schema := u.Query().Get("search_path") // libpq knows no such parameter
+		u.RawQuery = "sslmode=disable"
+		out, err := exec.Command("pg_dump", "--data-only", "--schema", schema, u.String()).Output()
+		ts.Check(err)
+		raw := hex.EncodeToString([]byte(args[0])) // how binary columns are dumped
+		if len(out) == 0 || bytes.Contains(out, []byte(args[0])) || bytes.Contains(out, []byte(raw)) {
+			found = append(found, "the dump of the database")
+		}
+	}
+	if neg != (len(found) > 0) {
+		ts.Fatalf("%s stands in %q", args[0], found)
+	}
+}
+
+// until-key PATTERN: asks for the keys until their list matches, for up to 60 s.
+func cmdUntilKey(ts *testscript.TestScript, _ bool, args []string) {
+	want := regexp.MustCompile(args[0])
+	s, out := get(ts), []byte{}
+	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		cmd := exec.Command(binary, keyArgs(ts, s)...)
+		var err error
+		out, err = cmd.Output()
+		ts.Check(err)
+		if want.Match(out) {
+			return
+		}
+	}
+	ts.Fatalf("the keys never became %s: %s", args[0], out)
+}
+
+func keyArgs(ts *testscript.TestScript, s *server) []string {
+	args := []string{"key", "list", "--data", ts.Getenv("PANAL_DATA")}
+	if s.database != "" {
+		args = append(args, "--database", s.database)
+	}
+	return args
 }
 
 // shapes are the forms in which a secret can be written down.
@@ -92,9 +146,14 @@ func TestSecrets(t *testing.T) {
 	defer ear.Close()
 	p := startPlatform(t, "--log-level", "debug")
 	org, user, token := adminOf(t, p.data)
-	key, err := os.ReadFile(filepath.Join(p.data, "secret.key"))
+	file, err := os.ReadFile(filepath.Join(p.data, "secret.key"))
 	if err != nil {
 		t.Fatal(err)
+	}
+	lines := strings.Fields(string(file))
+	key, err := base64.StdEncoding.DecodeString(lines[len(lines)-1])
+	if err != nil || len(key) != 32 {
+		t.Fatalf("the key file ends in no key: %v", err)
 	}
 
 	tell := "import os, time, urllib.request\ndef tell(who):\n    urllib.request.urlopen(urllib.request.Request('" + ear.URL + "/' + who, os.environ['PLATFORM_AUTH_TOKEN'].encode())).read()\n"

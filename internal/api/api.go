@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"sync/atomic"
@@ -25,6 +26,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"panal/internal/api/compat"
+	"panal/internal/audit"
 	"panal/internal/authn"
 	"panal/internal/authz"
 	"panal/internal/blob"
@@ -32,10 +34,13 @@ import (
 	"panal/internal/dataset"
 	"panal/internal/deploy"
 	"panal/internal/lake"
+	"panal/internal/lake/journal"
 	"panal/internal/logs"
 	"panal/internal/org"
 	"panal/internal/plat"
+	"panal/internal/registry"
 	"panal/internal/runner"
+	"panal/internal/secret"
 	"panal/internal/train"
 	"panal/internal/x/signedurl"
 )
@@ -47,23 +52,36 @@ type Deps struct {
 	Version string
 	// PublicURL is the base of absolute URLs; empty means the request's Host.
 	PublicURL string
-	Auth      *authn.Authenticator
-	Orgs      *org.Service
-	Blobs     *blob.Store
-	Signer    *signedurl.Signer
+	// TrustedProxies are those whose X-Forwarded-For counts.
+	TrustedProxies []netip.Prefix
+	Auth           *authn.Authenticator
+	Orgs           *org.Service
+	Datasources    *org.Datasources
+	// IPRules may be nil: then everybody is let in.
+	IPRules *org.IPRules
+	Blobs   *blob.Store
+	Signer  *signedurl.Signer
 	// Metrics takes the API's figures; nil keeps them to itself.
 	Metrics prometheus.Registerer
 	// TempDir is where uploads that must be checked whole are held meanwhile;
 	// empty means the system's.
-	TempDir  string
-	Lake     *lake.Service
+	TempDir string
+	Lake    *lake.Service
+	// Verify compares a channel's index with its storage and its journal.
+	Verify   func(ctx context.Context, c lake.Channel, opt journal.VerifyOptions) (journal.Report, error)
 	Datasets *dataset.Service
 	Train    *train.Service
+	Secrets  *secret.Service
+	Registry *registry.Service
 	Deploy   *deploy.Manager
 	// Gateway answers inference calls.
 	Gateway *dataplane.Proxy
 	// Capacity tells what the runner has and what is taken of it.
 	Capacity func(context.Context) (runner.Capacity, error)
+	// Audit takes a row of each mutating call; nil: there is none.
+	Audit *audit.Service
+	// Limits bound what one caller can ask for.
+	Limits Limits
 	// Logs, and how to tell which streams there are.
 	Logs       *logs.Service
 	LogStreams LogStreams
@@ -83,6 +101,9 @@ type API struct {
 	// apiHost is the host of PublicURL; organizations are sub-domains of it.
 	apiHost string
 	names   orgNames
+	rates   *rates
+	// exempt are the operations that leave no audit row.
+	exempt map[string]string
 }
 
 // New builds the API.
@@ -94,7 +115,8 @@ func New(d Deps) *API {
 	if d.Now == nil {
 		d.Now = plat.SystemClock
 	}
-	a := &API{Deps: d, log: d.Log, router: chi.NewRouter(), apiHost: publicHost(d.PublicURL), metrics: newMetrics(d.Metrics)}
+	d.Limits = d.Limits.withDefaults()
+	a := &API{rates: newRates(d.Limits, d.Now), exempt: AuditExempt(), Deps: d, log: d.Log, router: chi.NewRouter(), apiHost: publicHost(d.PublicURL), metrics: newMetrics(d.Metrics)}
 	a.router.NotFound(func(w http.ResponseWriter, _ *http.Request) {
 		writeError(w, newError(http.StatusNotFound, "no such path; GET /openapi.json lists them all", nil))
 	})
@@ -103,7 +125,7 @@ func New(d Deps) *API {
 		writeError(w, newError(http.StatusMethodNotAllowed, r.Method+" is not allowed on this path", nil))
 	})
 	cfg := huma.DefaultConfig("Panal", d.Version)
-	cfg.Info.Description = "The HTTP API of Panal. Send Authorization: Basic user-<id>:<token>, or Bearer <token>."
+	cfg.Info.Description = "The HTTP API of Panal. Send Authorization: Basic user-<id>:<token>, Basic datasource-<id>:<secret>, or Bearer <token>."
 	cfg.CreateHooks = nil // no $schema in bodies: clients reject unknown shapes
 	cfg.DocsPath, cfg.SchemasPath = "", ""
 	cfg.OpenAPIPath = "/openapi"
@@ -113,7 +135,7 @@ func New(d Deps) *API {
 	cfg.AllowAdditionalPropertiesByDefault = true // unknown keys are ignored (compute.md §1.5)
 	cfg.FieldsOptionalByDefault = true
 	cfg.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
-		"basic":  {Type: "http", Scheme: "basic", Description: "user-<id> and a personal access token"},
+		"basic":  {Type: "http", Scheme: "basic", Description: "user-<id> and a personal access token, or datasource-<id> and its secret"},
 		"bearer": {Type: "http", Scheme: "bearer", Description: "a personal access token, or a container's token"},
 	}
 	cfg.Security = []map[string][]string{{"basic": {}}, {"bearer": {}}}
@@ -129,10 +151,20 @@ func New(d Deps) *API {
 func (a *API) resources() []func() {
 	return []func(){
 		a.addOrganization,
+		a.addUsers,
+		a.addTokens,
+		a.addDatasources,
+		a.addIPRules,
+		a.addAudit,
 		a.addBlobs,
 		a.addChannels,
+		a.addVerify,
 		a.addFiles,
+		a.addPromises,
+		a.addFileChanges,
 		a.addDatasets,
+		a.addSecrets,
+		a.addRepositories,
 		a.addDefinitions,
 		a.addJobs,
 		a.addModels,
@@ -178,6 +210,7 @@ func caller(ctx context.Context) authn.Identity {
 
 // OperationInfo describes an operation to the tests that walk the API.
 type OperationInfo struct {
+	ID           string
 	Method, Path string
 	Op           authz.Op
 	Public       bool
@@ -187,7 +220,17 @@ type OperationInfo struct {
 func Operations() []OperationInfo {
 	var all []OperationInfo
 	for _, o := range New(Deps{}).ops {
-		all = append(all, OperationInfo{Method: o.Method, Path: o.Path, Op: o.Op, Public: o.Public})
+		all = append(all, OperationInfo{ID: o.ID, Method: o.Method, Path: o.Path, Op: o.Op, Public: o.Public})
+	}
+	return all
+}
+
+// NotBuilt lists the operations of the documents that answer 501, in the same form.
+func NotBuilt() []OperationInfo {
+	var all []OperationInfo
+	for _, route := range notBuilt() {
+		method, path, _ := strings.Cut(route, " ")
+		all = append(all, OperationInfo{ID: "not-built " + route, Method: method, Path: path, Op: authz.NotBuilt})
 	}
 	return all
 }

@@ -42,7 +42,7 @@ func TestEveryOperationHasARow(t *testing.T) {
 	table, used := authz.Table(), map[authz.Op]bool{authz.NotBuilt: true}
 	for _, o := range api.Operations() {
 		if o.Public {
-			if !strings.HasPrefix(o.Path, "/blobs/") {
+			if !strings.HasPrefix(o.Path, "/blobs/") && !strings.HasPrefix(o.Path, "/uploads/") { // signed URLs
 				t.Errorf("%s %s is public", o.Method, o.Path)
 			}
 			continue
@@ -94,6 +94,6 @@ func TestAuthenticationAndOrganizations(t *testing.T) {
 			t.Errorf("GET %s = %d %s", path, status, body)
 		}
 	}
-	status, body := w.do(http.MethodPatch, acme, "acme/admin", nil)
+	status, body := w.do(http.MethodPut, acme, "acme/admin", nil)
 	isError(t, "wrong method", status, body, 405, "method_not_allowed")
 }

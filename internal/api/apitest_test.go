@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,29 +21,48 @@ import (
 	"panal/internal/x/signedurl"
 )
 
-// world is an API over a real SQLite database with two organizations.
+// world is an API over a real SQLite database with two organizations, beside the
+// operator's.
 type world struct {
-	t     *testing.T
-	srv   *httptest.Server
-	deps  api.Deps
-	orgs  map[string]org.Organization
-	token map[string]string // user name → "user-<id>:<secret>"
+	t    *testing.T
+	srv  *httptest.Server
+	deps api.Deps
+	orgs map[string]org.Organization
+	// orgStore keeps organizations, users and tokens.
+	orgStore *sqlstore.Orgs
+	token    map[string]string // user name → "user-<id>:<secret>"
 	// bearer holds the secrets of containers by the name that do takes.
 	bearer map[string]string
 }
+
+// noSeal seals by reversing: a test sees whether what is sealed was stored.
+type noSeal struct{}
+
+func (noSeal) Seal(text []byte, _ string) []byte {
+	out := slices.Clone(text)
+	slices.Reverse(out)
+	return out
+}
+
+func (s noSeal) Unseal(sealed []byte, place string) ([]byte, error) {
+	return s.Seal(sealed, place), nil
+}
+
+func (noSeal) Active() string { return "test" }
 
 // newWorld builds it; extend adds what a resource needs to the dependencies.
 func newWorld(t *testing.T, extend ...func(*world, *sqlstore.DB)) *world {
 	t.Helper()
 	db := sqlstoretest.SQLite(t)
 	store := sqlstore.NewOrgs(db)
-	w := &world{t: t, orgs: map[string]org.Organization{}, token: map[string]string{}, bearer: map[string]string{}}
+	w := &world{t: t, orgStore: store, orgs: map[string]org.Organization{}, token: map[string]string{}, bearer: map[string]string{}}
 	svc := org.NewService(store, store, plat.SystemClock, "")
 	w.deps = api.Deps{
 		Now: plat.SystemClock, Version: "test", Auth: authn.New(store, plat.SystemClock), Orgs: svc,
-		Signer: signedurl.New([]byte(strings.Repeat("k", 32))),
+		Signer:      signedurl.New([]byte(strings.Repeat("k", 32))),
+		Datasources: org.NewDatasources(store, noSeal{}, plat.SystemClock), IPRules: org.NewIPRules(store, plat.SystemClock),
 	}
-	for _, name := range []string{"acme", "other"} {
+	for _, name := range []string{"operator", "acme", "other"} {
 		o, err := svc.Create(t.Context(), name)
 		if err != nil {
 			t.Fatal(err)

@@ -25,8 +25,14 @@ const idleLimit = 60 * time.Second
 
 // downloadURL returns an absolute, self-authorising URL that answers GET with the
 // object under key: storage's own where it has them, else ours. It always has a "?".
-// It outlives nothing that ends at end; the zero time is never.
-func (a *API) downloadURL(ctx context.Context, key, contentType string, end time.Time) (string, time.Time, error) {
+func (a *API) downloadURL(ctx context.Context, key, contentType string) (string, time.Time, error) {
+	return a.immutableURL(ctx, key, contentType, "", time.Time{})
+}
+
+// immutableURL is downloadURL of an object that never changes: the URL itself says
+// its ETag, so that a download asks no database. It does not outlive end; the zero
+// time is never.
+func (a *API) immutableURL(ctx context.Context, key, contentType, etag string, end time.Time) (string, time.Time, error) {
 	now := a.Now()
 	expires := now.Add(urlLife)
 	if !end.IsZero() && end.Before(expires) {
@@ -35,16 +41,19 @@ func (a *API) downloadURL(ctx context.Context, key, contentType string, end time
 	if u, ok, err := a.Blobs.PresignGet(ctx, key, contentType, expires.Sub(now)); ok || err != nil {
 		return u, expires, err
 	}
-	g := signedurl.Grant{Method: http.MethodGet, Key: key, ContentType: contentType, Expires: expires}
+	g := signedurl.Grant{Method: http.MethodGet, Key: key, ContentType: contentType, ETag: etag, Expires: expires}
 	return baseURL(ctx) + "/blobs/" + escapeKey(key) + "?" + a.Signer.Query(g), expires, nil
 }
 
 // uploadURL returns a URL for one PUT of at most maxBytes under key. It binds no
 // content type: known clients send none, or one of several (compute.md §5.2). With
-// once it does not replace an object that is there: 409.
+// once it does not replace an object that is there: 409. Storage's own URL can promise
+// neither: it is given where whoever uses the object looks at its length, never with once.
 func (a *API) uploadURL(ctx context.Context, key string, maxBytes int64, once bool) (string, error) {
-	if u, ok, err := a.Blobs.PresignPut(ctx, key, urlLife); ok || err != nil {
-		return u, err
+	if !once {
+		if u, ok, err := a.Blobs.PresignPut(ctx, key, urlLife); ok || err != nil {
+			return u, err
+		}
 	}
 	g := signedurl.Grant{Method: http.MethodPut, Key: key, MaxBytes: maxBytes, Once: once, Expires: a.Now().Add(urlLife)}
 	return baseURL(ctx) + "/blobs/" + escapeKey(key) + "?" + a.Signer.Query(g), nil
@@ -80,7 +89,8 @@ func (a *API) grant(r *http.Request) (signedurl.Grant, error) {
 	if !ok {
 		return signedurl.Grant{}, plat.Errorf(plat.ErrForbidden, "the signed URL has expired or was changed; ask for a new one")
 	}
-	return g, nil
+	actsBySignature(r.Context(), g.Key)
+	return g, a.blobStanding(r.Context(), g)
 }
 
 func (a *API) getBlob(w http.ResponseWriter, r *http.Request) {
@@ -89,46 +99,71 @@ func (a *API) getBlob(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, familyLake, err)
 		return
 	}
-	a.serveBlob(w, r, g.Key, g.ContentType)
+	a.serveBlob(w, r, g)
 }
 
-// serveBlob streams an object, a range of it, or (HEAD) its headers.
-func (a *API) serveBlob(w http.ResponseWriter, r *http.Request, key, contentType string) {
-	info, err := a.Blobs.Stat(r.Context(), key)
+// serveBlob streams an object, a range of it, or (HEAD) its headers, as its
+// preconditions and Range ask for.
+func (a *API) serveBlob(w http.ResponseWriter, r *http.Request, g signedurl.Grant) {
+	// The whole is one question to the store; what a range or a precondition gives
+	// must be known first.
+	var rc io.ReadCloser
+	var info blob.Info
+	var err error
+	if r.Method == http.MethodGet && httpx.Unconditional(r.Header) {
+		rc, info, err = a.Blobs.Open(r.Context(), g.Key, 0, -1)
+	} else {
+		info, err = a.Blobs.Stat(r.Context(), g.Key)
+	}
 	if err != nil {
 		a.fail(w, r, familyLake, err)
 		return
 	}
-	h := w.Header()
-	h.Set("Content-Type", contentType) // exactly as stored, no charset added (data.md §10.6)
+	h, etag := w.Header(), ""
+	if g.ETag != "" {
+		etag = `"` + g.ETag + `"`
+		h.Set("ETag", etag)
+	}
 	h.Set("Accept-Ranges", "bytes")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Security-Policy", "sandbox") // a user's HTML is no page of ours
-	off, n, ok := httpx.ParseRange(r.Header.Get("Range"), info.Size)
-	if !ok {
-		h.Set("Content-Range", "bytes */"+strconv.FormatInt(info.Size, 10))
-		writeError(w, newError(http.StatusRequestedRangeNotSatisfiable, "the range is past the end of the object", nil))
+	asked := r.Header
+	if r.Method == http.MethodHead { // ranges are of GET alone (RFC 9110 §14.2)
+		asked = asked.Clone()
+		asked.Del("Range")
+	}
+	sel := httpx.Select(asked, etag, info.Size)
+	if cr := sel.ContentRange(info.Size); cr != "" {
+		h.Set("Content-Range", cr)
+	}
+	switch sel.Status {
+	case http.StatusNotModified:
+		w.WriteHeader(sel.Status)
+		return
+	case http.StatusPreconditionFailed:
+		writeError(w, newError(sel.Status, "the object has another ETag than If-Match names", nil))
+		return
+	case http.StatusRequestedRangeNotSatisfiable:
+		writeError(w, newError(sel.Status, "the range is past the end of the object", nil))
 		return
 	}
-	status := http.StatusOK
-	if n != info.Size || off != 0 {
-		status = http.StatusPartialContent
-		h.Set("Content-Range", "bytes "+strconv.FormatInt(off, 10)+"-"+strconv.FormatInt(off+n-1, 10)+"/"+strconv.FormatInt(info.Size, 10))
-	}
-	h.Set("Content-Length", strconv.FormatInt(n, 10))
+	h.Set("Content-Type", g.ContentType) // exactly as stored, no charset added (data.md §10.6)
+	h.Set("Content-Length", strconv.FormatInt(sel.N, 10))
 	if r.Method == http.MethodHead {
-		w.WriteHeader(status)
+		w.WriteHeader(sel.Status)
 		return
 	}
-	rc, _, err := a.Blobs.Open(r.Context(), key, off, n)
-	if err != nil {
-		h.Del("Content-Length")
-		h.Del("Content-Range")
-		a.fail(w, r, familyLake, err)
-		return
+	if rc == nil {
+		if rc, _, err = a.Blobs.Open(r.Context(), g.Key, sel.Off, sel.N); err != nil {
+			for _, name := range []string{"Content-Length", "Content-Range", "ETag", "Accept-Ranges"} {
+				h.Del(name)
+			}
+			a.fail(w, r, familyLake, err)
+			return
+		}
 	}
 	defer func() { _ = rc.Close() }()
-	w.WriteHeader(status)
+	w.WriteHeader(sel.Status)
 	// A failed copy means that the client is gone or the store broke; the length
 	// that was announced tells the client either way.
 	_, _ = io.Copy(httpx.IdleWriter(w, idleLimit), rc)

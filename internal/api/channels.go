@@ -4,10 +4,13 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"panal/internal/authz"
+	"panal/internal/dataset"
 	"panal/internal/lake"
 	"panal/internal/plat"
 )
@@ -84,17 +87,8 @@ type ChannelPath struct {
 	Channel string `path:"channel_id"`
 }
 
-// pageSize reads a page size from a query; absent is def, more than maxPage is that.
-func pageSize(field, s string, def int) (int, error) {
-	if s == "" {
-		return def, nil
-	}
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 1 {
-		return 0, plat.InvalidField(field, "%q is not a number of 1 or more", s)
-	}
-	return min(n, maxPage), nil
-}
+// pageSize is API.pageSize with the default limit.
+func pageSize(field, s string, def int) (int, error) { return pageSizeUpTo(field, s, def, maxPage) }
 
 // pageOffset reads an offset from a query.
 func pageOffset(s string) (int, error) {
@@ -156,7 +150,7 @@ func (a *API) addChannels() {
 		FilterArchived string `query:"filter_archived" doc:"exclude_archived (default) or include_archived"`
 	}
 	register(a, op("list-channels", http.MethodGet, base, "List channels, newest first", authz.ChannelRead), func(ctx context.Context, in *listIn) (*ChannelsAnswer, error) {
-		limit, err := pageSize("limit", in.Limit, 50)
+		limit, err := a.pageSize("limit", in.Limit, 50)
 		if err != nil {
 			return nil, err
 		}
@@ -205,6 +199,22 @@ func (a *API) addChannels() {
 		return a.channelAnswer(ctx, c, err)
 	})
 
+	register(a, op("delete-channel", http.MethodDelete, one, "Delete a channel with all its files; 400 while datasets refer to it", authz.ChannelDelete), func(ctx context.Context, in *ChannelPath) (*ChannelAnswer, error) {
+		org, id := caller(ctx).Org, plat.ChannelID(in.Channel)
+		if _, err := a.Lake.Channel(ctx, org, id); err != nil {
+			return nil, err
+		}
+		users, more, err := a.Datasets.Referring(ctx, org, id)
+		if err != nil {
+			return nil, err
+		}
+		if len(users) > 0 {
+			return nil, inUse(users, more)
+		}
+		c, err := a.Lake.DeleteChannel(ctx, org, id)
+		return a.channelAnswer(ctx, c, err)
+	})
+
 	for verb, archived := range map[string]bool{"archive": true, "unarchive": false} {
 		register(a, op(verb+"-channel", http.MethodPost, one+"/"+verb, "Set whether a channel is archived: it stays readable and takes no uploads", authz.ChannelUpdate),
 			func(ctx context.Context, in *ChannelPath) (*ChannelAnswer, error) {
@@ -212,4 +222,17 @@ func (a *API) addChannels() {
 				return a.channelAnswer(ctx, c, err)
 			})
 	}
+}
+
+// inUse names what still refers to a channel.
+func inUse(users []dataset.Dataset, more bool) error {
+	names := make([]string, len(users))
+	for i, d := range users {
+		names[i] = fmt.Sprintf("%s (%s)", d.Name, d.ID)
+	}
+	text := strings.Join(names, ", ")
+	if more {
+		text += " and others"
+	}
+	return plat.InvalidField("channel_id", "items of datasets refer to files of this channel; delete these first: %s", text)
 }

@@ -5,7 +5,6 @@ package api
 import (
 	"context"
 	"net/http"
-	"time"
 
 	"panal/internal/api/compat"
 	"panal/internal/authz"
@@ -128,7 +127,7 @@ func (a *API) addCodes() {
 			if err := a.Deploy.CheckSource(ctx, v); err != nil {
 				return nil, err
 			}
-			u, _, err := a.downloadURL(ctx, v.SourceKey(), sourceType, time.Time{})
+			u, _, err := a.downloadURL(ctx, v.SourceKey(), sourceType)
 			return &DownloadURI{u}, err
 		})
 }

@@ -200,7 +200,7 @@ func (a *API) addDatasets() {
 		NextToken  string `query:"next_token" doc:"the last dataset_id seen"`
 	}
 	register(a, op("list-datasets", http.MethodGet, base, "List datasets", authz.DatasetRead), func(ctx context.Context, in *listIn) (*[]Dataset, error) {
-		limit, err := pageSize("max_results", in.MaxResults, 0)
+		limit, err := a.pageSize("max_results", in.MaxResults, 0)
 		if err != nil {
 			return nil, err
 		}
@@ -269,7 +269,7 @@ func (a *API) addDatasets() {
 			}
 		}
 		// Known clients send the limit again beside the token.
-		if t.Limit, err = pageSize("limit", in.Limit, min(t.Limit, maxPage)); err != nil {
+		if t.Limit, err = a.pageSize("limit", in.Limit, min(t.Limit, a.Limits.Page)); err != nil {
 			return nil, err
 		}
 		q, err := query.Parse(t.Query)

@@ -413,7 +413,7 @@ func (a *API) addVersions(tag string) {
 		if err != nil {
 			return nil, err
 		}
-		u, _, err := a.downloadURL(ctx, v.Source, v.SourceType, time.Time{})
+		u, _, err := a.downloadURL(ctx, v.Source, v.SourceType)
 		return &DownloadURI{DownloadURI: u}, err
 	})
 }

@@ -124,6 +124,10 @@ func (a *API) body(ctx context.Context, f Family, err error) *ErrorBody {
 	}
 	status := f.status(err)
 	if pe, ok := errors.AsType[*plat.Error](err); ok {
+		// A cause on the server's side is for its log: storage that is down, say.
+		if status >= 500 && pe.Err != nil && ctx.Err() == nil && a.oncePerSecond() {
+			a.log.LogAttrs(ctx, slog.LevelError, "request failed", slog.String(plat.LogRequest, requestID(ctx)), slog.String(plat.LogError, err.Error()))
+		}
 		return newError(status, pe.Public, pe.Detail)
 	}
 	text := map[int]string{

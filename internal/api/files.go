@@ -12,6 +12,7 @@ import (
 	_ "time/tzdata" // time zones of file lists, also on machines that have none
 
 	"panal/internal/api/compat"
+	"panal/internal/authn"
 	"panal/internal/authz"
 	"panal/internal/lake"
 	"panal/internal/plat"
@@ -26,6 +27,8 @@ type Uploaded struct {
 	UploadedAt  string            `json:"uploaded_at"`
 	Metadata    map[string]string `json:"metadata"`
 	ChannelID   string            `json:"channel_id"`
+	Size        int64             `json:"size" doc:"bytes"`
+	ETag        string            `json:"etag" doc:"S3 style over chunks of 5 MiB, without quotes"`
 }
 
 // File is the wire's file (data.md §10.1).
@@ -51,12 +54,13 @@ func uploadedWire(org plat.OrgID, f lake.File) Uploaded {
 	return Uploaded{
 		FileID: string(f.ID), ContentType: f.ContentType, Lifetime: orNull(string(f.Lifetime)),
 		UploadedAt: f.UploadedAt.Format(plat.TimeSecOffset), Metadata: f.Metadata.Wire(org), ChannelID: string(f.Channel),
+		Size: f.Size, ETag: f.ETag,
 	}
 }
 
 func (a *API) fileWire(ctx context.Context, f lake.File) (File, error) {
 	org := caller(ctx).Org
-	url, expires, err := a.downloadURL(ctx, lake.BlobKey(org, f.Channel, f.ID), f.ContentType, f.ExpiresAt)
+	url, expires, err := a.immutableURL(ctx, lake.BlobKey(org, f.Channel, f.ID), f.ContentType, f.ETag, f.ExpiresAt)
 	if err != nil {
 		return File{}, err
 	}
@@ -94,7 +98,7 @@ func (a *API) addFiles() {
 			return lake.ParseToken(channel, in.PageToken)
 		}
 		s.Channel = channel
-		if s.Limit, err = pageSize("items_per_page", in.PageSize, 100); err != nil {
+		if s.Limit, err = a.pageSize("items_per_page", in.PageSize, 100); err != nil {
 			return s, err
 		}
 		if s.From, s.To, err = lake.ParseDays(in.Start, in.End, in.Timezone); err != nil {
@@ -114,7 +118,7 @@ func (a *API) addFiles() {
 		if err != nil {
 			return nil, err
 		}
-		s.Limit = min(s.Limit, maxPage) // a token is no more than what could be asked for
+		s.Limit = min(s.Limit, a.Limits.Page) // a token is no more than what could be asked for
 		files, next, err := a.Lake.Files(ctx, caller(ctx).Org, s)
 		if err != nil {
 			return nil, err
@@ -155,7 +159,7 @@ func (a *API) addFiles() {
 		Body *compat.Any `doc:"object of x-abeja-meta-<key> to text; replaces all of them"`
 	}
 	register(a, op("put-file-metadata", http.MethodPut, one+"/metadata", "Replace a file's metadata", authz.FileUpdate), func(ctx context.Context, in *metadataIn) (*File, error) {
-		m, err := metadataOf(in.Body)
+		m, err := metadataOf(in.Body, a.Limits.Metadata)
 		if err != nil {
 			return nil, err
 		}
@@ -174,7 +178,7 @@ func (a *API) fileAnswer(ctx context.Context) func(lake.File, error) (*File, err
 }
 
 // metadataOf reads a JSON object of prefixed names to texts (data.md §10.5).
-func metadataOf(raw *compat.Any) (lake.Metadata, error) {
+func metadataOf(raw *compat.Any, limits lake.Limits) (lake.Metadata, error) {
 	var fields map[string]any
 	if raw == nil || json.Unmarshal(*raw, &fields) != nil || fields == nil {
 		return nil, plat.InvalidField("body", "must be an object of %s<key> to text", lake.MetaPrefix)
@@ -190,7 +194,7 @@ func metadataOf(raw *compat.Any) (lake.Metadata, error) {
 				return
 			}
 		}
-	}, true)
+	}, true, limits)
 }
 
 // clientBody marks what goes wrong while reading the client's body, so that it is
@@ -206,37 +210,79 @@ func (b clientBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// upload is POST /channels/{channel_id}/upload (data.md §10.2).
-func (a *API) upload(w http.ResponseWriter, r *http.Request) {
-	org := caller(r.Context()).Org
-	body := httpx.IdleReader(w, r.Body, idleLimit)
-	meta, err := lake.FromWire(func(yield func(name, value string) bool) {
-		for name, values := range r.Header {
+// headerMetadata reads the metadata of an upload's headers.
+func headerMetadata(h http.Header) (lake.Metadata, error) {
+	return lake.FromWire(func(yield func(name, value string) bool) {
+		for name, values := range h {
 			if !yield(name, strings.Join(values, ", ")) {
 				return
 			}
 		}
 	}, false)
+}
+
+// uploadOf reads everything of an upload but its body.
+func uploadOf(r *http.Request) (lake.Upload, error) {
+	meta, err := headerMetadata(r.Header)
+	query := r.URL.Query()
+	return lake.Upload{
+		Org: caller(r.Context()).Org, Channel: plat.ChannelID(param(r, "channel_id")), ContentType: r.Header.Get("Content-Type"), Metadata: meta,
+		Lifetime: query.Get("lifetime"), ConflictTarget: query.Get("conflict_target"),
+	}, err
+}
+
+// upload is POST /channels/{channel_id}/upload (data.md §10.2).
+func (a *API) upload(w http.ResponseWriter, r *http.Request) {
+	body := httpx.IdleReader(w, r.Body, idleLimit)
+	in, err := uploadOf(r)
+	taken := http.StatusConflict
+	if err == nil && len(r.Header.Values("If-None-Match")) > 0 {
+		taken, err = ifNoneMatch(r.Header, &in)
+	}
 	var f lake.File
 	if err == nil {
-		query := r.URL.Query()
-		f, err = a.Lake.Upload(r.Context(), lake.Upload{
-			Org: org, Channel: plat.ChannelID(param(r, "channel_id")), ContentType: r.Header.Get("Content-Type"), Metadata: meta,
-			Lifetime: query.Get("lifetime"), ConflictTarget: query.Get("conflict_target"),
-			Body: clientBody{body}, Size: r.ContentLength,
-		})
+		in.Body, in.Size = clientBody{body}, r.ContentLength
+		f, err = a.Lake.Upload(r.Context(), in)
 	}
-	if err == nil {
-		writeJSON(w, http.StatusOK, uploadedWire(org, f))
+	if err != nil {
+		a.failUpload(w, r, taken, err)
 		return
 	}
-	if conflict, ok := errors.AsType[*lake.ConflictError](err); ok {
-		writeJSON(w, http.StatusConflict, struct {
-			*ErrorBody
-			FileID   string            `json:"file_id"`
-			Metadata map[string]string `json:"metadata"`
-		}{newError(http.StatusConflict, conflict.Error(), nil), string(conflict.File.ID), conflict.File.Metadata.Wire(org)})
+	w.Header().Set("ETag", `"`+f.ETag+`"`)
+	writeJSON(w, http.StatusOK, uploadedWire(in.Org, f))
+}
+
+// ifNoneMatch makes If-None-Match: * a condition on the file's name (ADR 10): RFC
+// 9110's way to say conflict_target=filename. It returns the status of a conflict;
+// an explicit conflict_target keeps its own.
+func ifNoneMatch(h http.Header, in *lake.Upload) (taken int, err error) {
+	if strings.TrimSpace(strings.Join(h.Values("If-None-Match"), ",")) != "*" {
+		return 0, plat.InvalidField("if-none-match", "an upload takes only *: refuse it when a live file has the same x-abeja-meta-filename")
+	}
+	if in.ConflictTarget != "" {
+		return http.StatusConflict, nil
+	}
+	in.ConflictTarget = "filename"
+	if _, ok := in.Metadata.Get(in.ConflictTarget); !ok {
+		return 0, plat.InvalidField("if-none-match", "needs the name that must be free in x-abeja-meta-filename")
+	}
+	return http.StatusPreconditionFailed, nil
+}
+
+// failUpload answers a refused upload: a conflict tells which file is there.
+func (a *API) failUpload(w http.ResponseWriter, r *http.Request, taken int, err error) {
+	conflict, ok := errors.AsType[*lake.ConflictError](err)
+	if !ok {
+		a.fail(w, r, familyLake, err)
 		return
 	}
-	a.fail(w, r, familyLake, err)
+	org := plat.OrgID("")
+	if id, ok := authn.FromContext(r.Context()); ok {
+		org = id.Org
+	}
+	writeJSON(w, taken, struct {
+		*ErrorBody
+		FileID   string            `json:"file_id"`
+		Metadata map[string]string `json:"metadata"`
+	}{newError(taken, conflict.Error(), nil), string(conflict.File.ID), conflict.File.Metadata.Wire(org)})
 }

@@ -116,7 +116,7 @@ func TestRefusedBodiesAreReadOn(t *testing.T) {
 		{"unknown path", "POST /nonsense HTTP/1.1\r\n" + auth, 404},
 		{"no form", "POST " + w.org + "/training/definitions/x/versions HTTP/1.1\r\n" + auth, 400},
 	} {
-		status, body := w.raw(c.head + "Host: x\r\nContent-Length: " + strconv.Itoa(size) + "\r\n\r\n" + strings.Repeat("x", size))
+		status, body := w.whole(c.head + "Host: x\r\nContent-Length: " + strconv.Itoa(size) + "\r\n\r\n" + strings.Repeat("x", size))
 		if status != c.status {
 			t.Errorf("%s = %d %s, want %d", c.what, status, body, c.status)
 		}

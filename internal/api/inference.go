@@ -54,6 +54,12 @@ func (a *API) addInference() {
 func (a *API) infer(w http.ResponseWriter, r *http.Request) {
 	id, err := a.Auth.Request(r)
 	if err == nil {
+		err = a.reachable(r.Context(), id)
+	}
+	if err == nil {
+		id, err = a.standing(r.Context(), id, authz.Infer)
+	}
+	if err == nil {
 		err = a.restrict(r, id)
 	}
 	if err == nil {

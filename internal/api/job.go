@@ -203,7 +203,7 @@ func (a *API) addJobs() {
 		if err != nil {
 			return nil, err
 		}
-		u, _, err := a.downloadURL(ctx, key, "application/zip", time.Time{})
+		u, _, err := a.downloadURL(ctx, key, "application/zip")
 		out := &JobResult{DownloadURI: u}
 		out.Artifacts.Complete.URI = u
 		return out, err

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"panal/internal/plat"
+	"panal/internal/x/httpx"
 )
 
 // HeaderRequestID carries the id of a request, from the edge to user code.
@@ -23,8 +24,12 @@ type requestInfo struct {
 	id string
 	// base is the base of absolute URLs, without a slash at the end.
 	base string
+	// peer is from where it comes.
+	peer httpx.Peer
 	// operation is what the request turned out to ask for.
 	operation *operationMetrics
+	// audit is the row that the request leaves, until its answer begins; nil: none.
+	audit *audited
 }
 
 type ctxKey struct{}
@@ -63,7 +68,7 @@ func (a *API) middleware(next http.Handler) http.Handler {
 			}
 			base = scheme + "://" + r.Host
 		}
-		info := &requestInfo{id: id, base: base, operation: a.metrics.none}
+		info := &requestInfo{id: id, base: base, peer: httpx.PeerOf(r, a.TrustedProxies), operation: a.metrics.none}
 		ctx := context.WithValue(r.Context(), ctxKey{}, info)
 		r = r.WithContext(ctx)
 		body := &countedBody{ReadCloser: r.Body}
@@ -71,9 +76,12 @@ func (a *API) middleware(next http.Handler) http.Handler {
 			r.Body = body
 		}
 		w.Header().Set(HeaderRequestID, id)
-		rec := &recorder{ResponseWriter: w}
+		rec := &recorder{ResponseWriter: w, before: func(status int) { a.answering(ctx, info, status) }}
 		defer func() {
-			defer func() { info.operation.done(rec.status, time.Since(start), body.n.Load(), rec.sent) }()
+			defer func() {
+				a.answering(ctx, info, rec.status) // a call that ends without an answer leaves its row all the same
+				info.operation.done(rec.status, time.Since(start), body.n.Load(), rec.sent)
+			}()
 			if p := recover(); p != nil {
 				if p == http.ErrAbortHandler { //nolint:errorlint // net/http's own sentinel, by identity
 					panic(p)
@@ -87,6 +95,10 @@ func (a *API) middleware(next http.Handler) http.Handler {
 			a.log.LogAttrs(ctx, slog.LevelDebug, "request", slog.String(plat.LogRequest, id), slog.String(plat.LogMethod, r.Method),
 				slog.String(plat.LogPath, r.URL.Path), slog.Int(plat.LogStatus, rec.status), slog.Duration(plat.LogDuration, time.Since(start)))
 		}()
+		if e := a.checkHeaders(r); e != nil {
+			writeError(rec, e)
+			return
+		}
 		normalize(r)
 		if r.Body != nil && r.Body != http.NoBody {
 			b := &watchedBody{ReadCloser: r.Body}
@@ -99,6 +111,14 @@ func (a *API) middleware(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(rec, r)
 	})
+}
+
+// answering comes before the first byte of an answer.
+func (a *API) answering(ctx context.Context, info *requestInfo, status int) {
+	if w := info.audit; w != nil {
+		info.audit = nil
+		a.record(ctx, w, status)
+	}
 }
 
 // watchedBody knows whether a body can be read on.
@@ -196,6 +216,8 @@ type recorder struct {
 	http.ResponseWriter
 	status int
 	sent   int64
+	// before, where set, is called once, before an answer's status goes out.
+	before func(status int)
 }
 
 // Unwrap implements the contract of http.ResponseController.
@@ -204,15 +226,22 @@ func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 // WriteHeader implements http.ResponseWriter.
 func (r *recorder) WriteHeader(status int) {
 	if r.status == 0 && status >= 200 {
-		r.status = status
+		r.begin(status)
 	}
 	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *recorder) begin(status int) {
+	r.status = status
+	if r.before != nil {
+		r.before(status)
+	}
 }
 
 // Write implements http.ResponseWriter.
 func (r *recorder) Write(p []byte) (int, error) {
 	if r.status == 0 {
-		r.status = http.StatusOK
+		r.begin(http.StatusOK)
 	}
 	n, err := r.ResponseWriter.Write(p)
 	r.sent += int64(n)

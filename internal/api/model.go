@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
-	"time"
 
 	"panal/internal/api/compat"
 	"panal/internal/authn"
@@ -172,7 +171,7 @@ func (a *API) addModels() {
 		if err != nil {
 			return nil, err
 		}
-		u, _, err := a.downloadURL(ctx, m.Object, "application/zip", time.Time{})
+		u, _, err := a.downloadURL(ctx, m.Object, "application/zip")
 		return &DownloadURI{DownloadURI: u}, err
 	})
 

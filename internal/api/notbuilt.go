@@ -13,31 +13,13 @@ import (
 // yet. Each answers 501 with the API's error body, to whoever may read.
 func notBuilt() []string {
 	const o, d, p = "/organizations/{organization_id}", "/organizations/{organization_id}/training/definitions/{job_definition}", "/organizations/{organization_id}/deployments/{deployment_id}"
-	const secrets = "/secret-manager/organizations/{organization_id}/secrets"
 	return []string{
 		// data.md
-		"POST /channels/{channel_id}",
-		"PUT /channels/{channel_id}/{file_id}/lifetime",
-		"GET " + o + "/channels/{channel_id}/datasources",
-		"PUT " + o + "/channels/{channel_id}/datasources/{datasource_id}",
-		"DELETE " + o + "/channels/{channel_id}/datasources/{datasource_id}",
-		"POST " + o + "/datasources", "GET " + o + "/datasources",
 		"POST " + o + "/buckets", "GET " + o + "/buckets",
 		"GET " + o + "/buckets/{bucket_id}", "PATCH " + o + "/buckets/{bucket_id}",
 		"POST " + o + "/buckets/{bucket_id}/archive", "POST " + o + "/buckets/{bucket_id}/unarchive",
 		"POST " + o + "/buckets/{bucket_id}/files", "GET " + o + "/buckets/{bucket_id}/files",
 		"GET " + o + "/buckets/{bucket_id}/files/*",
-		"GET " + secrets, "POST " + secrets,
-		"GET " + secrets + "/{secret_id}", "PATCH " + secrets + "/{secret_id}", "DELETE " + secrets + "/{secret_id}",
-		"GET " + secrets + "/{secret_id}/versions", "POST " + secrets + "/{secret_id}/versions",
-		"GET " + secrets + "/{secret_id}/versions/{id}", "PATCH " + secrets + "/{secret_id}/versions/{id}", "DELETE " + secrets + "/{secret_id}/versions/{id}",
-		"POST " + o + "/security/cidrs", "GET " + o + "/security/cidrs", "POST " + o + "/security/cidrs/check",
-		"GET " + o + "/security/cidrs/{cidr_id}", "PATCH " + o + "/security/cidrs/{cidr_id}", "DELETE " + o + "/security/cidrs/{cidr_id}",
-		"GET " + o + "/users", "POST " + o + "/users", "PATCH " + o + "/users/{user_id}", "DELETE " + o + "/users/{user_id}",
-		"GET /users/{user_id}/tokens", "POST /users/{user_id}/tokens", "DELETE /users/{user_id}/tokens/{token_id}",
-		"POST " + o + "/registry/repositories", "GET " + o + "/registry/repositories",
-		"GET " + o + "/registry/repositories/{repository_id}", "DELETE " + o + "/registry/repositories/{repository_id}",
-		"GET " + o + "/registry/repositories/{repository_id}/tags",
 		// compute.md
 		"POST " + d + "/git/versions",
 		"PUT " + d + "/jobs/{training_job_id}/status", "POST " + d + "/jobs/{training_job_id}/logs",

@@ -53,6 +53,10 @@ func register[I, O any](a *API, o operation, h func(ctx context.Context, in *I) 
 	counted := a.metrics.operation(o.ID)
 	op.Middlewares = huma.Middlewares{func(ctx huma.Context, next func(huma.Context)) {
 		counted.took(ctx.Context())
+		if audits(o, a.exempt) {
+			r, _ := humachi.Unwrap(ctx)
+			a.watch(r, o, ctx.Param)
+		}
 		next(ctx)
 	}}
 	if o.Op != "" {
@@ -88,6 +92,12 @@ func (a *API) raw(o operation, h http.HandlerFunc) {
 				return
 			}
 			h(w, r.WithContext(authn.WithIdentity(r.Context(), id)))
+		}
+	}
+	if admitted := next; audits(o, a.exempt) {
+		next = func(w http.ResponseWriter, r *http.Request) {
+			a.watch(r, o, func(name string) string { return param(r, restName(o, name)) })
+			admitted(w, r)
 		}
 	}
 	a.router.Method(o.Method, routePattern(o), a.metrics.counting(o.ID, next))
@@ -150,7 +160,22 @@ func (a *API) admit(ctx context.Context, o operation, authorization string, para
 	if err != nil {
 		return authn.Identity{}, err
 	}
+	acts(ctx, id)
+	if over := a.rates.take(o.Op, authorization); over != nil {
+		return authn.Identity{}, over
+	}
+	if err := a.reachable(ctx, id); err != nil {
+		return authn.Identity{}, err
+	}
+	if id, err = a.standing(ctx, id, o.Op); err != nil {
+		return authn.Identity{}, err
+	}
+	if err := nameable(o, param); err != nil {
+		return authn.Identity{}, err
+	}
 	t := authz.Target{
+		Channel:     plat.ChannelID(param("channel_id")),
+		User:        plat.UserID(param("user_id")),
 		Workload:    plat.WorkloadID(param("workload_id")),
 		Definition:  plat.JobDefinitionID(param("job_definition")),
 		Job:         plat.JobID(param("training_job_id")),
@@ -169,6 +194,8 @@ func (a *API) admit(ctx context.Context, o operation, authorization string, para
 	if name := param("organization_id"); name != "" && name != string(id.Org) {
 		found, err := a.Orgs.Get(ctx, name)
 		switch {
+		case errors.Is(err, plat.ErrNotFound) && authz.ReachesAll(id, o.Op):
+			return authn.Identity{}, err
 		case errors.Is(err, plat.ErrNotFound):
 			// Nobody learns from here which organizations exist.
 			return authn.Identity{}, plat.Errorf(plat.ErrForbidden, "these credentials belong to another organization")
@@ -230,6 +257,14 @@ func routePattern(o operation) string {
 		return strings.TrimSuffix(o.Path, "{"+o.Rest+"}") + "*"
 	}
 	return o.Path
+}
+
+// restName is the router's name of a path parameter.
+func restName(o operation, name string) string {
+	if o.Rest != "" && name == o.Rest {
+		return "*"
+	}
+	return name
 }
 
 // param returns a path parameter of a plain handler.

@@ -29,6 +29,7 @@ import (
 	"panal/internal/plat"
 	"panal/internal/runner"
 	"panal/internal/sqlstore"
+	"panal/internal/x/keyring"
 	"panal/internal/x/rungroup"
 	"panal/internal/x/signedurl"
 )
@@ -49,6 +50,7 @@ type App struct {
 	orgs    *org.Service
 	blobs   *blob.Store
 	runner  runner.Runner
+	keys    *keyring.Ring
 	agents  string // base URL at which workloads reach the API
 
 	group   rungroup.Group
@@ -68,9 +70,8 @@ func Build(ctx context.Context, cfg config.Server, log *slog.Logger) (_ *App, er
 	if err := a.openData(ctx); err != nil {
 		return nil, err
 	}
-	key, err := loadKey(cfg.Data)
-	if err != nil {
-		return nil, fmt.Errorf("secret key: %w", err)
+	if a.keys, err = keyring.Open(keyFile(cfg)); err != nil {
+		return nil, err
 	}
 	if err := a.listen(ctx); err != nil {
 		return nil, err
@@ -95,9 +96,14 @@ func Build(ctx context.Context, cfg config.Server, log *slog.Logger) (_ *App, er
 	if err := a.firstStart(ctx); err != nil {
 		return nil, fmt.Errorf("first start: %w", err)
 	}
+	proxies, err := cfg.Proxies()
+	if err != nil {
+		return nil, err
+	}
 	deps := api.Deps{
-		Log: log, Now: a.now, Version: plat.Version, PublicURL: cfg.PublicURL,
-		Auth: authn.New(orgStore, a.now), Orgs: a.orgs, Blobs: a.blobs, Signer: signedurl.New(key),
+		Log: log, Now: a.now, Version: plat.Version, PublicURL: cfg.PublicURL, TrustedProxies: proxies,
+		Datasources: org.NewDatasources(orgStore, a.keys, a.now), IPRules: org.NewIPRules(orgStore, a.now),
+		Auth: authn.New(orgStore, a.now), Orgs: a.orgs, Blobs: a.blobs, Signer: signedurl.NewRing(a.keys.URLKeys),
 	}
 	if err := a.addDomains(ctx, &deps, orgStore); err != nil {
 		return nil, err
@@ -184,7 +190,7 @@ func (a *App) Run(ctx context.Context) error {
 		}
 	}
 	a.group.Add("http", func(ctx context.Context) error {
-		return serveHTTP(ctx, a.log, a.listener, a.handler, a.cfg.Drain, &a.draining)
+		return serveHTTP(ctx, a.log, a.listener, a.handler, a.cfg.HeaderBytes, a.cfg.Drain, &a.draining)
 	})
 	level, _ := a.runner.Isolation()
 	a.log.LogAttrs(ctx, slog.LevelInfo, "panal is up", slog.String(plat.LogAddress, "http://"+a.listener.Addr().String()),
@@ -203,7 +209,7 @@ func (a *App) addAdminListener(ctx context.Context) error {
 	}
 	var draining atomic.Bool
 	a.group.Add("admin", func(ctx context.Context) error {
-		return serveHTTP(ctx, a.log, l, pprofHandler(), a.cfg.Drain, &draining)
+		return serveHTTP(ctx, a.log, l, pprofHandler(), a.cfg.HeaderBytes, a.cfg.Drain, &draining)
 	})
 	return nil
 }

@@ -18,9 +18,12 @@ import (
 	"panal/internal/dataset"
 	"panal/internal/deploy"
 	"panal/internal/lake"
+	"panal/internal/lake/journal"
 	"panal/internal/logs"
 	"panal/internal/plat"
+	"panal/internal/registry"
 	"panal/internal/runner"
+	"panal/internal/secret"
 	"panal/internal/sqlstore"
 	"panal/internal/sqlstore/sqlite"
 	"panal/internal/train"
@@ -39,14 +42,18 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	}
 
 	index := sqlstore.NewLake(a.lakeDB, a.now)
-	files := lake.NewService(index, a.blobs, a.now)
+	changes := journal.New(a.blobs, a.now)
+	files := lake.NewService(journal.NewStore(index, changes), a.blobs, a.now)
+	a.limitStorage(files)
 	a.group.Add("lake", func(ctx context.Context) error { return a.keepLake(ctx, files) })
+	a.group.Add("journal", func(ctx context.Context) error { return a.keepJournal(ctx, changes, index) })
+	a.closers = append(a.closers, func() error { return endJournal(changes) })
 
 	training, deploys := sqlstore.NewTraining(a.control), sqlstore.NewDeploys(a.control)
 	trainSvc := train.NewService(train.Options{Store: training, Blobs: a.blobs, Now: a.now, ModelUsers: modelUsers(deploys)})
 	jobs := job.New(job.Config{
 		Log: a.log.With(slog.String(plat.LogComponent, "job")), Now: a.now, Store: training, Runner: a.runner,
-		Tokens: orgs, Blobs: a.blobs, IngestSpool: spool, APIURL: a.agents, Wake: a.control.Hub().Watch(ctx, train.TopicJob),
+		Tokens: orgs, Blobs: a.blobs, IngestSpool: spool, APIURL: a.agents, Wake: a.control.Hub().Watch(ctx, train.TopicJob), Held: a.held,
 	})
 	a.group.Add("job", jobs.Run)
 	a.group.Add("training", func(ctx context.Context) error {
@@ -81,11 +88,21 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 		capacity: a.runner.Capacity, jobs: training.JobCounts, services: deploys.ServiceCounts, logBytes: lines.Used, lake: index.Total,
 	}))
 
+	secrets := secret.NewService(sqlstore.NewSecrets(a.control), a.keys, a.now)
+	a.group.Add("secrets", func(ctx context.Context) error { return a.keepSealed(ctx, secrets, deps.Datasources) })
+	deps.Secrets, deps.Registry = secrets, registry.NewService(sqlstore.NewRegistry(a.control), a.now)
+
 	deps.Metrics = a.metrics
 	deps.TempDir = filepath.Join(a.cfg.Data, dirUploads)
 	deps.Lake, deps.Datasets = files, dataset.NewService(sqlstore.NewDatasets(a.lakeDB), a.now)
+	deps.Verify = func(ctx context.Context, c lake.Channel, opt journal.VerifyOptions) (journal.Report, error) {
+		return changes.Verify(ctx, index, c, opt)
+	}
 	deps.Train, deps.Logs = trainSvc, lines
 	deps.Deploy, deps.Gateway, deps.Capacity = manager, proxy, a.runner.Capacity
+	a.addLimits(deps)
+	a.addAudit(deps)
+	a.addOrgs(ctx, deps)
 	deps.LogStreams = api.LogStreams{
 		Job: func(ctx context.Context, org plat.OrgID, definition string, id plat.JobID) error {
 			_, err := trainSvc.Job(ctx, org, definition, id)

@@ -18,6 +18,7 @@ import (
 	"panal/internal/agent"
 	"panal/internal/blob"
 	"panal/internal/blob/dirblob"
+	"panal/internal/blob/s3blob"
 	"panal/internal/config"
 	"panal/internal/plat"
 	"panal/internal/runner"
@@ -62,13 +63,53 @@ func (a *App) openData(ctx context.Context) error {
 		}
 	}
 	a.closers = append(a.closers, a.lakeDB.Close)
-	d, err := dirblob.Open(ctx, filepath.Join(a.cfg.Data, dirBlobs))
+	d, err := a.openBlobs(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("object store: %w", err)
 	}
 	a.blobs = blob.New(d)
 	a.closers = append(a.closers, a.blobs.Close)
 	return nil
+}
+
+func (a *App) openBlobs(ctx context.Context) (blob.Driver, error) {
+	where, err := config.ParseBlob(a.cfg.Blob)
+	switch {
+	case err != nil:
+		return nil, err
+	case where.Bucket != "":
+		d, err := s3blob.Open(ctx, s3blob.Options{
+			Bucket: where.Bucket, Prefix: where.Prefix, Endpoint: where.Endpoint, PublicEndpoint: where.PublicEndpoint,
+			Region: where.Region, VirtualHost: !where.PathStyle,
+			AccessKey: a.cfg.S3AccessKey, SecretKey: a.cfg.S3SecretKey, SessionToken: a.cfg.S3Session,
+			Log: a.log,
+		})
+		if err != nil {
+			return nil, err
+		}
+		if !where.Presign {
+			return struct{ blob.Driver }{d}, nil // no more than a driver: Panal's own URLs
+		}
+		return d, nil
+	case where.Dir == "":
+		return dirblob.Open(ctx, filepath.Join(a.cfg.Data, dirBlobs))
+	}
+	if err := os.MkdirAll(where.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	info, err := os.Stat(where.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, plat.Errorf(plat.ErrInvalid, "%s can be entered by others than the server's user, user code among them; chmod 700 it", where.Dir)
+	}
+	l, err := lock(where.Dir)
+	if err != nil {
+		return nil, err
+	}
+	a.closers = append(a.closers, l.Close)
+	return dirblob.Open(ctx, where.Dir)
 }
 
 // runnerConfig is the process runner's share of the configuration.

@@ -3,6 +3,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -17,8 +18,9 @@ import (
 	"panal/internal/plat"
 )
 
-// maxHeaderBytes bounds a request's headers: 16 KiB of metadata, encoded, and the rest.
-const maxHeaderBytes = 64 << 10
+// maxHeaderBytes is where net/http cuts a request's headers off. What lies between
+// the configured limit and this gets the API's own 431.
+func maxHeaderBytes(limit int) int { return 4 * cmp.Or(limit, 64<<10) }
 
 // front is the outermost handler: health and metrics beside the API.
 func (a *App) front(next http.Handler) http.Handler {
@@ -64,12 +66,12 @@ func writeStatus(w http.ResponseWriter, status int, body string) {
 
 // serveHTTP serves h on l until ctx ends, then drains: no new connections, and
 // requests in flight get up to drain to finish.
-func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Handler, drain time.Duration, draining *atomic.Bool) error {
+func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Handler, headers int, drain time.Duration, draining *atomic.Bool) error {
 	srv := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    maxHeaderBytes,
+		MaxHeaderBytes:    maxHeaderBytes(headers),
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	done := make(chan error, 1)

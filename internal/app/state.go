@@ -3,7 +3,6 @@
 package app
 
 import (
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -76,25 +75,6 @@ func writePrivate(path string, data []byte) error {
 		return err
 	}
 	return errors.Join(dir.Sync(), dir.Close())
-}
-
-// loadKey returns the installation's secret key, made on first start.
-func loadKey(data string) ([]byte, error) {
-	path := filepath.Join(data, fileKey)
-	b, err := os.ReadFile(path)
-	switch {
-	case err == nil && len(b) == 32:
-		return b, nil
-	case err == nil:
-		return nil, plat.Errorf(plat.ErrInvalid, "%s has %d bytes, not 32; restore it from a backup (signed URLs and secrets depend on it)", path, len(b))
-	case !errors.Is(err, fs.ErrNotExist):
-		return nil, err
-	}
-	key := make([]byte, 32)
-	if _, err := rand.Read(key); err != nil {
-		return nil, err
-	}
-	return key, writePrivate(path, key)
 }
 
 // lock takes the data directory for this process. The kernel gives it back when

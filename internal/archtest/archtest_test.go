@@ -46,9 +46,12 @@ var layers = []struct {
 
 	// domains
 	{"internal/outbox", []string{"internal/plat", "internal/x/..."}},
-	{"internal/org", []string{"internal/plat", "internal/x/...", "internal/authn"}},
+	{"internal/audit/...", []string{"internal/plat", "internal/x/...", "internal/audit"}},
+	{"internal/org/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/org/..."}},
 	{"internal/lake/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/outbox", "internal/lake/..."}},
 	{"internal/dataset/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/lake/...", "internal/dataset/..."}},
+	{"internal/secret/...", []string{"internal/plat", "internal/x/...", "internal/secret"}},
+	{"internal/registry/...", []string{"internal/plat", "internal/x/...", "internal/registry"}},
 	{"internal/logs/spool", []string{"internal/plat", "internal/x/...", "internal/logs"}},
 	{"internal/logs/...", []string{"internal/plat", "internal/x/...", "internal/blob", "internal/logs/..."}},
 	{"internal/train/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/runner", "internal/outbox", "internal/dataset", "internal/train/..."}},
@@ -56,7 +59,7 @@ var layers = []struct {
 
 	// stores
 	{"internal/sqlstore/sqlstoretest", []string{"internal/plat", "internal/sqlstore/..."}},
-	{"internal/sqlstore/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/outbox", "internal/org", "internal/lake/...", "internal/dataset/...", "internal/logs/...", "internal/train/...", "internal/deploy/...", "internal/sqlstore"}},
+	{"internal/sqlstore/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/outbox", "internal/audit", "internal/org/...", "internal/lake/...", "internal/dataset/...", "internal/logs/...", "internal/train/...", "internal/deploy/...", "internal/secret/...", "internal/registry/...", "internal/sqlstore"}},
 
 	// machines
 	{"internal/control/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/runner", "internal/outbox", "internal/train", "internal/deploy", "internal/logs", "internal/dataplane", "internal/control/..."}},
@@ -65,9 +68,9 @@ var layers = []struct {
 
 	// edges
 	{"internal/api/compat", []string{"internal/plat"}},
-	{"internal/api", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/authz", "internal/blob", "internal/runner", "internal/org", "internal/lake/...", "internal/dataset", "internal/train", "internal/deploy", "internal/logs", "internal/dataplane", "internal/api/compat"}},
+	{"internal/api", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/authz", "internal/blob", "internal/runner", "internal/audit", "internal/org", "internal/lake/...", "internal/dataset", "internal/train", "internal/deploy", "internal/logs", "internal/dataplane", "internal/secret", "internal/registry", "internal/api/compat"}},
 	{"internal/client", []string{"internal/plat", "internal/x/..."}},
-	{"internal/config", []string{"internal/plat"}},
+	{"internal/config", []string{"internal/plat", "internal/x/..."}},
 	{"internal/cli", []string{"internal/plat", "internal/x/...", "internal/client", "internal/config", "internal/app"}},
 	{"internal/app", []string{"internal/..."}},
 	{"internal/archtest", nil},
@@ -87,7 +90,10 @@ var owners = map[string][]string{
 	"github.com/jackc/pgx":          {"internal/sqlstore/postgres", "internal/sqlstore/sqlstoretest"},
 	"github.com/pressly/goose":      {"internal/sqlstore/sqlite", "internal/sqlstore/postgres"},
 	"github.com/alecthomas/kong":    {"internal/cli"},
+	"github.com/bmatcuk/doublestar": {"internal/cli"},
 	"github.com/landlock-lsm":       {"internal/runner/procrunner"},
+	"github.com/minio/minio-go":     {"internal/blob/s3blob", "bench/s3store"},
+	"golang.org/x/time":             {"internal/api"},
 	"database/sql":                  {"internal/sqlstore"},
 }
 

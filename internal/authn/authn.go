@@ -39,6 +39,8 @@ type Kind string
 const (
 	KindUser      Kind = "user"
 	KindContainer Kind = "container"
+	// KindDatasource is a machine that sends to the channels it is linked to.
+	KindDatasource Kind = "datasource"
 )
 
 // Scope is what a container token may touch (compute.md §13.3). Zero for users.
@@ -64,6 +66,12 @@ type Identity struct {
 	User  plat.UserID // the owner; for a container, who created the workload
 	Role  Role        // empty for a container
 	Scope Scope
+	// Datasource, and the channels that it is linked to, in order; for a datasource only.
+	Datasource plat.DatasourceID
+	Channels   []plat.ChannelID
+	// Operator: of the organization whose admins run the installation. Set by the
+	// edge (ADR 0009).
+	Operator bool
 	// Ended is true for a container token whose workload has ended: it is good
 	// only for results and logs, until it expires.
 	Ended bool
@@ -71,11 +79,17 @@ type Identity struct {
 
 // Token is a stored credential.
 type Token struct {
-	Hash      string // HashToken of the secret
-	Kind      Kind
-	Org       plat.OrgID
-	User      plat.UserID
-	Scope     Scope
+	Hash       string       // HashToken of the secret
+	ID         plat.TokenID // a user's; empty for others
+	Name       string       // what its owner calls it
+	Kind       Kind
+	Org        plat.OrgID
+	User       plat.UserID
+	Scope      Scope
+	Datasource plat.DatasourceID
+	// Channels are those that the datasource is linked to, in order. TokenByHash
+	// fills it in; it is not part of what is stored with the token.
+	Channels  []plat.ChannelID
 	CreatedAt time.Time
 	EndedAt   time.Time // container: when its workload ended; zero while it lives
 	ExpiresAt time.Time // zero = never
@@ -86,7 +100,8 @@ type Store interface {
 	// CreateToken stores t; ErrExists for a hash that is there.
 	CreateToken(ctx context.Context, t Token) error
 	// TokenByHash returns the token and its user's current role (empty for
-	// containers); ErrNotFound for an unknown or deleted one.
+	// containers and datasources), and a datasource's links; ErrNotFound for an
+	// unknown or deleted one.
 	TokenByHash(ctx context.Context, hash string) (Token, Role, error)
 	// EndWorkloadTokens marks the workload's tokens ended at and expiring at.
 	EndWorkloadTokens(ctx context.Context, w plat.WorkloadID, at, expires time.Time) error
@@ -105,6 +120,7 @@ const (
 	staleFor  = 15 * time.Minute // how long a token seen before works without the store
 	cacheSize = 10_000
 	maxHeader = 4 << 10
+	textWrong = "the token is unknown, expired or of another user"
 )
 
 // Authenticator authenticates requests. It is safe for concurrent use.
@@ -114,6 +130,9 @@ type Authenticator struct {
 
 	mu    sync.Mutex
 	cache map[string]cached
+	// forgets counts what was forgotten: an answer that the store gave before is
+	// not remembered after.
+	forgets uint64
 }
 
 type cached struct {
@@ -128,7 +147,7 @@ func New(s Store, now plat.Clock) *Authenticator {
 }
 
 // Request authenticates an HTTP request by its Authorization header: Basic
-// "user-<id>:<token>", or Bearer. ErrUnauthenticated when there is none or it is
+// "user-<id>:<token>" or "datasource-<id>:<secret>", or Bearer. ErrUnauthenticated when there is none or it is
 // wrong; ErrUnavailable when it can't be checked now.
 func (a *Authenticator) Request(r *http.Request) (Identity, error) {
 	return a.Header(r.Context(), r.Header.Get("Authorization"))
@@ -146,7 +165,7 @@ func (a *Authenticator) Header(ctx context.Context, h string) (Identity, error) 
 	rest = strings.TrimSpace(rest)
 	switch strings.ToLower(scheme) {
 	case "bearer":
-		return a.token(ctx, rest, "")
+		return a.token(ctx, rest, func(t Token) bool { return t.Kind != KindDatasource })
 	case "basic":
 		raw, err := base64.StdEncoding.DecodeString(rest)
 		if err != nil {
@@ -156,13 +175,19 @@ func (a *Authenticator) Header(ctx context.Context, h string) (Identity, error) 
 		if !ok || name == "" {
 			return Identity{}, plat.Errorf(plat.ErrUnauthenticated, "the Basic credentials are not user-<id>:<token>")
 		}
-		return a.token(ctx, secret, plat.UserID(strings.TrimPrefix(name, "user-")))
+		if id, ok := strings.CutPrefix(name, "datasource-"); ok {
+			return a.token(ctx, secret, func(t Token) bool { return t.Kind == KindDatasource && t.Datasource == plat.DatasourceID(id) })
+		}
+		user := plat.UserID(strings.TrimPrefix(name, "user-"))
+		return a.token(ctx, secret, func(t Token) bool { return t.Kind == KindUser && t.User == user })
 	}
 	return Identity{}, plat.Errorf(plat.ErrUnauthenticated, "unknown authorization scheme; use Basic or Bearer")
 }
 
-func (a *Authenticator) token(ctx context.Context, secret string, user plat.UserID) (Identity, error) {
-	wrong := plat.Errorf(plat.ErrUnauthenticated, "the token is unknown, expired or of another user")
+// token authenticates by secret; own tells whether the token is that of the name
+// that came with it.
+func (a *Authenticator) token(ctx context.Context, secret string, own func(Token) bool) (Identity, error) {
+	wrong := plat.Errorf(plat.ErrUnauthenticated, textWrong)
 	if secret == "" {
 		return Identity{}, wrong
 	}
@@ -174,10 +199,13 @@ func (a *Authenticator) token(ctx context.Context, secret string, user plat.User
 	switch {
 	case !t.ExpiresAt.IsZero() && !now.Before(t.ExpiresAt):
 		return Identity{}, wrong
-	case user != "" && (t.Kind != KindUser || t.User != user):
+	case !own(t):
 		return Identity{}, wrong
 	}
-	return Identity{Kind: t.Kind, Org: t.Org, User: t.User, Role: c.role, Scope: t.Scope, Ended: !t.EndedAt.IsZero()}, nil
+	return Identity{
+		Kind: t.Kind, Org: t.Org, User: t.User, Role: c.role, Scope: t.Scope, Ended: !t.EndedAt.IsZero(),
+		Datasource: t.Datasource, Channels: t.Channels,
+	}, nil
 }
 
 // lookup finds a token by hash, from the cache while it is fresh, and from a
@@ -187,6 +215,7 @@ func (a *Authenticator) lookup(ctx context.Context, hash string) (cached, error)
 	now := a.now()
 	a.mu.Lock()
 	c, hit := a.cache[hash]
+	forgets := a.forgets
 	a.mu.Unlock()
 	age := now.Sub(c.at)
 	if hit && age >= 0 && age < freshFor { // a clock set back makes nothing fresh again
@@ -196,11 +225,11 @@ func (a *Authenticator) lookup(ctx context.Context, hash string) (cached, error)
 	switch kind := plat.KindOf(err); {
 	case err == nil:
 		c = cached{token: t, role: role, at: now}
-		a.remember(hash, c)
+		a.remember(hash, c, forgets)
 		return c, nil
 	case kind == plat.ErrNotFound: //nolint:errorlint // KindOf returns the sentinel itself
 		a.Forget(hash)
-		return cached{}, plat.Errorf(plat.ErrUnauthenticated, "the token is unknown, expired or of another user")
+		return cached{}, plat.Errorf(plat.ErrUnauthenticated, textWrong)
 	case hit && age < staleFor:
 		return c, nil
 	default:
@@ -208,9 +237,12 @@ func (a *Authenticator) lookup(ctx context.Context, hash string) (cached, error)
 	}
 }
 
-func (a *Authenticator) remember(hash string, c cached) {
+func (a *Authenticator) remember(hash string, c cached, forgets uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if forgets != a.forgets {
+		return
+	}
 	if len(a.cache) >= cacheSize {
 		for k := range a.cache { // any will do: the map's order is random
 			delete(a.cache, k)
@@ -224,7 +256,31 @@ func (a *Authenticator) remember(hash string, c cached) {
 func (a *Authenticator) Forget(hash string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.forgets++
 	delete(a.cache, hash)
+}
+
+// ForgetUser drops the user's own tokens from the cache: it was deleted, its role
+// has changed, or one of its tokens has ended.
+func (a *Authenticator) ForgetUser(u plat.UserID) {
+	a.forgetAll(func(t Token) bool { return t.Kind == KindUser && t.User == u })
+}
+
+// ForgetDatasource drops the datasource's credential from the cache: it was
+// deleted, or its links have changed.
+func (a *Authenticator) ForgetDatasource(d plat.DatasourceID) {
+	a.forgetAll(func(t Token) bool { return t.Kind == KindDatasource && t.Datasource == d })
+}
+
+func (a *Authenticator) forgetAll(which func(Token) bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.forgets++
+	for hash, c := range a.cache { // at most cacheSize, at a change only
+		if which(c.token) {
+			delete(a.cache, hash)
+		}
+	}
 }
 
 type ctxKey struct{}

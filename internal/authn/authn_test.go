@@ -43,6 +43,7 @@ func newStore() *store {
 	return &store{role: authn.RoleDeveloper, tokens: map[string]authn.Token{
 		authn.HashToken("pat"):     {Kind: authn.KindUser, Org: "o1", User: "u1"},
 		authn.HashToken("job"):     {Kind: authn.KindContainer, Org: "o1", User: "u1", Scope: authn.Scope{Job: "j1"}},
+		authn.HashToken("camera"):  {Kind: authn.KindDatasource, Org: "o1", Datasource: "d1", Channels: []plat.ChannelID{"c1"}},
 		authn.HashToken("expired"): {Kind: authn.KindUser, Org: "o1", User: "u1", ExpiresAt: time.Unix(1000, 0)},
 	}}
 }
@@ -58,6 +59,14 @@ func TestHeader(t *testing.T) {
 		{"bearer", "Bearer pat", nil},
 		{"scheme in lower case", "bearer pat", nil},
 		{"container", "Bearer job", nil},
+		{"datasource", basic("datasource-d1", "camera"), nil},
+		{"datasource as a user", basic("user-d1", "camera"), plat.ErrUnauthenticated},
+		{"datasource without prefix", basic("d1", "camera"), plat.ErrUnauthenticated},
+		{"datasource by bearer", "Bearer camera", plat.ErrUnauthenticated},
+		{"other datasource's name", basic("datasource-d2", "camera"), plat.ErrUnauthenticated},
+		{"no datasource's name", basic("datasource-", "camera"), plat.ErrUnauthenticated},
+		{"user's token as a datasource's", basic("datasource-u1", "pat"), plat.ErrUnauthenticated},
+		{"container's token as a datasource's", basic("datasource-", "job"), plat.ErrUnauthenticated},
 		{"nothing", "", plat.ErrUnauthenticated},
 		{"other user's name", basic("user-u2", "pat"), plat.ErrUnauthenticated},
 		{"container's token as a user's", basic("user-u1", "job"), plat.ErrUnauthenticated},
@@ -132,4 +141,63 @@ func TestStaticStability(t *testing.T) {
 	if _, err := a.Header(t.Context(), "Bearer pat"); !errors.Is(err, plat.ErrUnauthenticated) {
 		t.Errorf("revoked: %v", err)
 	}
+}
+
+func TestDatasourceHasItsLinksAndNoRole(t *testing.T) {
+	s := newStore()
+	s.role = ""
+	id, err := authn.New(s, plat.SystemClock).Header(t.Context(), basic("datasource-d1", "camera"))
+	if err != nil || id.Kind != authn.KindDatasource || id.Role != "" || id.User != "" || id.Datasource != "d1" || len(id.Channels) != 1 {
+		t.Errorf("identity = %+v, %v", id, err)
+	}
+}
+
+// TestForgetCountsAtOnce: what is revoked in this process is refused by the next
+// request, also when a slow answer of the store from before comes in after it.
+func TestForgetCountsAtOnce(t *testing.T) {
+	for what, c := range map[string]struct {
+		header, secret string
+		forget         func(*authn.Authenticator)
+	}{
+		"user":       {"Bearer pat", "pat", func(a *authn.Authenticator) { a.ForgetUser("u1") }},
+		"datasource": {basic("datasource-d1", "camera"), "camera", func(a *authn.Authenticator) { a.ForgetDatasource("d1") }},
+	} {
+		s := newStore()
+		a := authn.New(s, plat.SystemClock)
+		if _, err := a.Header(t.Context(), c.header); err != nil {
+			t.Fatal(err)
+		}
+		delete(s.tokens, authn.HashToken(c.secret))
+		c.forget(a)
+		if _, err := a.Header(t.Context(), c.header); !errors.Is(err, plat.ErrUnauthenticated) {
+			t.Errorf("%s, forgotten: %v", what, err)
+		}
+		slow := &slowStore{store: newStore()}
+		a = authn.New(slow, plat.SystemClock)
+		slow.meanwhile = func() {
+			delete(slow.tokens, authn.HashToken(c.secret))
+			c.forget(a)
+		}
+		if _, err := a.Header(t.Context(), c.header); err != nil { // asked before it was revoked
+			t.Fatal(err)
+		}
+		slow.meanwhile = nil
+		if _, err := a.Header(t.Context(), c.header); !errors.Is(err, plat.ErrUnauthenticated) {
+			t.Errorf("%s, revoked while the store answered: %v", what, err)
+		}
+	}
+}
+
+// slowStore has time for something else before its answer arrives.
+type slowStore struct {
+	*store
+	meanwhile func()
+}
+
+func (s *slowStore) TokenByHash(ctx context.Context, hash string) (authn.Token, authn.Role, error) {
+	t, role, err := s.store.TokenByHash(ctx, hash)
+	if s.meanwhile != nil {
+		s.meanwhile()
+	}
+	return t, role, err
 }

@@ -27,6 +27,8 @@ type Target struct {
 	Deployment  plat.DeploymentID
 	CodeVersion plat.VersionID
 	Service     plat.ServiceID
+	Channel     plat.ChannelID
+	User        plat.UserID
 }
 
 // Reach is what a container token may do with an operation.
@@ -40,10 +42,43 @@ const (
 	OwnWorkEnd              // as OwnWork, and also for an hour after the workload ended (results, logs)
 )
 
+// Operators says what the operator of the installation, an admin of the first
+// organization, may do with an operation (ADR 0009).
+type Operators int
+
+// What operators may.
+const (
+	LikeOthers     Operators = iota // nothing more than others: its own organization
+	AnyOrg                          // also in any other organization
+	OnlyByOperator                  // and nobody else may
+)
+
 // Row is one line of the table.
 type Row struct {
 	Roles     []authn.Role
 	Container Reach
+	// Self: also every user for itself.
+	Self bool
+	// Datasource: also a datasource, in the channels that it is linked to (data.md §2).
+	Datasource bool
+	Operators  Operators
+}
+
+// Operates tells whether id runs the installation.
+func Operates(id authn.Identity) bool {
+	return id.Operator && id.Kind == authn.KindUser && id.Role == authn.RoleAdmin
+}
+
+// ReachesAll tells whether id may do op in whatever organization.
+func ReachesAll(id authn.Identity, op Op) bool {
+	return Operates(id) && Table()[op].Operators != LikeOthers
+}
+
+// Survives tells whether an operation by a container goes on while its organization
+// is suspended: what is its workload's own, so that nothing that ran is lost.
+func Survives(id authn.Identity, op Op) bool {
+	reach := Table()[op].Container
+	return id.Kind == authn.KindContainer && (reach == OwnWork || reach == OwnWorkEnd)
 }
 
 // Check returns nil when id may do op on t: ErrForbidden otherwise. An op
@@ -53,12 +88,18 @@ func Check(id authn.Identity, op Op, t Target) error {
 	if !ok {
 		return plat.Errorf(plat.ErrForbidden, "operation %s has no row in the authorisation table", op)
 	}
+	switch {
+	case ReachesAll(id, op):
+		return nil
+	case row.Operators == OnlyByOperator:
+		return plat.Errorf(plat.ErrForbidden, "only an operator of this installation, an admin of its first organization, may do this (%s)", op)
+	}
 	if t.Org != "" && t.Org != id.Org {
 		return plat.Errorf(plat.ErrForbidden, "these credentials belong to another organization")
 	}
 	switch id.Kind {
 	case authn.KindUser:
-		if slices.Contains(row.Roles, id.Role) {
+		if slices.Contains(row.Roles, id.Role) || row.Self && t.User != "" && t.User == id.User {
 			return nil
 		}
 		return plat.Errorf(plat.ErrForbidden, "the role %q may not do this (%s)", id.Role, op)
@@ -70,6 +111,14 @@ func Check(id authn.Identity, op Op, t Target) error {
 			return plat.Errorf(plat.ErrForbidden, "the workload of this token has ended; its token is good for results and logs only")
 		}
 		return plat.Errorf(plat.ErrForbidden, "a container's token may not do this (%s)", op)
+	case authn.KindDatasource:
+		if !row.Datasource {
+			return plat.Errorf(plat.ErrForbidden, "a datasource may not do this (%s)", op)
+		}
+		if _, linked := slices.BinarySearch(id.Channels, t.Channel); linked && t.Channel != "" {
+			return nil
+		}
+		return plat.Errorf(plat.ErrForbidden, "this datasource is not linked to the channel")
 	}
 	return plat.Errorf(plat.ErrForbidden, "unknown kind of identity %q", id.Kind)
 }

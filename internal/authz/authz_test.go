@@ -16,13 +16,14 @@ import (
 // organization, changing is not for regular members, and no row is empty.
 func TestRoles(t *testing.T) {
 	for op, row := range authz.Table() {
-		if len(row.Roles) == 0 && row.Container == authz.Never {
+		if len(row.Roles) == 0 && row.Container == authz.Never && row.Operators != authz.OnlyByOperator {
 			t.Errorf("%s: nobody may do it", op)
 		}
 		for _, role := range []authn.Role{authn.RoleAdmin, authn.RoleDeveloper, authn.RoleRegular, "owner", ""} {
 			err := authz.Check(authn.Identity{Kind: authn.KindUser, Org: "o", Role: role}, op, authz.Target{Org: "o"})
 			read := strings.HasSuffix(string(op), ".read") || op == authz.Infer || op == authz.NotBuilt || op == authz.SourceDownload
-			want := len(row.Roles) > 0 && (role == authn.RoleAdmin || role == authn.RoleDeveloper || role == authn.RoleRegular && read)
+			admin := strings.HasSuffix(string(op), ".admin") || op == authz.OrgUsage || op == authz.AuditList
+			want := len(row.Roles) > 0 && (role == authn.RoleAdmin || role == authn.RoleDeveloper && !admin || role == authn.RoleRegular && read)
 			if (err == nil) != want {
 				t.Errorf("%s by %q = %v, want allowed %v", op, role, err, want)
 			}
@@ -35,10 +36,36 @@ func TestOtherOrganizationIsForbiddenToEveryone(t *testing.T) {
 		for _, id := range []authn.Identity{
 			{Kind: authn.KindUser, Org: "o", Role: authn.RoleAdmin},
 			{Kind: authn.KindContainer, Org: "o", Scope: authn.Scope{Job: "j"}},
+			{Kind: authn.KindDatasource, Org: "o", Channels: []plat.ChannelID{"c"}},
+			{Kind: authn.KindUser, Org: "o", User: "u", Role: authn.RoleRegular},
 		} {
-			if err := authz.Check(id, op, authz.Target{Org: "other", Job: "j"}); !errors.Is(err, plat.ErrForbidden) {
+			if err := authz.Check(id, op, authz.Target{Org: "other", Job: "j", Channel: "c", User: "u"}); !errors.Is(err, plat.ErrForbidden) {
 				t.Errorf("%s in another organization by a %s = %v", op, id.Kind, err)
 			}
+		}
+	}
+}
+
+// TestOperators: what an operator may is what its row says, an admin of another
+// organization is none, and neither is anybody else of the operator's.
+func TestOperators(t *testing.T) {
+	for op, row := range authz.Table() {
+		for _, role := range []authn.Role{authn.RoleAdmin, authn.RoleDeveloper, authn.RoleRegular} {
+			id := authn.Identity{Kind: authn.KindUser, Org: "first", Role: role, Operator: true}
+			err := authz.Check(id, op, authz.Target{Org: "other"})
+			if want := row.Operators != authz.LikeOthers && role == authn.RoleAdmin; (err == nil) != want {
+				t.Errorf("%s in another organization by the operator's %s = %v", op, role, err)
+			}
+			id.Operator = false
+			if row.Operators == authz.OnlyByOperator {
+				if err := authz.Check(id, op, authz.Target{Org: "first"}); !errors.Is(err, plat.ErrForbidden) {
+					t.Errorf("%s by the %s of an organization = %v", op, role, err)
+				}
+			}
+		}
+		id := authn.Identity{Kind: authn.KindContainer, Org: "first", Role: authn.RoleAdmin, Operator: true, Scope: authn.Scope{Job: "j"}}
+		if err := authz.Check(id, op, authz.Target{Org: "other", Job: "j"}); err == nil {
+			t.Errorf("%s in another organization by the operator's container", op)
 		}
 	}
 }
@@ -89,6 +116,45 @@ func TestContainers(t *testing.T) {
 		err := authz.Check(authn.Identity{Kind: authn.KindContainer, Org: "o", Scope: c.scope, Ended: c.ended}, c.op, c.t)
 		if (err == nil) != c.want {
 			t.Errorf("%s = %v, want allowed %v", c.what, err, c.want)
+		}
+	}
+}
+
+// TestDatasources holds the datasource's column to data.md §2: uploads to and reads of
+// files in linked channels, and nothing else.
+func TestDatasources(t *testing.T) {
+	id := authn.Identity{Kind: authn.KindDatasource, Org: "o", Datasource: "d", Channels: []plat.ChannelID{"1", "3"}}
+	for op := range authz.Table() {
+		for channel, linked := range map[plat.ChannelID]bool{"1": true, "2": false, "3": true, "4": false, "": false} {
+			err := authz.Check(id, op, authz.Target{Channel: channel})
+			want := linked && (op == authz.FileUpload || op == authz.FileRead)
+			if (err == nil) != want || err != nil && !errors.Is(err, plat.ErrForbidden) {
+				t.Errorf("%s in channel %q by a datasource = %v, want allowed %v", op, channel, err, want)
+			}
+		}
+	}
+	id.Channels = nil
+	if err := authz.Check(id, authz.FileRead, authz.Target{}); err == nil {
+		t.Error("a datasource without links reads where no channel is named")
+	}
+}
+
+// TestSelf: a user manages its own tokens, an admin everybody's.
+func TestSelf(t *testing.T) {
+	for _, c := range []struct {
+		id   authn.Identity
+		user plat.UserID
+		want bool
+	}{
+		{authn.Identity{Kind: authn.KindUser, User: "u", Role: authn.RoleRegular}, "u", true},
+		{authn.Identity{Kind: authn.KindUser, User: "u", Role: authn.RoleDeveloper}, "v", false},
+		{authn.Identity{Kind: authn.KindUser, User: "u", Role: authn.RoleAdmin}, "v", true},
+		{authn.Identity{Kind: authn.KindContainer, User: "u"}, "u", false},
+		{authn.Identity{Kind: authn.KindDatasource}, "", false},
+		{authn.Identity{Kind: authn.KindUser}, "", false},
+	} {
+		if err := authz.Check(c.id, authz.TokenAdmin, authz.Target{User: c.user}); (err == nil) != c.want {
+			t.Errorf("%+v on %s's tokens = %v, want allowed %v", c.id, c.user, err, c.want)
 		}
 	}
 }

@@ -5,13 +5,24 @@ package authz
 import "panal/internal/authn"
 
 // Operations. Read is for everyone in the organization; changes are for admins
-// and developers (data.md §3).
+// and developers, what ends in .admin for admins (data.md §3).
 const (
-	OrgRead Op = "organization.read"
+	OrgRead   Op = "organization.read"
+	OrgManage Op = "organization.manage" // create, list, change, suspend, delete
+	OrgUsage  Op = "organization.usage"
+	AuditList Op = "audit.list"
+
+	UserRead        Op = "user.read"
+	UserAdmin       Op = "user.admin"
+	TokenAdmin      Op = "token.admin" // listing too: the names of other people's tokens are theirs
+	DatasourceRead  Op = "datasource.read"
+	DatasourceAdmin Op = "datasource.admin"
+	IPRuleAdmin     Op = "ip_rule.admin" // reading too: it tells where from to attack
 
 	ChannelCreate Op = "channel.create"
 	ChannelRead   Op = "channel.read"
 	ChannelUpdate Op = "channel.update"
+	ChannelDelete Op = "channel.delete"
 	FileUpload    Op = "file.upload"
 	FileRead      Op = "file.read"
 	FileUpdate    Op = "file.update"
@@ -61,6 +72,12 @@ const (
 	LogIngest Op = "log.ingest"
 	LogRead   Op = "log.read"
 
+	SecretRead      Op = "secret.read" // without the values
+	SecretValue     Op = "secret.value"
+	SecretWrite     Op = "secret.write"
+	RepositoryRead  Op = "repository.read"
+	RepositoryWrite Op = "repository.write"
+
 	// NotBuilt is the row of every operation of the documents that answers 501.
 	NotBuilt Op = "not.built"
 )
@@ -68,16 +85,26 @@ const (
 // Table returns the whole authorisation table.
 func Table() map[Op]Row {
 	everyone := []authn.Role{authn.RoleAdmin, authn.RoleDeveloper, authn.RoleRegular}
+	admins := []authn.Role{authn.RoleAdmin}
 	makers := []authn.Role{authn.RoleAdmin, authn.RoleDeveloper}
 	read := Row{Roles: everyone}
 	readInOrg := Row{Roles: everyone, Container: InOrg}
 	write := Row{Roles: makers}
+	admin := Row{Roles: []authn.Role{authn.RoleAdmin}}
 	return map[Op]Row{
-		OrgRead: readInOrg,
+		OrgRead:   {Roles: everyone, Container: InOrg, Operators: AnyOrg},
+		OrgManage: {Operators: OnlyByOperator},
+		OrgUsage:  {Roles: admins, Operators: AnyOrg},
+		AuditList: {Roles: admins, Operators: AnyOrg},
 
-		ChannelCreate: write, ChannelRead: readInOrg, ChannelUpdate: write,
-		FileUpload: {Roles: makers, Container: InOrg},
-		FileRead:   readInOrg,
+		UserRead: read, UserAdmin: admin,
+		TokenAdmin:     {Roles: admin.Roles, Self: true},
+		DatasourceRead: read, DatasourceAdmin: admin,
+		IPRuleAdmin: admin,
+
+		ChannelCreate: write, ChannelRead: readInOrg, ChannelUpdate: write, ChannelDelete: write,
+		FileUpload: {Roles: makers, Container: InOrg, Datasource: true},
+		FileRead:   {Roles: everyone, Container: InOrg, Datasource: true},
 		FileUpdate: write, FileDelete: write,
 
 		DatasetCreate: write, DatasetRead: readInOrg, DatasetUpdate: write, DatasetDelete: write,
@@ -104,6 +131,9 @@ func Table() map[Op]Row {
 
 		LogIngest: {Container: OwnWorkEnd},
 		LogRead:   read,
+
+		SecretRead: read, SecretValue: write, SecretWrite: write,
+		RepositoryRead: read, RepositoryWrite: write,
 
 		NotBuilt: read,
 	}

@@ -65,7 +65,8 @@ type Info struct {
 
 // Presigner is optional: a driver that can hand out URLs which give direct,
 // self-authorising access to one object for a limited time (S3). Where it is
-// missing the platform serves signed URLs of its own.
+// missing the platform serves signed URLs of its own, and also where one is empty
+// without an error: the driver has none for so short a time.
 type Presigner interface {
 	// PresignGet returns a URL for GET (and HEAD) that works until expiry, answering with contentType.
 	PresignGet(ctx context.Context, key, contentType string, expiry time.Duration) (string, error)

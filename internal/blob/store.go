@@ -4,16 +4,14 @@ package blob
 
 import (
 	"context"
-	"crypto/md5" //nolint:gosec // the wire's ETag is MD5 by definition (data.md §13); it protects nothing
-	"encoding/hex"
 	"fmt"
-	"hash"
 	"io"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"panal/internal/plat"
+	"panal/internal/x/etag"
 )
 
 // MaxKeyLen is the longest key in bytes, as on S3.
@@ -39,11 +37,11 @@ func (s *Store) Put(ctx context.Context, key string, r io.Reader, size int64, op
 	if err := CheckKey(key); err != nil {
 		return Written{}, err
 	}
-	e := newETagger()
+	e := etag.New()
 	if err := s.d.Put(ctx, key, io.TeeReader(r, e), size, opt); err != nil {
 		return Written{}, fmt.Errorf("put %s: %w", key, err)
 	}
-	return Written{Size: e.size, ETag: e.ETag()}, nil
+	return Written{Size: e.Size(), ETag: e.ETag()}, nil
 }
 
 // Open returns a reader over bytes [off, off+n) of the object (n < 0: to the
@@ -108,7 +106,7 @@ func (s *Store) PresignGet(ctx context.Context, key, contentType string, expiry 
 		return "", false, nil
 	}
 	url, err = p.PresignGet(ctx, key, contentType, expiry)
-	return url, err == nil, err
+	return url, url != "" && err == nil, err
 }
 
 // PresignPut returns a direct upload URL where the driver has one; ok is false where not.
@@ -118,7 +116,7 @@ func (s *Store) PresignPut(ctx context.Context, key string, expiry time.Duration
 		return "", false, nil
 	}
 	url, err = p.PresignPut(ctx, key, expiry)
-	return url, err == nil, err
+	return url, url != "" && err == nil, err
 }
 
 // Close closes the driver.
@@ -143,50 +141,4 @@ func CheckKey(key string) error {
 		}
 	}
 	return nil
-}
-
-const etagChunk = 5 << 20
-
-// etagger computes the S3-style ETag of a stream in constant memory.
-type etagger struct {
-	size  int64
-	room  int64 // bytes left in the current chunk
-	chunk hash.Hash
-	sums  hash.Hash // over the chunks' binary sums
-	n     int       // finished chunks
-}
-
-func newETagger() *etagger {
-	return &etagger{room: etagChunk, chunk: md5.New(), sums: md5.New()} //nolint:gosec // see import
-}
-
-// Write implements io.Writer; it never fails.
-func (e *etagger) Write(p []byte) (int, error) {
-	total := len(p)
-	for len(p) > 0 {
-		if e.room == 0 {
-			e.finishChunk()
-		}
-		k := min(int64(len(p)), e.room)
-		_, _ = e.chunk.Write(p[:k])
-		p, e.room, e.size = p[k:], e.room-k, e.size+k
-	}
-	return total, nil
-}
-
-func (e *etagger) finishChunk() {
-	var sum [md5.Size]byte
-	_, _ = e.sums.Write(e.chunk.Sum(sum[:0]))
-	e.chunk.Reset()
-	e.n++
-	e.room = etagChunk
-}
-
-// ETag returns the tag of everything written so far. Call it once, at the end.
-func (e *etagger) ETag() string {
-	if e.n == 0 {
-		return hex.EncodeToString(e.chunk.Sum(nil))
-	}
-	e.finishChunk()
-	return fmt.Sprintf("%s-%d", hex.EncodeToString(e.sums.Sum(nil)), e.n)
 }

@@ -15,8 +15,11 @@ type channelCmd struct {
 	Create    channelCreateCmd    `cmd:"" help:"Create a channel."`
 	List      channelListCmd      `cmd:"" help:"List channels, newest first."`
 	Get       channelGetCmd       `cmd:"" help:"Show a channel and how many files it has."`
+	Update    channelUpdateCmd    `cmd:"" help:"Change a channel's name or description."`
 	Archive   channelArchiveCmd   `cmd:"" help:"Archive a channel: it stays readable and takes no uploads."`
+	Verify    channelVerifyCmd    `cmd:"" help:"Compare a channel's index with its storage and its journal, and mend it."`
 	Unarchive channelUnarchiveCmd `cmd:"" help:"Take an archived channel back."`
+	Delete    channelDeleteCmd    `cmd:"" help:"Delete a channel with all its files."`
 }
 
 // channelArg is the argument of commands about a channel.
@@ -132,4 +135,50 @@ func archiveChannel(e *env, a channelArg, archived bool) error {
 		return err
 	}
 	return e.printChannel(e.api.ArchiveChannel(e.ctx, id, archived))
+}
+
+type channelUpdateCmd struct {
+	channelArg
+	Name        *string `help:"New name."`
+	Description *string `help:"New description."`
+}
+
+// Run changes a channel.
+func (c *channelUpdateCmd) Run(e *env) error {
+	if c.Name == nil && c.Description == nil {
+		return plat.Errorf(plat.ErrInvalid, "say what to change with --name or --description")
+	}
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	return e.printChannel(e.api.UpdateChannel(e.ctx, id, c.Name, c.Description))
+}
+
+type channelDeleteCmd struct {
+	channelArg
+	Yes bool `help:"Really do it, also when it holds files."`
+}
+
+// Help implements kong's interface.
+func (*channelDeleteCmd) Help() string {
+	return `An empty channel goes at once; one with files only with --yes. While items of datasets refer to its files it stays, and the answer names the datasets.`
+}
+
+// Run deletes a channel.
+func (c *channelDeleteCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	if !c.Yes {
+		n, err := e.api.CountFiles(e.ctx, id, "")
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			return plat.Errorf(plat.ErrInvalid, "channel %s holds %d files; add --yes to delete them with it", id, n)
+		}
+	}
+	return e.printChannel(e.api.DeleteChannel(e.ctx, id))
 }

@@ -32,10 +32,20 @@ type root struct {
 	Files   fileCmd    `cmd:"" name:"file" help:"Files of a channel." group:"Data"`
 	Dataset datasetCmd `cmd:"" help:"Datasets and their items." group:"Data"`
 
+	Secret     secretCmd     `cmd:"" help:"Secrets: named values, sealed, with versions." group:"Data"`
+	Repository repositoryCmd `cmd:"" help:"Records of image repositories and their tags." group:"Data"`
+
+	Lake       lakeCmd       `cmd:"" help:"The index of the DataLake as a whole." group:"Server"`
+	User       userCmd       `cmd:"" help:"Users of the organization and their roles." group:"Identity"`
+	Tokens     tokenCmd      `cmd:"" name:"token" help:"Personal access tokens." group:"Identity"`
+	Datasource datasourceCmd `cmd:"" help:"Datasources: machines that send to channels." group:"Identity"`
+	IPRule     ipRuleCmd     `cmd:"" name:"ip-rule" help:"From which addresses the organization may be reached." group:"Identity"`
+
 	Serve   serveCmd   `cmd:"" help:"Run the platform." group:"Server"`
 	Stop    stopCmd    `cmd:"" help:"Stop the server of a data directory." group:"Server"`
 	Env     envCmd     `cmd:"" help:"Print how to reach a server, as export lines." group:"Server"`
 	Config  configCmd  `cmd:"" help:"Show the configuration." group:"Server"`
+	Key     keyCmd     `cmd:"" help:"The keys that seal secrets." group:"Server"`
 	Version versionCmd `cmd:"" help:"Print the version." group:"Server"`
 
 	Job   jobCmd   `cmd:"" help:"Training: definitions, versions and jobs." group:"Training"`
@@ -45,6 +55,9 @@ type root struct {
 	Deployment deploymentCmd `cmd:"" help:"Deployments and their code versions." group:"Serving"`
 	Service    serviceCmd    `cmd:"" help:"Services: instances that answer requests." group:"Serving"`
 	Endpoint   endpointCmd   `cmd:"" help:"Endpoints: stable names in front of services." group:"Serving"`
+
+	Audit auditCmd `cmd:"" help:"Who changed what in the organization." group:"Administration"`
+	Org   orgCmd   `cmd:"" help:"Organizations: create, suspend, delete, usage and quota." group:"Administration"`
 
 	InstanceType instanceTypeCmd `cmd:"" help:"Instance types, and which there is room for."`
 }
@@ -56,6 +69,18 @@ type apiFlags struct {
 	Org   string `name:"organization" help:"Organization id or name." default:"default" env:"PANAL_ORGANIZATION_ID,ABEJA_ORGANIZATION_ID"`
 	User  string `name:"user" help:"User id." env:"PANAL_USER_ID,ABEJA_PLATFORM_USER_ID"`
 	Token string `name:"token" help:"Personal access token. Better given by the environment: others can read a command line." env:"PANAL_PERSONAL_ACCESS_TOKEN,ABEJA_PLATFORM_PERSONAL_ACCESS_TOKEN"`
+	// Used when there is no token (data.md §2).
+	Datasource string `name:"datasource" help:"Datasource id, for machines; used when there is no token." env:"PANAL_DATASOURCE_ID,ABEJA_PLATFORM_DATASOURCE_ID"`
+	Secret     string `name:"datasource-secret" help:"Its secret. Better given by the environment." env:"PANAL_DATASOURCE_SECRET,ABEJA_PLATFORM_DATASOURCE_SECRET"`
+}
+
+// client returns a client as the flags say. A user's credentials come before a
+// datasource's, whole pair by whole pair (data.md §2).
+func (a apiFlags) client() *client.Client {
+	if a.Token == "" && a.Datasource != "" && a.Secret != "" {
+		return client.NewDatasource(a.URL, a.Org, a.Datasource, a.Secret)
+	}
+	return client.New(a.URL, a.Org, a.User, a.Token)
 }
 
 // env is what a command works with. Run methods take *env.
@@ -97,7 +122,7 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	}
 	e := &env{
 		ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, json: r.Output == "json",
-		api: client.New(r.API.URL, r.API.Org, r.API.User, r.API.Token),
+		api: r.API.client(),
 	}
 	if err := kctx.Run(e); err != nil {
 		report(stderr, err)

@@ -30,6 +30,7 @@ import (
 type dataServer struct {
 	*testing.T
 	flags []string
+	blobs *blob.Store
 }
 
 func newDataServer(t *testing.T) *dataServer {
@@ -57,7 +58,7 @@ func newDataServer(t *testing.T) *dataServer {
 		Datasets: dataset.NewService(sqlstore.NewDatasets(db), plat.SystemClock),
 	}).Handler())
 	t.Cleanup(srv.Close)
-	return &dataServer{t, []string{"--api-url", srv.URL, "--organization", string(o.ID), "--user", string(u.ID), "--token", token}}
+	return &dataServer{t, []string{"--api-url", srv.URL, "--organization", string(o.ID), "--user", string(u.ID), "--token", token}, blobs}
 }
 
 // run runs a command and returns its exit code and outputs.
@@ -191,7 +192,7 @@ func TestDataCommands(t *testing.T) {
 	if s.json(&ch, "channel", "archive", "raw"); !ch.Archived {
 		t.Error("archive did nothing")
 	}
-	s.fails(4, "file", "upload", "raw", filepath.Join(dir, "cat"))
+	s.fails(4, "file", "upload", "raw", filepath.Join(dir, "cat"), "--force")
 	if s.json(&ch, "channel", "unarchive", "raw"); ch.Archived {
 		t.Error("unarchive did nothing")
 	}

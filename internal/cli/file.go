@@ -3,19 +3,11 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
-
-	"golang.org/x/sync/errgroup"
 
 	"panal/internal/client"
-	"panal/internal/plat"
 )
 
 type fileCmd struct {
@@ -24,11 +16,14 @@ type fileCmd struct {
 	Find     fileFindCmd     `cmd:"" help:"Find files by metadata, for example: panal file find CHANNEL 'label:7 AND split:train'."`
 	Count    fileCountCmd    `cmd:"" help:"Count files, exactly."`
 	Get      fileGetCmd      `cmd:"" help:"Show a file."`
-	Download fileDownloadCmd `cmd:"" help:"Download files."`
-	Delete   fileDeleteCmd   `cmd:"" help:"Delete files."`
+	Download fileDownloadCmd `cmd:"" help:"Download files, or a whole channel."`
+	Delete   fileDeleteCmd   `cmd:"" help:"Delete files: by id, or all that a query finds."`
+
+	SetMetadata fileSetMetadataCmd `cmd:"" help:"Set or remove metadata of files."`
+	SetLifetime fileSetLifetimeCmd `cmd:"" help:"Change how long files live, from their upload on."`
 }
 
-func fileHeader() []string { return []string{"FILE", "UPLOADED", "TYPE", "METADATA"} }
+func fileHeader() []string { return []string{"FILE", "UPLOADED", "SIZE", "TYPE", "METADATA"} }
 
 func fileRow(f client.File) []string {
 	meta := f.Meta()
@@ -37,7 +32,7 @@ func fileRow(f client.File) []string {
 		parts = append(parts, k+"="+v)
 	}
 	slices.Sort(parts)
-	return []string{f.ID, f.UploadedAt, f.ContentType, strings.Join(parts, " ")}
+	return []string{f.ID, f.UploadedAt, fmt.Sprint(f.Size), f.ContentType, strings.Join(parts, " ")}
 }
 
 func (e *env) printFiles(files []client.File) error {
@@ -131,159 +126,4 @@ func (c *fileGetCmd) Run(e *env) error {
 		return err
 	}
 	return e.print(f, fileHeader(), [][]string{fileRow(f)})
-}
-
-type fileDeleteCmd struct {
-	channelArg
-	Files []string `arg:"" help:"File ids."`
-}
-
-// Run deletes files.
-func (c *fileDeleteCmd) Run(e *env) error {
-	id, err := c.id(e)
-	if err != nil {
-		return err
-	}
-	for _, f := range c.Files {
-		if err := e.api.DeleteFile(e.ctx, id, f); err != nil {
-			return err
-		}
-	}
-	return e.print(map[string][]string{"deleted": c.Files}, []string{"DELETED"}, [][]string{{fmt.Sprint(len(c.Files))}})
-}
-
-type fileDownloadCmd struct {
-	channelArg
-	Files []string `arg:"" optional:"" help:"File ids; absent: those that --query finds."`
-	Query string   `help:"Download what this finds; \"*\" for everything." short:"q"`
-	To    string   `help:"Directory to write to; - for stdout (one file)." default:"." type:"path"`
-	Jobs  int      `help:"How many at a time." default:"8" short:"j"`
-}
-
-// Run downloads files.
-func (c *fileDownloadCmd) Run(e *env) error {
-	id, err := c.id(e)
-	if err != nil {
-		return err
-	}
-	if (len(c.Files) == 0) == (c.Query == "") {
-		return plat.Errorf(plat.ErrInvalid, "name the files, or say which with --query (\"*\" for all)")
-	}
-	var files []client.File
-	for _, f := range c.Files {
-		info, err := e.api.File(e.ctx, id, f)
-		if err != nil {
-			return err
-		}
-		files = append(files, info)
-	}
-	if c.Query != "" {
-		if files, err = e.listFiles(id, strings.TrimSpace(strings.TrimPrefix(c.Query, "*")), 0); err != nil {
-			return err
-		}
-	}
-	if filepath.Base(c.To) == "-" && len(files) == 1 {
-		rc, err := e.api.Download(e.ctx, id, files[0])
-		if err != nil {
-			return err
-		}
-		defer func() { _ = rc.Close() }()
-		_, err = io.Copy(e.stdout, rc)
-		return err
-	}
-	if err := os.MkdirAll(c.To, 0o755); err != nil {
-		return plat.InvalidField("to", "%v", err)
-	}
-	names := downloadNames(files)
-	bar := e.progress(len(files), "downloading", "files")
-	defer bar.done()
-	g, ctx := errgroup.WithContext(e.ctx)
-	g.SetLimit(max(1, c.Jobs))
-	for i, f := range files {
-		g.Go(func() error {
-			rc, err := e.api.Download(ctx, id, f)
-			if err != nil {
-				return fmt.Errorf("%s: %w", f.ID, err)
-			}
-			defer func() { _ = rc.Close() }()
-			defer bar.add(1)
-			return writeFile(filepath.Join(c.To, names[i]), rc)
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	e.say("%d files in %s", len(files), c.To)
-	return nil
-}
-
-// downloadNames names each file after its metadata, safely: "/" becomes "-", and
-// where two would be equal, or one is no name, the file id tells them apart.
-func downloadNames(files []client.File) []string {
-	names := make([]string, len(files))
-	used := map[string]bool{}
-	for i, f := range files {
-		name := strings.Map(func(r rune) rune {
-			if r == '/' || r == '\\' || r < 0x20 || r == 0x7f {
-				return '-'
-			}
-			return r
-		}, f.Meta()["filename"])
-		if len(name) > 200 {
-			name = ""
-		}
-		if used[name] && name != "" {
-			name = f.ID + "-" + name
-		}
-		if strings.Trim(name, ".") == "" || used[name] {
-			name = f.ID
-		}
-		used[name], names[i] = true, name
-	}
-	return names
-}
-
-// writeFile writes all of r to a file that appears only when it is whole.
-func writeFile(path string, r io.Reader) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".panal-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, tmp.Close(), os.Remove(tmp.Name()))
-		}
-	}()
-	if _, err := io.Copy(tmp, r); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := errors.Join(tmp.Chmod(0o644), tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
-}
-
-// uploads gathers what an upload command did.
-type uploads struct {
-	mu      sync.Mutex
-	Files   []uploaded `json:"files"`
-	Skipped int        `json:"skipped"`
-	Bytes   int64      `json:"bytes"`
-}
-
-type uploaded struct {
-	Path    string `json:"path"`
-	FileID  string `json:"file_id"`
-	Skipped bool   `json:"skipped,omitempty"`
-}
-
-func (u *uploads) add(path string, f client.File, size int64, skipped bool) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.Files = append(u.Files, uploaded{Path: path, FileID: f.ID, Skipped: skipped})
-	if skipped {
-		u.Skipped++
-	} else {
-		u.Bytes += size
-	}
 }

@@ -10,27 +10,35 @@ import (
 	"io/fs"
 	"maps"
 	"mime"
-	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
-	"time"
-
-	"golang.org/x/sync/errgroup"
+	"sync"
 
 	"panal/internal/client"
 	"panal/internal/plat"
+	"panal/internal/x/etag"
 )
 
 type fileUploadCmd struct {
 	channelArg
-	Paths          []string          `arg:"" help:"Files and directories; - for stdin."`
-	Metadata       map[string]string `help:"Metadata for every file, as key=value; give it once per key." short:"m" mapsep:"none" placeholder:"KEY=VALUE"`
+	Paths          []string          `arg:"" help:"Files and directories; - for stdin. Below a directory, a file's name is its path within."`
+	Metadata       map[string]string `help:"Metadata for every file, as key=value; give it once per key." short:"m" aliases:"meta" mapsep:"none" placeholder:"KEY=VALUE"`
 	ContentType    string            `help:"Content type; absent: by the file name."`
 	Lifetime       string            `help:"Delete after 1day, 1week, 1month, 6months or 1year."`
-	SkipDuplicates bool              `help:"Leave out files whose name is in the channel already."`
-	Jobs           int               `help:"How many at a time." default:"8" short:"j"`
+	SkipDuplicates bool              `help:"Leave out files whose name is in the channel already, whatever they hold."`
+	Force          bool              `help:"Upload also what is there already: the same name, bytes and metadata."`
+	globs
+	reportFlags
+}
+
+// Help implements kong's interface.
+func (*fileUploadCmd) Help() string {
+	return `What is in the channel already (same name, same bytes, the metadata that you give) is skipped: after an interruption, run the command again.
+
+  panal file upload digits ./photos --include '**/*.jpg' --exclude '.git' -m split=train
+  tar c data | panal file upload digits - -m filename=data.tar
+
+Links are not followed. The exit code is 0 only when every file is there.`
 }
 
 // local is a file to upload under a name.
@@ -43,6 +51,9 @@ type local struct {
 // the metadata says; below a directory it is the path within, so that a label folder
 // stays visible.
 func (c *fileUploadCmd) Run(e *env) error {
+	if err := c.check(); err != nil {
+		return err
+	}
 	id, err := c.id(e)
 	if err != nil {
 		return err
@@ -51,35 +62,27 @@ func (c *fileUploadCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	var done uploads
-	start := time.Now()
-	bar := e.progress(len(files), "uploading", "files")
-	g, ctx := errgroup.WithContext(e.ctx)
-	g.SetLimit(max(1, c.Jobs))
-	for _, f := range files {
-		g.Go(func() error {
-			defer bar.add(1)
-			if err := c.upload(ctx, e, id, f, &done); err != nil {
-				return fmt.Errorf("%s: %w", f.path, err)
-			}
-			return nil
-		})
-	}
-	err = g.Wait()
-	bar.done()
-	slices.SortFunc(done.Files, func(a, b uploaded) int { return strings.Compare(a.Path, b.Path) })
-	rows := make([][]string, len(done.Files))
-	for i, f := range done.Files {
-		rows[i] = []string{f.FileID, f.Path}
-		if f.Skipped {
-			rows[i][1] += " (skipped)"
+	there := &presence{e: e, channel: id}
+	if !c.Force {
+		if err := there.prepare(len(files)); err != nil {
+			return err
 		}
 	}
-	if perr := e.print(&done, []string{"FILE", "PATH"}, rows); perr != nil {
-		return errors.Join(err, perr)
+	total := int64(0)
+	for _, f := range files {
+		total += max(f.size, 0)
 	}
-	e.say("%d uploaded, %d skipped, %.1f MB in %.1fs", len(done.Files)-done.Skipped, done.Skipped, float64(done.Bytes)/1e6, time.Since(start).Seconds())
-	return err
+	r := e.newTransfer(c.reportFlags, "uploaded", e.progressBytes(total, "uploading"))
+	for _, f := range files {
+		if err := r.do(func(ctx context.Context) (outcome, error) {
+			o, err := c.upload(ctx, e, id, f, there, r.bar)
+			o.Path = f.path
+			return o, err
+		}); err != nil {
+			break
+		}
+	}
+	return r.finish(nil)
 }
 
 // files lists what is to be uploaded.
@@ -99,14 +102,12 @@ func (c *fileUploadCmd) files() ([]local, error) {
 			if given := c.Metadata["filename"]; given != "" && len(c.Paths) == 1 {
 				name = given
 			}
-			all = append(all, local{path: root, name: name, size: info.Size()})
+			if c.takes(filepath.Base(root)) {
+				all = append(all, local{path: root, name: name, size: info.Size()})
+			}
 			continue
 		}
 		err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-			if err != nil || !d.Type().IsRegular() {
-				return err
-			}
-			info, err := d.Info()
 			if err != nil {
 				return err
 			}
@@ -114,7 +115,18 @@ func (c *fileUploadCmd) files() ([]local, error) {
 			if err != nil {
 				return err
 			}
-			all = append(all, local{path: path, name: filepath.ToSlash(rel), size: info.Size()})
+			name := filepath.ToSlash(rel)
+			switch {
+			case d.IsDir() && name != "." && anyGlob(c.Exclude, name):
+				return fs.SkipDir
+			case !d.Type().IsRegular() || !c.takes(name):
+				return nil
+			}
+			info, err := d.Info()
+			if err != nil {
+				return err
+			}
+			all = append(all, local{path: path, name: name, size: info.Size()})
 			return nil
 		})
 		if err != nil {
@@ -124,10 +136,8 @@ func (c *fileUploadCmd) files() ([]local, error) {
 	return all, nil
 }
 
-// attempts is how often an upload is tried while the server says "later".
-const attempts = 5
-
-func (c *fileUploadCmd) upload(ctx context.Context, e *env, channel string, f local, done *uploads) error {
+// upload brings one file, unless it is there.
+func (c *fileUploadCmd) upload(ctx context.Context, e *env, channel string, f local, there *presence, bar progress) (outcome, error) {
 	meta := maps.Clone(c.Metadata)
 	if meta == nil {
 		meta = map[string]string{}
@@ -142,40 +152,163 @@ func (c *fileUploadCmd) upload(ctx context.Context, e *env, channel string, f lo
 	if c.SkipDuplicates {
 		n.ConflictTarget = "filename"
 	}
-	for try := 1; ; try++ {
-		file, err := c.send(ctx, e, channel, f, n)
-		if err == nil {
-			done.add(f.path, file, max(f.size, 0), false)
-			return nil
-		}
-		if there, ok := client.ConflictFile(err); ok && c.SkipDuplicates {
-			done.add(f.path, there, 0, true)
-			return nil
-		}
-		// Only an answer that says "not now" is safe to repeat: after a broken
-		// connection the file may be there.
-		var ae *client.Error
-		if !errors.As(err, &ae) || ae.Status != http.StatusServiceUnavailable || try == attempts || f.path == "-" {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Duration(try) * time.Second):
-		}
+	stdin := f.path == "-"
+	look := !c.Force && !stdin
+	later := notNow
+	if look { // after a broken connection the file may be there: the next try looks
+		later = passing
 	}
+	if stdin {
+		later = func(error) bool { return false } // it can't be read again
+	}
+	out, tries := outcome{Size: max(f.size, 0)}, 0
+	err := again(ctx, later, func() error {
+		if tries++; look {
+			found, ok, err := there.has(ctx, f, meta, tries > 1)
+			if err != nil || ok {
+				out.FileID, out.Skipped = found.ID, tries == 1
+				return err
+			}
+		}
+		file, err := c.send(ctx, e, channel, f, n, bar)
+		if old, ok := client.ConflictFile(err); ok && c.SkipDuplicates {
+			file, err, out.Skipped = old, nil, true
+		}
+		out.FileID = file.ID
+		if err == nil && stdin {
+			out.Size = file.Size
+		}
+		return err
+	})
+	if out.Skipped {
+		bar.add(int(out.Size))
+		out.Size = 0
+	}
+	if errors.Is(err, plat.ErrNotFound) { // the channel: no other file will do better
+		err = &plat.Error{Kind: plat.ErrForbidden, Public: "channel " + channel + " is gone", Err: err}
+	}
+	return out, err
 }
 
-func (c *fileUploadCmd) send(ctx context.Context, e *env, channel string, f local, n client.NewFile) (client.File, error) {
-	if f.path == "-" {
-		n.Body = io.NopCloser(e.stdin)
-		return e.api.Upload(ctx, channel, n)
+// send uploads the bytes once and compares what arrived.
+func (c *fileUploadCmd) send(ctx context.Context, e *env, channel string, f local, n client.NewFile, bar progress) (client.File, error) {
+	src := e.stdin
+	if f.path != "-" {
+		file, err := os.Open(f.path)
+		if err != nil {
+			return client.File{}, err
+		}
+		defer func() { _ = file.Close() }()
+		src = file
 	}
-	file, err := os.Open(f.path)
+	sum := etag.New()
+	n.Body = io.NopCloser(io.TeeReader(src, io.MultiWriter(sum, barWriter{bar}))) // ours to close, also when the server has stopped reading
+	file, err := e.api.Upload(ctx, channel, n)
 	if err != nil {
+		bar.add(int(-sum.Size()))
 		return client.File{}, err
 	}
+	if tag := sum.ETag(); file.ETag != "" && file.ETag != tag {
+		err := fmt.Errorf("the server stored other bytes than were sent (%s instead of %s)", file.ETag, tag)
+		return client.File{}, errors.Join(err, e.api.DeleteFile(ctx, channel, file.ID))
+	}
+	return file, nil
+}
+
+// barWriter counts what is written to it.
+type barWriter struct{ bar progress }
+
+// Write implements io.Writer.
+func (w barWriter) Write(p []byte) (int, error) {
+	w.bar.add(len(p))
+	return len(p), nil
+}
+
+// presence tells what is in the channel already.
+type presence struct {
+	e       *env
+	channel string
+
+	mu     sync.Mutex
+	byName map[string][]client.File // nil: ask for each name
+}
+
+// prepare reads the channel's list at once where that is cheaper than to ask for
+// each of n files.
+func (p *presence) prepare(n int) error {
+	const perPage = 1000
+	count, err := p.e.api.CountFiles(p.e.ctx, p.channel, "")
+	if err != nil || count > perPage*int64(n)/4 || count > 1<<20 {
+		return err
+	}
+	p.byName = map[string][]client.File{}
+	return p.e.api.Files(p.e.ctx, p.channel, "", false, perPage, func(f client.File) error {
+		name := f.Meta()["filename"]
+		f.DownloadURI = "" // not needed, and long
+		p.byName[name] = append(p.byName[name], f)
+		return nil
+	})
+}
+
+// named returns the files of a name, as they are now when fresh.
+func (p *presence) named(ctx context.Context, name string, fresh bool) ([]client.File, error) {
+	if p.byName != nil && !fresh {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.byName[name], nil
+	}
+	var found []client.File
+	err := p.e.api.Files(ctx, p.channel, "filename:"+quoteQuery(name), false, 100, func(f client.File) error {
+		found = append(found, f)
+		return nil
+	})
+	if ae, ok := errors.AsType[*client.Error](err); ok && errors.Is(ae, plat.ErrInvalid) {
+		return nil, nil // no query can hold such a name
+	}
+	return found, err
+}
+
+// has tells whether a file with f's name, bytes and metadata is there. The bytes are
+// read only when all else is equal.
+func (p *presence) has(ctx context.Context, f local, meta map[string]string, fresh bool) (client.File, bool, error) {
+	if f.name == "" {
+		return client.File{}, false, nil
+	}
+	found, err := p.named(ctx, f.name, fresh)
+	if err != nil {
+		return client.File{}, false, err
+	}
+	tag := ""
+	for _, there := range found {
+		have := there.Meta()
+		same := there.Size == f.size
+		for k, v := range meta {
+			same = same && have[client.StoredName(k)] == v
+		}
+		if !same {
+			continue
+		}
+		if tag == "" {
+			if tag, err = fileTag(f.path); err != nil {
+				return client.File{}, false, err
+			}
+		}
+		if there.ETag == tag {
+			return there, true, nil
+		}
+	}
+	return client.File{}, false, nil
+}
+
+func fileTag(path string) (string, error) {
+	file, err := os.Open(filepath.Clean(path))
+	if err != nil {
+		return "", err
+	}
 	defer func() { _ = file.Close() }()
-	n.Body = io.NopCloser(file) // ours to close, also when the server has stopped reading
-	return e.api.Upload(ctx, channel, n)
+	sum := etag.New()
+	if _, err := io.Copy(sum, file); err != nil {
+		return "", err
+	}
+	return sum.ETag(), nil
 }

@@ -20,6 +20,24 @@ func (e *env) progress(n int, what, unit string) progress {
 	)}
 }
 
+// progressBytes starts a bar of so many bytes.
+func (e *env) progressBytes(n int64, what string) progress {
+	if !isTerminal(e.stderr) {
+		return progress{}
+	}
+	return progress{progressbar.NewOptions64(n,
+		progressbar.OptionSetWriter(e.stderr), progressbar.OptionSetDescription(what), progressbar.OptionShowBytes(true),
+		progressbar.OptionShowCount(), progressbar.OptionClearOnFinish(), progressbar.OptionThrottle(100e6),
+	)}
+}
+
+// clear makes room for a line on the terminal.
+func (p progress) clear() {
+	if p.bar != nil {
+		_ = p.bar.Clear() // drawing is a courtesy
+	}
+}
+
 // add counts n steps. It is safe for concurrent use.
 func (p progress) add(n int) {
 	if p.bar != nil {

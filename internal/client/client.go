@@ -14,7 +14,9 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
+	"time"
 
 	"panal/internal/plat"
 )
@@ -22,14 +24,16 @@ import (
 // maxAnswer bounds a JSON answer held in memory.
 const maxAnswer = 256 << 20
 
-// Client calls one Panal as one user.
+// Client calls one Panal as one user or datasource.
 type Client struct {
 	base string
 	// Org is the organization that the calls are about.
 	Org   string
 	user  string
 	token string
-	http  *http.Client
+	// datasource is its id when the client is one; token is its secret then.
+	source string
+	http   *http.Client
 }
 
 // New returns a client of the API at base (no slash at the end).
@@ -39,6 +43,14 @@ func New(base, org, user, token string) *Client {
 	return &Client{base: strings.TrimRight(base, "/"), Org: org, user: strings.TrimPrefix(user, "user-"), token: token, http: &http.Client{Transport: t}}
 }
 
+// NewDatasource returns a client that is a datasource: it may upload to, and read
+// from, the channels that it is linked to.
+func NewDatasource(base, org, id, secret string) *Client {
+	c := New(base, org, "", secret)
+	c.source = strings.TrimPrefix(id, "datasource-")
+	return c
+}
+
 // Error is an error answer of the API. It matches the plat kind of its status.
 type Error struct {
 	Status      int
@@ -46,6 +58,8 @@ type Error struct {
 	Description string              `json:"error_description"`
 	Detail      map[string][]string `json:"error_detail"`
 	Body        []byte              `json:"-"` // the whole answer
+	// RetryAfter is how long the server asks to wait; 0 when it doesn't say.
+	RetryAfter time.Duration `json:"-"`
 }
 
 // Error implements error.
@@ -62,7 +76,7 @@ func (e *Error) Unwrap() error {
 		return plat.ErrForbidden
 	case http.StatusNotFound:
 		return plat.ErrNotFound
-	case http.StatusConflict:
+	case http.StatusConflict, http.StatusPreconditionFailed:
 		return plat.ErrConflict
 	case http.StatusTooManyRequests, http.StatusInsufficientStorage:
 		return plat.ErrExhausted
@@ -125,9 +139,12 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 	// as it is: some names have underscores or percent signs
 	maps.Copy(req.Header, r.Header)
 	if !signed && c.token != "" {
-		if c.user != "" {
+		switch {
+		case c.source != "":
+			req.SetBasicAuth("datasource-"+c.source, c.token)
+		case c.user != "":
 			req.SetBasicAuth("user-"+c.user, c.token)
-		} else {
+		default:
 			req.Header.Set("Authorization", "Bearer "+c.token)
 		}
 	}
@@ -144,6 +161,9 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 	defer func() { _ = res.Body.Close() }()
 	b, _ := io.ReadAll(io.LimitReader(res.Body, 1<<20)) // what there is of it will do
 	e := &Error{Status: res.StatusCode, Body: b}
+	if n, err := strconv.Atoi(res.Header.Get("Retry-After")); err == nil && n > 0 {
+		e.RetryAfter = time.Duration(n) * time.Second
+	}
 	if json.Unmarshal(b, e) != nil || e.Description == "" {
 		e.Description = fmt.Sprintf("%s answered %s", r.Method, res.Status)
 	}

@@ -85,6 +85,8 @@ type File struct {
 	Metadata    map[string]string `json:"metadata"`
 	UploadedAt  string            `json:"uploaded_at"`
 	Lifetime    *string           `json:"lifetime"`
+	Size        int64             `json:"size"`
+	ETag        string            `json:"etag"`
 	DownloadURI string            `json:"download_uri,omitempty"`
 }
 
@@ -100,6 +102,10 @@ func (f File) Meta() map[string]string {
 	}
 	return out
 }
+
+// StoredName is the plain metadata name under which Meta shows what was sent as
+// name: the server folds names as they are on the wire.
+func StoredName(name string) string { return unescape(strings.ToLower(Escape(name))) }
 
 func unescape(s string) string {
 	if d, err := url.PathUnescape(s); err == nil {
@@ -236,28 +242,6 @@ func (c *Client) Files(ctx context.Context, channel, q string, newestFirst bool,
 			return nil
 		}
 		query = url.Values{"next_page_token": {*page.Next}}
-	}
-}
-
-// Download returns a file's bytes; the caller closes them. A signed URL that has
-// expired is replaced by a fresh one.
-func (c *Client) Download(ctx context.Context, channel string, f File) (io.ReadCloser, error) {
-	for fresh := f.DownloadURI == ""; ; fresh = true {
-		if fresh {
-			var err error
-			if f, err = c.File(ctx, channel, f.ID); err != nil {
-				return nil, err
-			}
-		}
-		res, err := c.Do(ctx, Request{Method: http.MethodGet, Path: f.DownloadURI})
-		var e *Error
-		if errors.As(err, &e) && e.Status == http.StatusForbidden && !fresh {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		return res.Body, nil
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"reflect"
@@ -17,6 +18,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"panal/internal/plat"
+	"panal/internal/x/httpx"
 )
 
 // Server is the configuration of panal serve. The tags are what the command line,
@@ -26,8 +28,14 @@ type Server struct {
 	Listen        string            `help:"Address to listen on. A non-loopback one needs TLS in front, or --insecure." default:"127.0.0.1:8600" env:"PANAL_LISTEN"`
 	Insecure      bool              `help:"Allow a non-loopback address without TLS." env:"PANAL_INSECURE"`
 	PublicURL     string            `name:"public-url" help:"Base of absolute URLs in answers; default: the request's Host." env:"PANAL_PUBLIC_URL"`
+	Trusted       string            `name:"trusted-proxies" help:"CIDRs or addresses of proxies in front, by comma: X-Forwarded-For counts only from these. IP rules need it behind a proxy." env:"PANAL_TRUSTED_PROXIES"`
 	AgentURL      string            `name:"agent-url" help:"Base URL at which workloads reach the API; default: the listen address." env:"PANAL_AGENT_URL"`
 	Database      string            `help:"postgres://… instead of the embedded SQLite files." env:"PANAL_DATABASE" secret:"true"`
+	KeyFile       string            `name:"key-file" help:"File of the keys that seal secrets and sign URLs; made on first start. Default: secret.key in the data directory." env:"PANAL_KEY_FILE"`
+	Blob          string            `help:"Where files are kept: dir:/PATH, or s3://BUCKET?endpoint=…&region=…&prefix=…&public_endpoint=…&path_style=true&presign=true (false: clients don't reach the bucket, Panal serves the bytes); empty: in the data directory." env:"PANAL_BLOB"`
+	S3AccessKey   string            `name:"s3-access-key" help:"Access key of the bucket." env:"PANAL_S3_ACCESS_KEY,AWS_ACCESS_KEY_ID"`
+	S3SecretKey   string            `name:"s3-secret-key" help:"Its secret; best set in the environment." env:"PANAL_S3_SECRET_KEY,AWS_SECRET_ACCESS_KEY" secret:"true"`
+	S3Session     string            `name:"s3-session-token" help:"Its session token, if it has one." env:"PANAL_S3_SESSION_TOKEN,AWS_SESSION_TOKEN" secret:"true"`
 	LogLevel      string            `name:"log-level" help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error" env:"PANAL_LOG_LEVEL"`
 	LogFormat     string            `name:"log-format" help:"text or json." default:"text" enum:"text,json" env:"PANAL_LOG_FORMAT"`
 	Admin         string            `name:"admin-listen" help:"Loopback address for pprof; empty: none." env:"PANAL_ADMIN_LISTEN"`
@@ -43,6 +51,15 @@ type Server struct {
 	LogCeilingMB  int64             `name:"log-ceiling-mb" help:"Disk that log lines may take, in MiB; at it, ingest answers 503 and agents keep their lines." default:"10240" env:"PANAL_LOG_CEILING_MB"`
 	EnvironmentMB int64             `name:"environments-mb" help:"Disk that Python environments may take, in MiB." default:"20480" env:"PANAL_ENVIRONMENTS_MB"`
 	HoldTimeout   time.Duration     `name:"hold-timeout" help:"How long a request waits for an instance to become ready." default:"30s" env:"PANAL_HOLD_TIMEOUT"`
+	AuditTTL      time.Duration     `name:"audit-ttl" help:"How long the audit of mutating calls stays." default:"9600h" env:"PANAL_AUDIT_TTL"`
+	HeaderBytes   int               `name:"max-header-bytes" help:"Bytes of a request's headers; more is 431." default:"65536" env:"PANAL_MAX_HEADER_BYTES"`
+	MetadataBytes int               `name:"max-metadata-bytes" help:"Bytes of a file's metadata, names and values as sent; more is 400." default:"16384" env:"PANAL_MAX_METADATA_BYTES"`
+	MetadataKey   int               `name:"max-metadata-key-bytes" help:"Bytes of one metadata name, without x-abeja-meta-." default:"512" env:"PANAL_MAX_METADATA_KEY_BYTES"`
+	MetadataValue int               `name:"max-metadata-value-bytes" help:"Bytes of one metadata value." default:"2048" env:"PANAL_MAX_METADATA_VALUE_BYTES"`
+	ItemsPerCall  int               `name:"max-items-per-call" help:"Dataset items that one call creates or changes." default:"500" env:"PANAL_MAX_ITEMS_PER_CALL"`
+	PageSize      int               `name:"max-page-size" help:"Entries of one page; what asks for more gets so many. At least 1000." default:"1000" env:"PANAL_MAX_PAGE_SIZE"`
+	Rate          float64           `name:"rate-limit" help:"Calls a second that one token may make; more is 429 with Retry-After. Inference and log lines are not counted. 0: no limit." env:"PANAL_RATE_LIMIT"`
+	RateBurst     int               `name:"rate-burst" help:"Calls that a token which was quiet may make at once; 0: two seconds' worth." env:"PANAL_RATE_BURST"`
 	IdleTimeout   time.Duration     `name:"idle-timeout" help:"How long an inference stream may make no progress." default:"30s" env:"PANAL_IDLE_TIMEOUT"`
 }
 
@@ -60,11 +77,17 @@ func (c *Server) Validate() error {
 			return plat.InvalidField(name, "%q is not http(s)://HOST[:PORT]", v)
 		}
 	}
+	if _, err := c.Proxies(); err != nil {
+		return err
+	}
 	if c.Database == redacted {
 		return plat.InvalidField("database", "is %q, as config print writes it; put the URL there, or in PANAL_DATABASE", redacted)
 	}
 	if c.Database != "" && !strings.HasPrefix(c.Database, "postgres://") && !strings.HasPrefix(c.Database, "postgresql://") {
 		return plat.InvalidField("database", "must start with postgres://")
+	}
+	if err := c.validateBlob(); err != nil {
+		return err
 	}
 	if c.Admin != "" {
 		host, _, err := net.SplitHostPort(c.Admin)
@@ -85,11 +108,58 @@ func (c *Server) Validate() error {
 			return plat.InvalidField(name, "must be more than 0")
 		}
 	}
+	if err := c.validateLimits(); err != nil {
+		return err
+	}
 	if c.LogTTL < time.Hour {
 		return plat.InvalidField("log-ttl", "must be at least 1h")
 	}
 	if c.CPU < 0 || c.MemoryMB < 0 {
 		return plat.InvalidField("capacity-cpu", "capacities can't be negative")
+	}
+	return nil
+}
+
+// Proxies returns the proxies in front of the server, whose X-Forwarded-For counts.
+func (c *Server) Proxies() ([]netip.Prefix, error) {
+	list, bad := httpx.ParsePrefixes(c.Trusted)
+	if bad != "" {
+		return nil, plat.InvalidField("trusted-proxies", "%q is not a CIDR or an address", bad)
+	}
+	for _, p := range list {
+		if p.Bits() == 0 {
+			return nil, plat.InvalidField("trusted-proxies", "%s trusts everybody, who could then write any address; name the proxies", p)
+		}
+	}
+	return list, nil
+}
+
+// validateLimits checks the limits of calls; 0 is the default.
+func (c *Server) validateLimits() error {
+	for _, l := range []struct {
+		name        string
+		v, min, max int
+	}{
+		{"max-header-bytes", c.HeaderBytes, 4 << 10, 16 << 20},
+		{"max-metadata-bytes", c.MetadataBytes, 1 << 10, 8 << 20},
+		{"max-metadata-key-bytes", c.MetadataKey, 16, 64 << 10},
+		{"max-metadata-value-bytes", c.MetadataValue, 16, 1 << 20},
+		{"max-items-per-call", c.ItemsPerCall, 1, 100_000},
+		{"max-page-size", c.PageSize, 1000, 100_000}, // clients ask for 1000 (data.md §6)
+		{"rate-burst", c.RateBurst, 0, 1_000_000},
+	} {
+		if l.v != 0 && l.v < l.min || l.v < 0 || l.v > l.max {
+			return plat.InvalidField(l.name, "is %d; it must be %d to %d", l.v, l.min, l.max)
+		}
+	}
+	if c.MetadataBytes >= c.HeaderBytes && c.HeaderBytes > 0 {
+		return plat.InvalidField("max-metadata-bytes", "is %d, and metadata comes as headers: it must be less than --max-header-bytes (%d)", c.MetadataBytes, c.HeaderBytes)
+	}
+	if !(c.Rate >= 0 && c.Rate <= 1e6) {
+		return plat.InvalidField("rate-limit", "must be 0 (no limit) to 1000000")
+	}
+	if c.AuditTTL < 24*time.Hour && c.AuditTTL != 0 {
+		return plat.InvalidField("audit-ttl", "must be at least 24h")
 	}
 	return nil
 }

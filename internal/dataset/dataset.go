@@ -10,6 +10,7 @@ package dataset
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,7 +45,7 @@ type Item struct {
 	UpdatedAt  time.Time
 }
 
-// MaxItems is how many items one call creates or changes.
+// MaxItems is how many items one call creates or changes by default.
 const MaxItems = 500
 
 // Store keeps datasets and items. Implemented by sqlstore; package datasettest
@@ -65,6 +66,9 @@ type Store interface {
 	CreateItems(ctx context.Context, d plat.DatasetID, items []Item) ([]Item, error)
 	// Items returns up to limit items with ids greater than after, in order of the id.
 	Items(ctx context.Context, d plat.DatasetID, after int64, limit int) ([]Item, error)
+	// AnySource tells whether match holds for the source data of some item of the
+	// dataset whose source data contains the text part.
+	AnySource(ctx context.Context, d plat.DatasetID, part string, match func(source json.RawMessage) bool) (bool, error)
 	// Item returns one item.
 	Item(ctx context.Context, d plat.DatasetID, id int64) (Item, error)
 	// UpdateItems replaces the attributes and update times of the items with those
@@ -78,10 +82,18 @@ type Store interface {
 type Service struct {
 	store Store
 	now   plat.Clock
+	// maxItems is how many items one call creates or changes.
+	maxItems int
 }
 
 // NewService returns a Service over s.
-func NewService(s Store, now plat.Clock) *Service { return &Service{store: s, now: now} }
+func NewService(s Store, now plat.Clock) *Service {
+	return &Service{store: s, now: now, maxItems: MaxItems}
+}
+
+// LimitItems changes how many items one call creates or changes; 0: the default.
+// Called while wiring.
+func (s *Service) LimitItems(n int) { s.maxItems = cmp.Or(n, MaxItems) }
 
 const maxName = 1024
 
@@ -143,6 +155,25 @@ func (s *Service) Delete(ctx context.Context, org plat.OrgID, id plat.DatasetID)
 	return s.store.DeleteDataset(ctx, org, id)
 }
 
+// Purge deletes every dataset of an organization. It can be repeated; nil means that
+// there was nothing left.
+func (s *Service) Purge(ctx context.Context, org plat.OrgID) error {
+	for {
+		all, err := s.store.Datasets(ctx, org, "", 100)
+		if err != nil {
+			return fmt.Errorf("list datasets: %w", err)
+		}
+		if len(all) == 0 {
+			return nil
+		}
+		for _, d := range all {
+			if _, err := s.store.DeleteDataset(ctx, org, d.ID); err != nil && !errors.Is(err, plat.ErrNotFound) {
+				return fmt.Errorf("delete dataset %s: %w", d.ID, err)
+			}
+		}
+	}
+}
+
 // NewItem is what an item is made of.
 type NewItem struct {
 	SourceData json.RawMessage `json:"source_data"`
@@ -156,8 +187,8 @@ func (s *Service) AddItems(ctx context.Context, org plat.OrgID, id plat.DatasetI
 	if err != nil {
 		return nil, err
 	}
-	if len(items) > MaxItems {
-		return nil, plat.InvalidField("items", "%d items in one call; the limit is %d", len(items), MaxItems)
+	if len(items) > s.maxItems {
+		return nil, plat.InvalidField("items", "%d items in one call; the limit is %d", len(items), s.maxItems)
 	}
 	rules, now := rulesOf(d.Props), s.now()
 	out := make([]Item, len(items))
@@ -273,8 +304,8 @@ func (s *Service) UpdateItems(ctx context.Context, org plat.OrgID, id plat.Datas
 	if err != nil {
 		return nil, err
 	}
-	if len(changes) > MaxItems {
-		return nil, plat.InvalidField("items", "%d items in one call; the limit is %d", len(changes), MaxItems)
+	if len(changes) > s.maxItems {
+		return nil, plat.InvalidField("items", "%d items in one call; the limit is %d", len(changes), s.maxItems)
 	}
 	if len(changes) == 0 {
 		return []Item{}, nil
@@ -293,6 +324,9 @@ func (s *Service) update(ctx context.Context, d Dataset, changes []ItemChange) (
 	for i, ch := range changes {
 		if ch.ID == nil {
 			return nil, at(i, len(changes), plat.InvalidField("dataset_item_id", "is required"))
+		}
+		if len(ch.Attributes) == 0 { // null is said, not left out
+			return nil, at(i, len(changes), plat.InvalidField("attributes", "is required"))
 		}
 		if seen[*ch.ID] {
 			return nil, at(i, len(changes), plat.InvalidField("dataset_item_id", "%d is given twice", *ch.ID))

@@ -208,11 +208,13 @@ func (m *Manager) DeleteVersion(ctx context.Context, org plat.OrgID, dep plat.De
 
 // CheckSource returns ErrNotFound unless the version's source was uploaded.
 func (m *Manager) CheckSource(ctx context.Context, v Version) error {
-	switch _, err := m.Blobs.Stat(ctx, v.SourceKey()); {
+	switch info, err := m.Blobs.Stat(ctx, v.SourceKey()); {
 	case errors.Is(err, plat.ErrNotFound):
 		return plat.Errorf(plat.ErrNotFound, "the source of version %s (%s) was not uploaded yet; PUT it to the upload_url", v.ID, v.Label)
 	case err != nil:
 		return fmt.Errorf("find source of %s: %w", v.ID, err)
+	case info.Size > MaxSourceBytes: // storage's own upload URL can't bind a length
+		return plat.Errorf(plat.ErrInvalid, "the source of version %s (%s) has %d bytes; at most %d are allowed", v.ID, v.Label, info.Size, int64(MaxSourceBytes))
 	}
 	return nil
 }

@@ -69,6 +69,8 @@ type ServiceStore interface {
 	// ServiceCounts returns how many services of all deployments are in each
 	// status; one that none is in may be missing.
 	ServiceCounts(ctx context.Context) (map[Status]int, error)
+	// CountServices returns how many services an organization has.
+	CountServices(ctx context.Context, org plat.OrgID) (int64, error)
 	// UpdateService changes a service. A change of the status that the state
 	// machine does not have is ErrConflict. Endpoints that wait for the service
 	// are settled (Endpoint.Settle) in the same transaction.

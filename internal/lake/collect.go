@@ -17,8 +17,14 @@ import (
 const Grace = 24 * time.Hour
 
 // Reap deletes the files that have expired, and returns how many there were. Their
-// absence does not wait for it: expiry is part of every read.
+// absence does not wait for it: expiry is part of every read. It also forgets
+// promised uploads that did not come, and what deleted channels have left.
 func (s *Service) Reap(ctx context.Context) (int, error) {
+	n, err := s.reapExpired(ctx)
+	return n, errors.Join(err, s.reapPending(ctx), s.sweepGone(ctx))
+}
+
+func (s *Service) reapExpired(ctx context.Context) (int, error) {
 	channels := map[plat.ChannelID]plat.OrgID{}
 	total := 0
 	for {
@@ -35,6 +41,9 @@ func (s *Service) Reap(ctx context.Context) (int, error) {
 			org, ok := channels[f.Channel]
 			if !ok {
 				c, err := s.store.Channel(ctx, f.Channel)
+				if errors.Is(err, plat.ErrNotFound) { // deleted meanwhile: its bytes go with it
+					continue
+				}
 				if err != nil {
 					return total, fmt.Errorf("reap expired files: %w", err)
 				}

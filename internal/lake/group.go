@@ -14,6 +14,9 @@ import (
 const (
 	// maxBatch bounds the files of one transaction.
 	maxBatch = 500
+	// commits is how many may be under way: while one waits for the journal, the next
+	// has the database.
+	commits = 2
 	// commitLimit ends a commit that the database does not answer.
 	commitLimit = 30 * time.Second
 )
@@ -28,7 +31,7 @@ type group struct {
 	mu   sync.Mutex
 	open *batch // still gathering, or nil
 
-	turn chan struct{} // holds one token: who has it may commit
+	turn chan struct{} // holds a token for each commit that may be under way
 }
 
 type batch struct {
@@ -39,8 +42,10 @@ type batch struct {
 }
 
 func newGroup(commit func(context.Context, []NewFile) ([]Outcome, error)) *group {
-	g := &group{commit: commit, turn: make(chan struct{}, 1)}
-	g.turn <- struct{}{}
+	g := &group{commit: commit, turn: make(chan struct{}, commits)}
+	for range commits {
+		g.turn <- struct{}{}
+	}
 	return g
 }
 

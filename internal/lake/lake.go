@@ -29,6 +29,7 @@ type Channel struct {
 	Archived    bool
 	CreatedAt   time.Time
 	UpdatedAt   time.Time
+	Rev         int64 // how often it was changed; the store counts
 }
 
 // File is an immutable object of a channel with its metadata.
@@ -42,6 +43,7 @@ type File struct {
 	Lifetime    Lifetime
 	UploadedAt  time.Time
 	ExpiresAt   time.Time // zero: never
+	Rev         int64     // how often metadata or lifetime were set; the store counts
 }
 
 // Live tells whether the file exists for a reader at now.
@@ -55,6 +57,14 @@ func BlobKey(org plat.OrgID, channel plat.ChannelID, file plat.FileID) string {
 	return blobPrefix + string(org) + "/" + string(channel) + "/" + string(hour) + "/" + string(file)
 }
 
+// ChannelPrefix is what the keys of a channel's objects begin with.
+func ChannelPrefix(org plat.OrgID, channel plat.ChannelID) string {
+	return blobPrefix + string(org) + "/" + string(channel) + "/"
+}
+
+// ObjectPrefix is what the keys of all files' objects begin with.
+const ObjectPrefix = blobPrefix
+
 const blobPrefix = "lake/"
 
 // Lifetime is how long a file lives after its upload; empty means for ever.
@@ -67,7 +77,11 @@ func ParseLifetime(s string) (Lifetime, error) {
 	if l := Lifetime(s); s == "" || l.Duration() > 0 {
 		return l, nil
 	}
-	return "", plat.InvalidField("lifetime", "must be one of 1day, 1week, 1month, 6months, 1year")
+	return "", errLifetime()
+}
+
+func errLifetime() error {
+	return plat.InvalidField("lifetime", "must be one of 1day, 1week, 1month, 6months, 1year")
 }
 
 // Duration is the lifetime's length; 0 means for ever.

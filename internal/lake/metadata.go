@@ -3,6 +3,7 @@
 package lake
 
 import (
+	"cmp"
 	"net/url"
 	"slices"
 	"strings"
@@ -12,12 +13,25 @@ import (
 	"panal/internal/plat"
 )
 
-// Limits of a file's metadata (data.md §11).
+// Default limits of a file's metadata (data.md §11).
 const (
 	MaxMetadataValue = 2 << 10
 	MaxMetadataTotal = 16 << 10
 	maxMetadataKey   = 512
 )
+
+// Limits bound a file's metadata, in bytes as it is sent; zero fields are the
+// defaults. Total counts full names and values.
+type Limits struct{ Key, Value, Total int }
+
+func limitsOf(given []Limits) Limits {
+	var l Limits
+	if len(given) > 0 {
+		l = given[0]
+	}
+	l.Key, l.Value, l.Total = cmp.Or(l.Key, maxMetadataKey), cmp.Or(l.Value, MaxMetadataValue), cmp.Or(l.Total, MaxMetadataTotal)
+	return l
+}
 
 // Prefixes of metadata names on the wire. They come back in lower case.
 const (
@@ -33,7 +47,7 @@ type Metadata map[string]string
 // FromWire reads prefixed names (headers, or the keys of a JSON object). Names
 // with SysPrefix are the server's own and are left out. When strict, a name with
 // neither prefix is ErrInvalid; else it is left out too.
-func FromWire(each func(yield func(name, value string) bool), strict bool) (Metadata, error) {
+func FromWire(each func(yield func(name, value string) bool), strict bool, limits ...Limits) (Metadata, error) {
 	m := Metadata{}
 	var err error
 	each(func(name, value string) bool {
@@ -51,7 +65,7 @@ func FromWire(each func(yield func(name, value string) bool), strict bool) (Meta
 		return err == nil
 	})
 	if err == nil {
-		err = m.Check()
+		err = m.Check(limits...)
 	}
 	if err != nil {
 		return nil, err
@@ -63,7 +77,8 @@ func (m Metadata) has(key string) bool { _, ok := m[key]; return ok }
 
 // Check returns ErrInvalid, naming the field, unless m keeps the limits and can
 // be stored and compared.
-func (m Metadata) Check() error {
+func (m Metadata) Check(limits ...Limits) error {
+	lim := limitsOf(limits)
 	total := 0
 	decoded := map[string]string{}
 	for raw, value := range m {
@@ -73,10 +88,10 @@ func (m Metadata) Check() error {
 		switch {
 		case key == "":
 			return plat.InvalidField(field, "the metadata name is empty")
-		case len(raw) > maxMetadataKey:
-			return plat.InvalidField(field[:64]+"…", "the metadata name is longer than %d bytes", maxMetadataKey)
-		case len(value) > MaxMetadataValue:
-			return plat.InvalidField(field, "is %d bytes long; the limit is %d", len(value), MaxMetadataValue)
+		case len(raw) > lim.Key:
+			return plat.InvalidField(field[:min(64, len(field))]+"…", "the metadata name has %d bytes; the limit is %d", len(raw), lim.Key)
+		case len(value) > lim.Value:
+			return plat.InvalidField(field, "is %d bytes long; the limit is %d", len(value), lim.Value)
 		case !utf8.ValidString(raw) || !utf8.ValidString(value):
 			return plat.InvalidField(strings.ToValidUTF8(field, "�"), "is not UTF-8; percent-encode it")
 		case strings.ContainsRune(key, 0) || strings.ContainsRune(Decode(value), 0) || strings.ContainsRune(raw, 0) || strings.ContainsRune(value, 0):
@@ -87,8 +102,8 @@ func (m Metadata) Check() error {
 		}
 		decoded[key] = raw
 	}
-	if total > MaxMetadataTotal {
-		return plat.InvalidField("metadata", "is %d bytes in all; the limit is %d", total, MaxMetadataTotal)
+	if total > lim.Total {
+		return plat.InvalidField("metadata", "is %d bytes in all; the limit is %d", total, lim.Total)
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"panal/internal/blob"
 	"panal/internal/plat"
+	"panal/internal/x/quota"
 )
 
 // Service is the DataLake's rules. It is safe for concurrent use.
@@ -20,12 +21,21 @@ type Service struct {
 	blobs *blob.Store
 	now   plat.Clock
 	group *group
+	quota *quota.Ledger // nil: no limits
+	// limits are of metadata.
+	limits Limits
 }
 
 // NewService returns the DataLake over its index and its bytes.
 func NewService(s Store, b *blob.Store, now plat.Clock) *Service {
 	return &Service{store: s, blobs: b, now: now, group: newGroup(s.Commit)}
 }
+
+// LimitBy makes uploads keep to the organizations' quotas. Called while wiring.
+func (s *Service) LimitBy(l *quota.Ledger) { s.quota = l }
+
+// LimitMetadata bounds the metadata of files. Called while wiring.
+func (s *Service) LimitMetadata(l Limits) { s.limits = l }
 
 // NewChannel is what a channel is made of.
 type NewChannel struct {
@@ -171,20 +181,34 @@ const maxContentType = 1 << 10
 // this returns, once both its bytes and its index row are durable. A body that
 // ends early or any other error leaves nothing behind that a reader could see.
 // Errors: ErrInvalid, ErrForbidden (another organization's channel, or archived),
-// ErrNotFound (channel), *ConflictError, ErrExhausted (storage full).
+// ErrNotFound (channel), *ConflictError, ErrExhausted (storage full, or the
+// organization's quota reached: checked before the body is read, and as it comes
+// where its length is unknown).
 func (s *Service) Upload(ctx context.Context, in Upload) (File, error) {
 	f, err := s.prepare(ctx, in)
 	if err != nil {
 		return File{}, err
 	}
+	room, err := s.quota.Reserve(ctx, in.Org, in.Size)
+	if err != nil {
+		return File{}, err
+	}
+	defer room.Drop()
 	key := BlobKey(in.Org, f.Channel, f.ID)
-	stored, err := s.blobs.Put(ctx, key, in.Body, in.Size, blob.PutOptions{ContentType: f.ContentType})
+	stored, err := s.blobs.Put(ctx, key, room.Reader(in.Body, in.Size), in.Size, blob.PutOptions{ContentType: f.ContentType})
 	if err != nil {
 		return File{}, fmt.Errorf("upload to channel %s: %w", f.Channel, err)
 	}
 	f.Size, f.ETag = stored.Size, stored.ETag
+	return s.commit(ctx, key, f, room)
+}
+
+// commit makes a stored object a file of the room that was reserved for it, or takes it
+// away again.
+func (s *Service) commit(ctx context.Context, key string, f NewFile, room *quota.Reservation) (File, error) {
 	file, err := s.group.do(ctx, f)
 	if err == nil {
+		room.Stored(f.Size)
 		return file, nil
 	}
 	// Only a definite no lets us drop the bytes at once: after a lost connection
@@ -217,7 +241,7 @@ func (s *Service) prepare(ctx context.Context, in Upload) (NewFile, error) {
 	if len(in.ContentType) > maxContentType || !utf8.ValidString(in.ContentType) {
 		return NewFile{}, plat.InvalidField("content-type", "must be at most %d bytes of text", maxContentType)
 	}
-	if err := in.Metadata.Check(); err != nil {
+	if err := in.Metadata.Check(s.limits); err != nil {
 		return NewFile{}, err
 	}
 	f := NewFile{File: File{
@@ -282,7 +306,7 @@ func (s *Service) SetMetadata(ctx context.Context, org plat.OrgID, channel plat.
 	if _, err := s.channel(ctx, org, channel); err != nil {
 		return File{}, err
 	}
-	if err := m.Check(); err != nil {
+	if err := m.Check(s.limits); err != nil {
 		return File{}, err
 	}
 	return s.store.SetMetadata(ctx, channel, id, m, s.now())

@@ -24,7 +24,7 @@ type Store interface {
 	// where two are as new), and whether more follow.
 	Channels(ctx context.Context, org plat.OrgID, page ChannelPage) (all []Channel, more bool, err error)
 	// UpdateChannel changes name, description, archived and the update time of the
-	// channel with c's id to c's.
+	// channel with c's id to c's. Its Rev becomes one more.
 	UpdateChannel(ctx context.Context, c Channel) error
 
 	// Commit makes files visible, in one durable transaction with an event each
@@ -48,13 +48,47 @@ type Store interface {
 	// Total returns what all channels hold together, with files that have expired
 	// and are not removed yet.
 	Total(ctx context.Context) (Usage, error)
+	// OrgUsage is Total for one organization's channels.
+	OrgUsage(ctx context.Context, org plat.OrgID) (Usage, error)
 	// SetMetadata replaces a file's user metadata and returns the file as it is then.
+	// This and every other change makes its Rev one more: of two states of a file the
+	// one with the greater Rev is the later one.
 	SetMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, m Metadata, now time.Time) (File, error)
+	// PatchMetadata changes single names of a file's user metadata (see
+	// Metadata.With) and returns the file as it is then. Reading and changing are one
+	// atomic step. ErrInvalid when the result breaks the rules or passes lim; nothing changes then.
+	PatchMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, p Patch, lim Limits, now time.Time) (File, error)
+	// SetLifetime gives a file another lifetime, counted from its upload, and
+	// returns the file as it is then: it may have ended by that.
+	SetLifetime(ctx context.Context, channel plat.ChannelID, id plat.FileID, l Lifetime, now time.Time) (File, error)
 	// DeleteFile removes a file from the index and returns what it was.
 	DeleteFile(ctx context.Context, channel plat.ChannelID, id plat.FileID, now time.Time) (File, error)
 	// DeleteExpired removes up to limit files that have expired at now, and returns
 	// them.
 	DeleteExpired(ctx context.Context, now time.Time, limit int) ([]File, error)
+	// DeleteMatching removes those of the ids that are there and still match f, in one
+	// transaction, and returns what they were.
+	DeleteMatching(ctx context.Context, f Filter, ids []plat.FileID, now time.Time) ([]File, error)
+
+	// CreatePending keeps a promised upload. ErrNotFound when there is no channel.
+	CreatePending(ctx context.Context, p Pending) error
+	// Pending returns a promised upload that has not been committed, in time or not.
+	Pending(ctx context.Context, channel plat.ChannelID, id plat.FileID) (Pending, error)
+	// DeletePending removes up to limit promises whose time ended before, and returns
+	// them. None of them can be committed any more.
+	DeletePending(ctx context.Context, before time.Time, limit int) ([]Pending, error)
+
+	// DropChannel removes a channel: from then on nobody finds it or anything in
+	// it, and Total no longer counts it. What is left of it is removed by Sweep.
+	DropChannel(ctx context.Context, id plat.ChannelID, now time.Time) error
+	// Gone returns channels that were deleted before and not swept to the end yet.
+	Gone(ctx context.Context, before time.Time) ([]GoneChannel, error)
+	// Sweep removes up to limit rows that a deleted channel left, and tells whether
+	// there was less than that.
+	Sweep(ctx context.Context, id plat.ChannelID, limit int) (clean bool, err error)
+	// Forget removes the memory of a deleted channel: nothing of it is left.
+	Forget(ctx context.Context, id plat.ChannelID) error
+
 	// Known returns which of the ids have an index row, expired or not.
 	Known(ctx context.Context, channel plat.ChannelID, ids []plat.FileID) (map[plat.FileID]bool, error)
 }
@@ -76,11 +110,21 @@ type NewFile struct {
 	// one before it in the same commit, has this file's decoded value under it, the
 	// file is not stored. Check and commit are one atomic step.
 	Conflict string
+	// Pending: the file was promised, and the promise goes with the commit; where
+	// there is none, the outcome is ErrConflict.
+	Pending bool
+}
+
+// GoneChannel is a deleted channel of which something may be left.
+type GoneChannel struct {
+	ID        plat.ChannelID
+	Org       plat.OrgID
+	DeletedAt time.Time
 }
 
 // Outcome is what became of a NewFile: either File is the stored one, or Err says
-// why there is none: *ConflictError, ErrNotFound (the channel is gone) or
-// ErrForbidden (it is archived).
+// why there is none: *ConflictError, ErrConflict (its promise is gone), ErrNotFound
+// (the channel is gone) or ErrForbidden (it is archived).
 type Outcome struct {
 	File File
 	Err  error

@@ -117,6 +117,11 @@ type Store interface {
 	// Expire drops every day that ended at or before t and returns how many. What
 	// workloads have been acknowledged is kept.
 	Expire(ctx context.Context, t time.Time) (int, error)
+	// DeletePacked removes the packed records of every stream whose key begins with
+	// prefix, and returns how many there were.
+	DeletePacked(ctx context.Context, prefix string) (int64, error)
+	// PackedBytes returns the bytes of data of the packed records of those streams.
+	PackedBytes(ctx context.Context, prefix string) (int64, error)
 	// Size returns the bytes that the lines take on disk.
 	Size(ctx context.Context) (int64, error)
 }

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package org holds organizations and their users.
+// Package org holds organizations, their users and tokens, their datasources, and
+// the addresses that they may be reached from.
 //
 // Invariants: an organization's name and id each name it, anywhere an
 // organization is named (data.md §1); where the machine has no wall between
-// workloads, there is at most one organization.
+// workloads, there is at most one organization; exactly one organization, the first
+// that there was, is the operator's, and it is never suspended or deleted; an
+// organization is suspended before it is deleted, and its row goes last. No change by
+// the API leaves an organization that had one without an admin who holds a lasting token. A
+// secret is stored as its SHA-256; a datasource's, which can be shown again, sealed beside it.
 package org
 
 import (
@@ -12,16 +17,32 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"panal/internal/authn"
 	"panal/internal/plat"
 )
 
+// State says whether an organization is served.
+type State string
+
+// States. An organization that is Deleting never comes back.
+const (
+	Active    State = "active"
+	Suspended State = "suspended"
+	Deleting  State = "deleting"
+)
+
 // Organization is a tenant.
 type Organization struct {
-	ID        plat.OrgID
-	Name      string
+	ID   plat.OrgID
+	Name string
+	// Operator: its admins run the installation (ADR 0009).
+	Operator bool
+	State    State
+	// Quota is how many bytes its files may take; 0 is no limit.
+	Quota     int64
 	CreatedAt time.Time
 	UpdatedAt time.Time
 }
@@ -32,46 +53,77 @@ type User struct {
 	Org         plat.OrgID
 	Email       string
 	DisplayName string
-	Role        authn.Role
-	CreatedAt   time.Time
-	UpdatedAt   time.Time
+	// PreferredLanguage is ja or en.
+	PreferredLanguage string
+	Role              authn.Role
+	CreatedAt         time.Time
+	UpdatedAt         time.Time
 }
+
+// TopicOrganization is the topic of the events that a Store writes with changes of
+// organizations.
+const TopicOrganization = "organization"
 
 // Store keeps organizations and users.
 type Store interface {
-	// CreateOrganization stores o; ErrExists when id or name are taken.
-	CreateOrganization(ctx context.Context, o Organization) error
+	UserStore
+	// CreateOrganization stores o and returns it; the first of all becomes the
+	// operator's. ErrExists when id or name are taken.
+	CreateOrganization(ctx context.Context, o Organization) (Organization, error)
 	// Organization returns the organization with that id or name.
 	Organization(ctx context.Context, idOrName string) (Organization, error)
 	// Organizations returns all of them, oldest first.
 	Organizations(ctx context.Context) ([]Organization, error)
+	// UpdateOrganization changes name, state, quota and the update time in one
+	// transaction: change gets the record as it is, edits it, and may refuse.
+	// ErrExists when the name is taken.
+	UpdateOrganization(ctx context.Context, id plat.OrgID, change func(*Organization) error) (Organization, error)
+	// DeleteOrganization removes an organization that is Deleting, with its users
+	// and tokens; ErrConflict, with nothing changed, for any other and while records
+	// refer to it. One that is gone is not an error.
+	DeleteOrganization(ctx context.Context, id plat.OrgID, at time.Time) error
 	// CreateUser stores u; ErrExists when id or e-mail are taken.
 	CreateUser(ctx context.Context, u User) error
 	// User returns one user.
 	User(ctx context.Context, id plat.UserID) (User, error)
+	// CountUsers returns how many users an organization has.
+	CountUsers(ctx context.Context, id plat.OrgID) (int64, error)
 }
 
-// Service is the rules around organizations.
+// Service is the rules around organizations. It is safe for concurrent use.
 type Service struct {
 	store  Store
 	tokens authn.Store
 	now    plat.Clock
 	// single is the reason why a second organization is refused; "" allows many.
 	single string
+
+	mu     sync.Mutex
+	seen   map[plat.OrgID]seen
+	purges []Purge
+	// operator is the operator's organization, once it is known.
+	operator plat.OrgID
 }
 
 // NewService returns a Service. singleReason, when not empty, says why this
 // installation may hold only one organization (no isolation between workloads).
 func NewService(s Store, tokens authn.Store, now plat.Clock, singleReason string) *Service {
-	return &Service{store: s, tokens: tokens, now: now, single: singleReason}
+	return &Service{store: s, tokens: tokens, now: now, single: singleReason, seen: map[plat.OrgID]seen{}}
 }
 
 var namePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
+func checkName(name string) error {
+	if !namePattern.MatchString(name) || strings.Trim(name, "0123456789") == "" {
+		return plat.InvalidField("name", "must be 1 to 63 of a-z, 0-9 and -, not only digits (it becomes a host name)")
+	}
+	return nil
+}
+
 // Create makes an organization.
 func (s *Service) Create(ctx context.Context, name string) (Organization, error) {
-	if !namePattern.MatchString(name) || strings.Trim(name, "0123456789") == "" {
-		return Organization{}, plat.InvalidField("name", "must be 1 to 63 of a-z, 0-9 and -, not only digits (it becomes a host name)")
+	if err := checkName(name); err != nil {
+		return Organization{}, err
 	}
 	if s.single != "" {
 		all, err := s.store.Organizations(ctx)
@@ -83,40 +135,30 @@ func (s *Service) Create(ctx context.Context, name string) (Organization, error)
 		}
 	}
 	now := s.now()
-	o := Organization{ID: plat.OrgID(plat.NewDecimalID()), Name: name, CreatedAt: now, UpdatedAt: now}
-	if err := s.store.CreateOrganization(ctx, o); err != nil {
-		return Organization{}, fmt.Errorf("create organization %s: %w", name, err)
+	o, err := s.store.CreateOrganization(ctx, Organization{ID: plat.OrgID(plat.NewDecimalID()), Name: name, State: Active, CreatedAt: now, UpdatedAt: now})
+	if err != nil {
+		return Organization{}, taken(name, fmt.Errorf("create organization %s: %w", name, err))
 	}
 	return o, nil
 }
 
 // AddUser makes a user of the organization.
 func (s *Service) AddUser(ctx context.Context, org plat.OrgID, email, displayName string, role authn.Role) (User, error) {
-	switch role {
-	case authn.RoleAdmin, authn.RoleDeveloper, authn.RoleRegular:
-	default:
-		return User{}, plat.InvalidField("role", "must be one of admin, developer, regular")
-	}
+	return s.CreateUser(ctx, org, NewUser{Email: email, DisplayName: displayName, Role: role})
+}
+
+func checkEmail(email string) error {
 	if !strings.Contains(email, "@") || len(email) > 254 {
-		return User{}, plat.InvalidField("email", "%q is not an e-mail address", email)
+		return plat.InvalidField("email", "%q is not an e-mail address", email)
 	}
-	now := s.now()
-	u := User{ID: plat.UserID(plat.NewDecimalID()), Org: org, Email: email, DisplayName: displayName, Role: role, CreatedAt: now, UpdatedAt: now}
-	if err := s.store.CreateUser(ctx, u); err != nil {
-		return User{}, fmt.Errorf("add user %s: %w", email, err)
-	}
-	return u, nil
+	return nil
 }
 
 // NewToken makes a personal access token of the user and returns its secret: the
 // only time that it is seen.
 func (s *Service) NewToken(ctx context.Context, u User) (string, error) {
-	secret := plat.NewToken()
-	t := authn.Token{Hash: authn.HashToken(secret), Kind: authn.KindUser, Org: u.Org, User: u.ID, CreatedAt: s.now()}
-	if err := s.tokens.CreateToken(ctx, t); err != nil {
-		return "", fmt.Errorf("create token: %w", err)
-	}
-	return secret, nil
+	_, secret, err := s.CreateToken(ctx, u.Org, u.ID, NewToken{})
+	return secret, err
 }
 
 // Get returns an organization by id or name.
@@ -132,4 +174,9 @@ func (s *Service) List(ctx context.Context) ([]Organization, error) {
 // User returns one user.
 func (s *Service) User(ctx context.Context, id plat.UserID) (User, error) {
 	return s.store.User(ctx, id)
+}
+
+// CountUsers returns how many users an organization has.
+func (s *Service) CountUsers(ctx context.Context, id plat.OrgID) (int64, error) {
+	return s.store.CountUsers(ctx, id)
 }

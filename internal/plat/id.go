@@ -18,6 +18,11 @@ type (
 	OrgID string
 	// UserID names a user: 13 decimal digits, without the "user-" prefix.
 	UserID string
+	// TokenID names a personal access token, not its secret: "tok-" and 16 hex digits.
+	TokenID string
+	// DatasourceID names a datasource: 13 decimal digits, without the
+	// "datasource-" prefix.
+	DatasourceID string
 	// ChannelID names a DataLake channel: 13 decimal digits.
 	ChannelID string
 	// FileID names a file in a channel: UTC second of the upload plus a UUID,
@@ -25,6 +30,12 @@ type (
 	FileID string
 	// DatasetID names a dataset: 13 decimal digits.
 	DatasetID string
+	// SecretID names a secret: 13 decimal digits.
+	SecretID string
+	// SecretVersionID names a version of a secret: 13 decimal digits.
+	SecretVersionID string
+	// RepositoryID names a repository of images: 13 decimal digits.
+	RepositoryID string
 	// JobDefinitionID names a job definition: 13 decimal digits.
 	JobDefinitionID string
 	// JobID names a training job: 13 decimal digits.

@@ -78,6 +78,13 @@ func (s *Deploys) ServiceCounts(ctx context.Context) (map[deploy.Status]int, err
 	return countBy[deploy.Status](ctx, s.db, `SELECT status, COUNT(*) FROM service GROUP BY status`)
 }
 
+// CountServices implements deploy.Store.
+func (s *Deploys) CountServices(ctx context.Context, org plat.OrgID) (int64, error) {
+	var n int64
+	err := s.db.Read().QueryRowContext(ctx, `SELECT COUNT(*) FROM service WHERE org_id = $1`, string(org)).Scan(&n)
+	return n, s.db.translate(err)
+}
+
 // UpdateService implements deploy.Store.
 func (s *Deploys) UpdateService(ctx context.Context, id plat.ServiceID, change func(*deploy.Service) error) (deploy.Service, error) {
 	var v deploy.Service

@@ -53,12 +53,12 @@ func (s *Lake) CreateChannel(ctx context.Context, c lake.Channel) error {
 	})
 }
 
-const channelColumns = `id, org_id, name, description, storage, archived, created_at, updated_at`
+const channelColumns = `id, org_id, name, description, storage, archived, created_at, updated_at, rev`
 
 func scanChannel(r interface{ Scan(...any) error }) (lake.Channel, error) {
 	var c lake.Channel
 	var created, updated int64
-	err := r.Scan(&c.ID, &c.Org, &c.Name, &c.Description, &c.Storage, &c.Archived, &created, &updated)
+	err := r.Scan(&c.ID, &c.Org, &c.Name, &c.Description, &c.Storage, &c.Archived, &created, &updated, &c.Rev)
 	c.CreatedAt, c.UpdatedAt = fromMicros(created), fromMicros(updated)
 	return c, err
 }
@@ -87,7 +87,7 @@ func (s *Lake) Channels(ctx context.Context, org plat.OrgID, page lake.ChannelPa
 // UpdateChannel implements lake.Store.
 func (s *Lake) UpdateChannel(ctx context.Context, c lake.Channel) error {
 	return s.db.Write(ctx, func(tx *Tx) error {
-		res, err := tx.ExecContext(ctx, `UPDATE channel SET name = $1, description = $2, archived = $3, updated_at = $4 WHERE id = $5`,
+		res, err := tx.ExecContext(ctx, `UPDATE channel SET name = $1, description = $2, archived = $3, updated_at = $4, rev = rev + 1 WHERE id = $5`,
 			c.Name, c.Description, c.Archived, micros(c.UpdatedAt), string(c.ID))
 		if err != nil {
 			return err
@@ -106,14 +106,14 @@ func (s *Lake) channelNum(ctx context.Context, q Querier, id plat.ChannelID) (in
 	return num, err
 }
 
-const fileColumns = `f.at, f.id, f.size, f.etag, f.content_type, f.metadata, f.lifetime, f.expires_at`
+const fileColumns = `f.at, f.id, f.size, f.etag, f.content_type, f.metadata, f.lifetime, f.expires_at, f.rev`
 
 func scanFile(channel plat.ChannelID) func(interface{ Scan(...any) error }) (lake.File, error) {
 	return func(r interface{ Scan(...any) error }) (lake.File, error) {
 		f := lake.File{Channel: channel}
 		var at, expires int64
 		var meta string
-		if err := r.Scan(&at, &f.ID, &f.Size, &f.ETag, &f.ContentType, &meta, &f.Lifetime, &expires); err != nil {
+		if err := r.Scan(&at, &f.ID, &f.Size, &f.ETag, &f.ContentType, &meta, &f.Lifetime, &expires, &f.Rev); err != nil {
 			return lake.File{}, err
 		}
 		f.UploadedAt, f.ExpiresAt = fromMicros(at), fromMicros(expires)
@@ -260,6 +260,15 @@ func (c *commit) run(ctx context.Context, tx *Tx) error {
 		if f.Conflict != "" {
 			if there, ok := taken[claimOf(ch.num, f.Metadata, f.Conflict)]; ok {
 				c.out[i].Err = &lake.ConflictError{Target: f.Conflict, File: there}
+				continue
+			}
+		}
+		if f.Pending {
+			switch kept, err := takePending(ctx, tx, ch.num, f.ID); {
+			case err != nil:
+				return err
+			case !kept:
+				c.out[i].Err = plat.Errorf(plat.ErrConflict, "the upload of file %s was not promised, or is done already", f.ID)
 				continue
 			}
 		}
@@ -422,27 +431,34 @@ func (s *Lake) addDelta(ctx context.Context, tx *Tx, num int64, u lake.Usage) er
 
 // SetMetadata implements lake.Store.
 func (s *Lake) SetMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, m lake.Metadata, now time.Time) (lake.File, error) {
+	return s.changeMetadata(ctx, channel, id, now, func(lake.Metadata) (lake.Metadata, error) { return m, nil })
+}
+
+// PatchMetadata implements lake.Store.
+func (s *Lake) PatchMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, p lake.Patch, lim lake.Limits, now time.Time) (lake.File, error) {
+	return s.changeMetadata(ctx, channel, id, now, func(m lake.Metadata) (lake.Metadata, error) { return m.With(p, lim) })
+}
+
+func (s *Lake) changeMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, now time.Time, change func(lake.Metadata) (lake.Metadata, error)) (lake.File, error) {
 	var f lake.File
 	err := s.db.Write(ctx, func(tx *Tx) error {
 		num, err := s.channelNum(ctx, tx, channel)
 		if err != nil {
 			return err
 		}
-		// An update that changes nothing locks the row and reads it.
-		f, err = scanFile(channel)(tx.QueryRowContext(ctx,
-			`UPDATE file AS f SET size = size WHERE f.channel = $1 AND f.id = $2 AND `+live("f", "$3")+` RETURNING `+returning, num, string(id), micros(now)))
-		if errors.Is(err, sql.ErrNoRows) {
-			return plat.NotFound("file", id)
-		}
-		if err != nil {
+		if f, err = lockFile(ctx, tx, num, channel, id, now); err != nil {
 			return err
 		}
 		at := micros(f.UploadedAt)
+		m, err := change(f.Metadata)
+		if err != nil {
+			return err
+		}
 		if err := deletePostings(ctx, tx, num, at, lake.Terms(f.ContentType, f.Metadata)); err != nil {
 			return err
 		}
-		f.Metadata = m
-		if _, err := tx.ExecContext(ctx, `UPDATE file SET metadata = $1 WHERE channel = $2 AND at = $3`, toJSON(m), num, at); err != nil {
+		f.Metadata, f.Rev = m, f.Rev+1
+		if _, err := tx.ExecContext(ctx, `UPDATE file SET metadata = $1, rev = rev + 1 WHERE channel = $2 AND at = $3`, toJSON(m), num, at); err != nil {
 			return err
 		}
 		if err := s.insertPostings(ctx, tx, appendPostings(nil, num, at, micros(f.ExpiresAt), lake.Terms(f.ContentType, m))); err != nil {

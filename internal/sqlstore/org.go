@@ -4,6 +4,8 @@ package sqlstore
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"time"
 
 	"panal/internal/authn"
@@ -23,23 +25,25 @@ var (
 func NewOrgs(db *DB) *Orgs { return &Orgs{db: db} }
 
 // CreateOrganization implements org.Store.
-func (s *Orgs) CreateOrganization(ctx context.Context, o org.Organization) error {
-	return s.db.Write(ctx, func(tx *Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO organization (id, name, created_at, updated_at) VALUES ($1, $2, $3, $4)`,
-			string(o.ID), o.Name, micros(o.CreatedAt), micros(o.UpdatedAt))
+func (s *Orgs) CreateOrganization(ctx context.Context, o org.Organization) (org.Organization, error) {
+	err := s.db.Write(ctx, func(tx *Tx) error {
+		err := tx.QueryRowContext(ctx, `INSERT INTO organization (id, name, operator, state, quota, created_at, updated_at)
+			VALUES ($1, $2, NOT EXISTS (SELECT 1 FROM organization), $3, $4, $5, $6) RETURNING operator`,
+			string(o.ID), o.Name, string(o.State), o.Quota, micros(o.CreatedAt), micros(o.UpdatedAt)).Scan(&o.Operator)
 		if err != nil {
 			return err
 		}
-		return tx.Event(ctx, "organization", string(o.ID), "created", o.CreatedAt)
+		return tx.Event(ctx, org.TopicOrganization, string(o.ID), "created", o.CreatedAt)
 	})
+	return o, err
 }
 
-const orgColumns = `id, name, created_at, updated_at`
+const orgColumns = `id, name, operator, state, quota, created_at, updated_at`
 
 func scanOrg(r interface{ Scan(...any) error }) (org.Organization, error) {
 	var o org.Organization
 	var created, updated int64
-	err := r.Scan(&o.ID, &o.Name, &created, &updated)
+	err := r.Scan(&o.ID, &o.Name, &o.Operator, &o.State, &o.Quota, &created, &updated)
 	o.CreatedAt, o.UpdatedAt = fromMicros(created), fromMicros(updated)
 	return o, err
 }
@@ -61,33 +65,75 @@ func (s *Orgs) Organizations(ctx context.Context) ([]org.Organization, error) {
 	return scanAll(ctx, s.db, s.db.Read(), scanOrg, `SELECT `+orgColumns+` FROM organization ORDER BY created_at, id`)
 }
 
-// CreateUser implements org.Store.
-func (s *Orgs) CreateUser(ctx context.Context, u org.User) error {
+// UpdateOrganization implements org.Store.
+func (s *Orgs) UpdateOrganization(ctx context.Context, id plat.OrgID, change func(*org.Organization) error) (org.Organization, error) {
+	var o org.Organization
+	err := s.db.Write(ctx, func(tx *Tx) error {
+		if err := lock(ctx, tx, "organization", string(id)); err != nil {
+			return err
+		}
+		all, err := scanAll(ctx, s.db, tx, scanOrg, `SELECT `+orgColumns+` FROM organization WHERE id = $1`, string(id))
+		if err != nil {
+			return err
+		}
+		if len(all) == 0 {
+			return plat.NotFound("organization", id)
+		}
+		o = all[0]
+		if err := change(&o); err != nil || o == all[0] {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE organization SET name = $1, state = $2, quota = $3, updated_at = $4 WHERE id = $5`,
+			o.Name, string(o.State), o.Quota, micros(o.UpdatedAt), string(id)); err != nil {
+			return err
+		}
+		return tx.Event(ctx, org.TopicOrganization, string(id), string(o.State), o.UpdatedAt)
+	})
+	return o, err
+}
+
+// DeleteOrganization implements org.Store.
+func (s *Orgs) DeleteOrganization(ctx context.Context, id plat.OrgID, at time.Time) error {
 	return s.db.Write(ctx, func(tx *Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO person (id, org_id, email, display_name, role, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-			string(u.ID), string(u.Org), u.Email, u.DisplayName, string(u.Role), micros(u.CreatedAt), micros(u.UpdatedAt))
-		return err
+		var state org.State
+		err := tx.QueryRowContext(ctx, `SELECT state FROM organization WHERE id = $1`, string(id)).Scan(&state)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			return nil
+		case err != nil:
+			return err
+		case state != org.Deleting:
+			return plat.Errorf(plat.ErrConflict, "organization %s is %s", id, state)
+		}
+		for _, stmt := range []string{
+			`DELETE FROM token WHERE org_id = $1`, `DELETE FROM person WHERE org_id = $1`, `DELETE FROM organization WHERE id = $1`,
+		} {
+			if _, err := tx.ExecContext(ctx, stmt, string(id)); err != nil {
+				return err
+			}
+		}
+		return tx.Event(ctx, org.TopicOrganization, string(id), "deleted", at)
 	})
 }
 
-// User implements org.Store.
-func (s *Orgs) User(ctx context.Context, id plat.UserID) (org.User, error) {
-	var u org.User
-	var created, updated int64
-	row := s.db.Read().QueryRowContext(ctx, `SELECT id, org_id, email, display_name, role, created_at, updated_at FROM person WHERE id = $1`, string(id))
-	err := s.db.one(row, "user", id, &u.ID, &u.Org, &u.Email, &u.DisplayName, &u.Role, &created, &updated)
-	u.CreatedAt, u.UpdatedAt = fromMicros(created), fromMicros(updated)
-	return u, err
+// CountUsers implements org.Store.
+func (s *Orgs) CountUsers(ctx context.Context, id plat.OrgID) (int64, error) {
+	var n int64
+	err := s.db.Read().QueryRowContext(ctx, `SELECT COUNT(*) FROM person WHERE org_id = $1`, string(id)).Scan(&n)
+	return n, s.db.translate(err)
 }
 
 // CreateToken implements authn.Store.
 func (s *Orgs) CreateToken(ctx context.Context, t authn.Token) error {
-	return s.db.Write(ctx, func(tx *Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO token (hash, kind, org_id, user_id, workload, scope, created_at, ended_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-			t.Hash, string(t.Kind), string(t.Org), string(t.User), string(t.Scope.Workload), toJSON(t.Scope),
-			micros(t.CreatedAt), micros(t.EndedAt), micros(t.ExpiresAt))
-		return err
-	})
+	return s.db.Write(ctx, func(tx *Tx) error { return tx.createToken(ctx, t) })
+}
+
+func (tx *Tx) createToken(ctx context.Context, t authn.Token) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO token (hash, id, name, kind, org_id, user_id, datasource_id, workload, scope, created_at, ended_at, expires_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`,
+		t.Hash, string(t.ID), t.Name, string(t.Kind), string(t.Org), string(t.User), string(t.Datasource), string(t.Scope.Workload), toJSON(t.Scope),
+		micros(t.CreatedAt), micros(t.EndedAt), micros(t.ExpiresAt))
+	return err
 }
 
 // TokenByHash implements authn.Store.
@@ -96,19 +142,28 @@ func (s *Orgs) TokenByHash(ctx context.Context, hash string) (authn.Token, authn
 	var role, scope string
 	var created, ended, expires int64
 	row := s.db.Read().QueryRowContext(ctx,
-		`SELECT t.kind, t.org_id, t.user_id, t.scope, t.created_at, t.ended_at, t.expires_at, COALESCE(p.role, '')
+		`SELECT t.id, t.name, t.kind, t.org_id, t.user_id, t.datasource_id, t.scope, t.created_at, t.ended_at, t.expires_at, COALESCE(p.role, '')
 		 FROM token t LEFT JOIN person p ON p.id = t.user_id WHERE t.hash = $1`, hash)
-	if err := s.db.one(row, "token", "", &t.Kind, &t.Org, &t.User, &scope, &created, &ended, &expires, &role); err != nil {
+	if err := s.db.one(row, "token", "", &t.ID, &t.Name, &t.Kind, &t.Org, &t.User, &t.Datasource, &scope, &created, &ended, &expires, &role); err != nil {
 		return authn.Token{}, "", err
 	}
 	if err := fromJSON(scope, &t.Scope); err != nil {
 		return authn.Token{}, "", err
 	}
 	t.CreatedAt, t.EndedAt, t.ExpiresAt = fromMicros(created), fromMicros(ended), fromMicros(expires)
-	if t.Kind == authn.KindContainer {
+	switch t.Kind {
+	case authn.KindContainer:
 		role = "" // a container never has its owner's role
-	} else if role == "" {
-		return authn.Token{}, "", plat.NotFound("token", "") // its user is gone
+	case authn.KindDatasource:
+		var err error
+		if t.Channels, err = s.linksOf(ctx, t.Datasource); err != nil {
+			return authn.Token{}, "", err
+		}
+		role = ""
+	default:
+		if role == "" {
+			return authn.Token{}, "", plat.NotFound("token", "") // its user is gone
+		}
 	}
 	return t, authn.Role(role), nil
 }

@@ -96,6 +96,14 @@ func (s *Training) JobCounts(ctx context.Context) (map[train.Status]int, error) 
 	return countBy[train.Status](ctx, s.db, `SELECT status, COUNT(*) FROM train_job WHERE NOT settled GROUP BY status`)
 }
 
+// CountJobs implements train.Store.
+func (s *Training) CountJobs(ctx context.Context, org plat.OrgID) (int64, error) {
+	var n int64
+	err := s.db.Read().QueryRowContext(ctx,
+		`SELECT COUNT(*) FROM train_job WHERE definition_id IN (SELECT id FROM train_definition WHERE org_id = $1)`, string(org)).Scan(&n)
+	return n, s.db.translate(err)
+}
+
 // UpdateJob implements train.Store. The row is replaced only if its revision is
 // still the one that was read: on PostgreSQL, where writers are many, a slower one
 // reads again.

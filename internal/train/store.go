@@ -80,6 +80,8 @@ type JobStore interface {
 	// JobCounts returns how many jobs that are not settled are in each status; one
 	// that none is in may be missing.
 	JobCounts(ctx context.Context) (map[Status]int, error)
+	// CountJobs returns how many jobs an organization has.
+	CountJobs(ctx context.Context, org plat.OrgID) (int64, error)
 	// UpdateJob changes one job atomically: change gets the record as it is, edits
 	// it, and may return a model to register in the same transaction. Status,
 	// message, workload, times, archived and settled are stored; the rest of a job

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -34,6 +35,32 @@ type Caps struct {
 	BuffersBody bool
 	// NeverFull: there is no state in which puts are ErrExhausted.
 	NeverFull bool
+	// Tree: the service behind the adapter keeps objects as files in directories, and refuses
+	// (ErrInvalid) what these can't hold: an object below or above another, a segment of
+	// more than 200 bytes (a temporary name beside it is longer).
+	Tree bool
+	// MaxKey is the longest key in bytes where that is less than blob.MaxKeyLen; 0: it is not.
+	MaxKey int
+}
+
+// holds returns those of the keys that the adapter can hold side by side.
+func (c Caps) holds(keys ...string) []string {
+	var held []string
+	for _, key := range keys {
+		fits := c.MaxKey == 0 || len(key) <= c.MaxKey
+		if c.Tree {
+			fits = fits && !slices.ContainsFunc(held, func(other string) bool {
+				return strings.HasPrefix(key, other+"/") || strings.HasPrefix(other, key+"/")
+			})
+			for seg := range strings.SplitSeq(key, "/") {
+				fits = fits && len(seg) <= 200
+			}
+		}
+		if fits {
+			held = append(held, key)
+		}
+	}
+	return held
 }
 
 // Case is one sentence of the contract.

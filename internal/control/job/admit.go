@@ -30,6 +30,10 @@ func (r *Reconciler) admit(ctx context.Context, queue []train.Job) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if held, err := r.held(ctx, j); held || err != nil {
+			r.report(ctx, string(j.ID), err, slog.String(plat.LogJob, string(j.ID)))
+			continue
+		}
 		it, err := plat.ParseInstanceType(j.InstanceType)
 		if err == nil {
 			err = claimed.Admit(it.Resources, false)
@@ -59,6 +63,22 @@ func (r *Reconciler) admit(ctx context.Context, queue []train.Job) error {
 		r.report(ctx, string(j.ID), err, slog.String(plat.LogJob, string(j.ID)))
 	}
 	return nil
+}
+
+// held tells whether the job's organization may not start any now, and notes why. Such
+// a job claims nothing.
+func (r *Reconciler) held(ctx context.Context, j train.Job) (bool, error) {
+	if r.Held == nil {
+		return false, nil
+	}
+	why, err := r.Held(ctx, j.Org)
+	if err != nil {
+		return true, fmt.Errorf("look at organization %s: %w", j.Org, err)
+	}
+	if why == "" {
+		return false, nil
+	}
+	return true, r.wait(ctx, j, why)
 }
 
 // public is what the job's owner may read of an error.

@@ -47,6 +47,9 @@ type Config struct {
 	// so that a repeat stores nothing twice. The workload's own user can have
 	// written the batches: whoever stores them holds them to st.ID and st.LogStream.
 	IngestSpool func(ctx context.Context, st runner.Status, batches []runner.SpoolBatch) error
+	// Held, where set, tells why jobs of an organization are not started now; "" is
+	// no reason.
+	Held func(ctx context.Context, org plat.OrgID) (string, error)
 	// APIURL is where workloads reach the API.
 	APIURL string
 	// Wake receives when jobs may have changed (the outbox's hub).

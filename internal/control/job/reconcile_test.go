@@ -369,3 +369,22 @@ func TestMessageKeepsFirstLineAndTail(t *testing.T) {
 		t.Errorf("%d bytes: %.40q … %q", len(got), got, got[len(got)-30:])
 	}
 }
+
+// TestHeldOrganization: jobs of an organization that is not served wait, say why, and
+// claim nothing; then they run.
+func TestHeldOrganization(t *testing.T) {
+	w := newWorld(t, fakerunner.Config{})
+	why := "waiting: organization acme is suspended"
+	cfg := w.config()
+	cfg.Held = func(context.Context, plat.OrgID) (string, error) { return why, nil }
+	w.rec = job.New(cfg)
+	j := w.job()
+	w.pass(2)
+	w.is(j.ID, train.Pending, why)
+	if n := len(w.run.Started()); n != 0 {
+		t.Errorf("%d workloads started", n)
+	}
+	why = ""
+	w.pass(1)
+	w.is(j.ID, train.Active, "")
+}

@@ -5,6 +5,7 @@ package datasettest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -59,6 +60,7 @@ func Run(t *testing.T, open func(t *testing.T) dataset.Store) {
 		{"Items/ids_ascend_and_are_never_used_again", items},
 		{"CreateItems/concurrent_calls_share_no_id", parallel},
 		{"UpdateItems/all_or_none", update},
+		{"AnySource/asks_the_items_that_hold_the_text", anySource},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.check(t, open(t)) })
 	}
@@ -213,5 +215,33 @@ func update(t *testing.T, s dataset.Store) {
 	old[0].UpdatedAt, old[1].UpdatedAt = later, later
 	if d := cmp.Diff([]dataset.Item{old[1], old[0]}, out); d != "" {
 		t.Error(d)
+	}
+}
+
+func anySource(t *testing.T, s dataset.Store) {
+	ctx, d := t.Context(), made("1", "a")
+	ok(t, s.CreateDataset(ctx, d))
+	var items []dataset.Item
+	for i := range 1200 { // more than a page
+		it := item("null")
+		it.SourceData = []byte(fmt.Sprintf(`[{"data_uri":"datalake://22_%%/%d"}]`, i))
+		items = append(items, it)
+	}
+	items[0].SourceData = []byte(`[{"data_uri":"datalake://22x5/0"}]`) // no hit of 22_%
+	_, err := s.CreateItems(ctx, d.ID, items)
+	ok(t, err)
+	for last, want := range map[string]bool{"/1199": true, "/0\"": false, "/1200": false} {
+		asked := 0
+		got, err := s.AnySource(ctx, d.ID, "22_%", func(source json.RawMessage) bool {
+			asked++
+			return strings.Contains(string(source), last)
+		})
+		ok(t, err)
+		if got != want || asked != 1199 {
+			t.Errorf("%s: %v after %d items", last, got, asked)
+		}
+	}
+	if got, err := s.AnySource(ctx, "nope", "22", func(json.RawMessage) bool { return true }); got || err != nil {
+		t.Errorf("unknown dataset: %v, %v", got, err)
 	}
 }

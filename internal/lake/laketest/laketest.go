@@ -72,10 +72,19 @@ func Run(t *testing.T, h Harness) {
 		{"Files/every_order", orders},
 		{"Files/upload_time_bounds", bounds},
 		{"SetMetadata/replaces_and_indexes", setMetadata},
+		{"PatchMetadata/changes_single_names", patchMetadata},
+		{"PatchMetadata/concurrent_patches_are_all_kept", patchParallel},
+		{"SetLifetime/expiry_counts_from_the_upload_everywhere", setLifetime},
 		{"DeleteFile/removes_everything", deleteFile},
+		{"DeleteMatching/only_what_still_matches", deleteMatching},
+		{"Pending/is_no_file_until_it_is_committed_once", pendingOnce},
+		{"Pending/old_ones_are_forgotten", pendingOld},
+		{"DropChannel/takes_everything", dropChannel},
 		{"Known/live_expired_and_unknown", known},
 		{"Usage/stays_exact_when_deltas_are_folded", folded},
 		{"Total/sums_all_channels", total},
+		{"Query/every_rule_of_the_language", language},
+		{"OrgUsage/sums_one_organization", orgUsage},
 		{"Query/phrases_and_globs", phrases},
 		{"Query/long_terms", longTerms},
 		{"Query/equals_the_naive_evaluation", queryProperty},
@@ -198,6 +207,7 @@ func channelRoundTrip(w *world) {
 	is(w, "create again", w.CreateChannel(ctx, c), plat.ErrExists)
 	c.Name, c.Description, c.Archived, c.UpdatedAt = "line-3", &text, true, w.clock.now().Add(time.Second)
 	w.ok(w.UpdateChannel(ctx, c))
+	c.Rev = 1
 	got, err := w.Channel(ctx, c.ID)
 	w.ok(err)
 	if d := cmp.Diff(c, got); d != "" {
@@ -567,7 +577,7 @@ func setMetadata(w *world) {
 	m := lake.Metadata{"label": "dog", "n%20": "1"}
 	got, err := w.SetMetadata(w.Context(), w.channel, f[0].ID, m, w.clock.now())
 	w.ok(err)
-	f[0].Metadata = m
+	f[0].Metadata, f[0].Rev = m, 1
 	if d := cmp.Diff(f[0], got); d != "" {
 		w.Error(d)
 	}
@@ -620,6 +630,21 @@ func total(w *world) {
 	_, err = w.DeleteExpired(w.Context(), w.clock.now(), 10)
 	w.ok(err)
 	want(lake.Usage{Files: 1, Bytes: 10})
+}
+
+func orgUsage(w *world) {
+	f := w.file()
+	f.Channel = w.newChannel("second", true)
+	if err := w.UpdateChannel(w.Context(), lake.Channel{ID: f.Channel}); err != nil { // unarchived
+		w.Fatal(err)
+	}
+	w.stored(w.file(), f)
+	for id, want := range map[plat.OrgID]lake.Usage{org: {Files: 2, Bytes: 20}, "1000000000009": {}} {
+		got, err := w.other.OrgUsage(w.Context(), id)
+		if w.ok(err); got != want {
+			w.Errorf("usage of %s = %+v, want %+v", id, got, want)
+		}
+	}
 }
 
 func known(w *world) {

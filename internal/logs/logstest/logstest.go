@@ -44,6 +44,7 @@ func Run(t *testing.T, h Harness) {
 		{"Replace/a_missing_record_is_ErrConflict_and_changes_nothing", replaceConflict},
 		{"Expire/drops_whole_days_only", expireDays},
 		{"Load/a_dropped_record_is_ErrNotFound", loadDropped},
+		{"DeletePacked/streams_of_a_prefix", deletePacked},
 		{"Service/two_processes_ingest_and_a_follower_misses_nothing", twoProcesses},
 		{"Service/concurrent_duplicates_are_stored_once", concurrentDuplicates},
 		{"Service/follower_during_ingest_and_repack", followDuringRepack},
@@ -300,6 +301,30 @@ func replaceConflict(t *testing.T, h Harness) {
 	}
 	if hot, err := s.Hot(t.Context(), 1<<20); err != nil || len(hot) != 0 {
 		t.Errorf("Hot = %v, %v", hot, err)
+	}
+}
+
+func deletePacked(t *testing.T, h Harness) {
+	s := open(t, h.New(t))
+	for d, stream := range []string{"o/a", "o/b", "o2/a", "o"} { // each on a day of its own
+		r := put(t, s, day0().Add(time.Duration(d)*24*time.Hour), hot(2, stream, "12345"), nil)
+		packed := logs.Record{First: r.First, Last: r.Last, MinTime: 10, MaxTime: 20, Count: 2, Stream: stream, Data: []byte("12345")}
+		if err := s.Replace(t.Context(), []logs.Record{r}, []logs.Record{packed}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []int64{2, 0} {
+		if n, err := s.PackedBytes(t.Context(), "o/"); err != nil || n != 5*want {
+			t.Errorf("PackedBytes = %d, %v, want %d", n, err, 5*want)
+		}
+		if n, err := s.DeletePacked(t.Context(), "o/"); err != nil || n != want {
+			t.Errorf("DeletePacked = %d, %v, want %d", n, err, want)
+		}
+	}
+	for stream, want := range map[string]int{"o/a": 0, "o/b": 0, "o2/a": 1, "o": 1} {
+		if got := find(t, s, scanOf(stream)); len(got) != want {
+			t.Errorf("%s has %d records, want %d", stream, len(got), want)
+		}
 	}
 }
 

@@ -65,7 +65,7 @@ func Postgres(t *testing.T) *sqlstore.DB {
 
 // PostgresURL returns a URL whose search path is a fresh, empty schema, dropped
 // when the test ends.
-func PostgresURL(t *testing.T) string {
+func PostgresURL(t testing.TB) string {
 	t.Helper()
 	base := os.Getenv(EnvPostgres)
 	if base == "" {

@@ -9,48 +9,8 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 )
-
-// ParseRange reads a Range header against an object of size bytes and returns
-// the offset and length to send. An absent, malformed or multi-part range means
-// the whole object (RFC 9110 §14.2 lets a server ignore it); ok is false when
-// the range starts past the end (416).
-func ParseRange(h string, size int64) (off, n int64, ok bool) {
-	spec, found := strings.CutPrefix(h, "bytes=")
-	first, last, dash := strings.Cut(strings.TrimSpace(spec), "-")
-	if !found || !dash || strings.Contains(spec, ",") {
-		return 0, size, true
-	}
-	if first == "" { // the last n bytes
-		k, err := strconv.ParseInt(last, 10, 64)
-		switch {
-		case err != nil || k < 0:
-			return 0, size, true
-		case k == 0 || size == 0:
-			return 0, 0, false
-		}
-		k = min(k, size)
-		return size - k, k, true
-	}
-	from, err := strconv.ParseInt(first, 10, 64)
-	if err != nil || from < 0 {
-		return 0, size, true
-	}
-	if from >= size {
-		return 0, 0, false
-	}
-	to := size - 1
-	if last != "" {
-		if to, err = strconv.ParseInt(last, 10, 64); err != nil || to < from {
-			return 0, size, true
-		}
-		to = min(to, size-1)
-	}
-	return from, to - from + 1, true
-}
 
 // idle moves a connection's deadline ahead at most every quarter of its limit,
 // so that a fast stream does not pay a system call per read.

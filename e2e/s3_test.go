@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"panal/internal/client"
+	"panal/internal/sqlstore/sqlstoretest"
+)
+
+// bucketURL returns a --blob of the test's own: a prefix in the bucket of the S3
+// server that scripts/with-s3 started. The credentials are in the environment.
+func bucketURL(t *testing.T) string {
+	t.Helper()
+	u := os.Getenv("PANAL_TEST_S3")
+	if u == "" {
+		if os.Getenv("CI") != "" {
+			t.Fatal("PANAL_TEST_S3 is not set: run the tests under scripts/with-s3 (make test does)")
+		}
+		t.Skip("PANAL_TEST_S3 is not set: scripts/with-s3 go test … starts a server")
+	}
+	return u + "&prefix=" + rand.Text()
+}
+
+// TestBucket: data.md §10.6 by storage's own URLs, at the address where clients find
+// it; they work while the server is down, and end with the object.
+func TestBucket(t *testing.T) {
+	where, err := url.Parse(bucketURL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := where.Query()
+	public := strings.Replace(q.Get("endpoint"), "127.0.0.1", "localhost", 1)
+	q.Set("public_endpoint", public)
+	where.RawQuery = q.Encode()
+	p := startPlatform(t, "--database", sqlstoretest.PostgresURL(t), "--blob", where.String())
+	ch := p.call(http.MethodPost, client.Path("organizations", p.api.Org, "channels"), map[string]any{"name": "c", "storage_type": "datalake"})["channel"].(map[string]any)["channel_id"].(string)
+	body := bytes.Repeat([]byte("0123456789"), 50_000)
+	for _, chunked := range []bool{false, true} {
+		file, err := p.put(ch, "a.bin", body, chunked)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := p.call(http.MethodGet, client.Path("channels", ch, file), nil)
+		uri, _ := f["download_uri"].(string)
+		if !strings.HasPrefix(uri, public+"/") || f["download_url"] != uri {
+			t.Errorf("download_uri = %s", uri)
+		}
+		p.kill()
+		res, err := http.Get(uri)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(res.Body)
+		_ = res.Body.Close()
+		h := res.Header
+		if err != nil || res.StatusCode != http.StatusOK || !bytes.Equal(got, body) || res.ContentLength != int64(len(body)) ||
+			h.Get("Content-Type") != "application/octet-stream" || h.Get("Content-Encoding") != "" {
+			t.Errorf("GET = %d, %d bytes, %v, %v", res.StatusCode, len(got), h, err)
+		}
+		p.start()
+		p.call(http.MethodDelete, client.Path("channels", ch, file), nil)
+		if res, err = http.Get(uri); err != nil || res.StatusCode != http.StatusNotFound {
+			t.Errorf("after DELETE: GET = %v, %v", res, err)
+		}
+		_ = res.Body.Close()
+	}
+	// The credentials are nowhere but in the environment.
+	secret := os.Getenv("PANAL_S3_SECRET_KEY")
+	printed, err := exec.Command(binary, "config", "print", "--blob", where.String()).CombinedOutput()
+	if err != nil || bytes.Contains(printed, []byte(secret)) || !bytes.Contains(printed, []byte("s3-secret-key: redacted")) {
+		t.Errorf("config print: %v\n%s", err, printed)
+	}
+	log, err := os.ReadFile(p.log.Name())
+	if err != nil || bytes.Contains(log, []byte(secret)) {
+		t.Errorf("the secret is in the server's log (%v)", err)
+	}
+	if found, err := secretsIn(p.data, secret); err != nil || len(found) > 0 {
+		t.Errorf("the secret is in %q (%v)", found, err)
+	}
+}

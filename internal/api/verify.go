@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"panal/internal/authz"
+	"panal/internal/lake/journal"
+	"panal/internal/plat"
+)
+
+// VerifyAnswer is what is wrong with a channel.
+type VerifyAnswer struct {
+	journal.Report
+	Left int64 `json:"left" doc:"how much of it is not repaired"`
+}
+
+// addVerify adds an operation of ours; data.md has none like it.
+func (a *API) addVerify() {
+	type in struct {
+		ChannelPath
+		Deep   string `query:"deep" doc:"true: read every object and hash it"`
+		Repair string `query:"repair" doc:"true: mend what can be mended without losing data"`
+	}
+	register(a, operation{
+		ID: "verify-channel", Method: http.MethodPost, Path: "/organizations/{organization_id}/channels/{channel_id}/verify",
+		Summary: "Compare a channel's index with its storage and its change journal", Tag: "channel", Family: familyLake, Op: authz.ChannelDelete,
+	}, func(ctx context.Context, in *in) (*VerifyAnswer, error) {
+		deep, err := flag("deep", in.Deep)
+		if err != nil {
+			return nil, err
+		}
+		repair, err := flag("repair", in.Repair)
+		if err != nil {
+			return nil, err
+		}
+		c, err := a.Lake.Channel(ctx, caller(ctx).Org, plat.ChannelID(in.Channel))
+		if err != nil {
+			return nil, err
+		}
+		r, err := a.Verify(ctx, c, journal.VerifyOptions{Deep: deep, Repair: repair})
+		return &VerifyAnswer{Report: r, Left: r.Left()}, err
+	})
+}
+
+func flag(field, s string) (bool, error) {
+	switch s {
+	case "", "false":
+		return false, nil
+	case "true":
+		return true, nil
+	}
+	return false, plat.InvalidField(field, "must be true or false")
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"panal/internal/config"
+	"panal/internal/org"
+	"panal/internal/plat"
+	"panal/internal/secret"
+	"panal/internal/sqlstore"
+	"panal/internal/sqlstore/postgres"
+	"panal/internal/sqlstore/sqlite"
+	"panal/internal/x/keyring"
+)
+
+// keyFile is where the keys are.
+func keyFile(cfg config.Server) string {
+	if cfg.KeyFile != "" {
+		return cfg.KeyFile
+	}
+	return filepath.Join(cfg.Data, fileKey)
+}
+
+const keysEvery = 5 * time.Second
+
+// keepSealed notices that the keys were turned, and then, as at the start, seals anew
+// what an older key has sealed.
+func (a *App) keepSealed(ctx context.Context, secrets *secret.Service, sources *org.Datasources) error {
+	reseal := func() {
+		n, err := secrets.Reseal(ctx, a.log)
+		m, more := sources.Reseal(ctx)
+		switch n, err := n+m, errors.Join(err, more); {
+		case err != nil:
+			a.warn(ctx, "seal secrets with the new key", err)
+		case n > 0:
+			a.log.LogAttrs(ctx, slog.LevelInfo, "secrets were sealed with the new key", slog.Int("count", n), slog.String("key", a.keys.Active()))
+		}
+	}
+	reseal()
+	return a.every(ctx, keysEvery, func(n int) {
+		changed, err := a.keys.Reload()
+		if err != nil {
+			a.warn(ctx, "read the key file", err)
+		}
+		if changed || n%int(time.Hour/keysEvery) == 0 {
+			reseal()
+		}
+	})
+}
+
+// Key is a key of the key file and how many values it has sealed.
+type Key struct {
+	ID     string `json:"key"`
+	Active bool   `json:"active"`
+	Sealed int    `json:"sealed"`
+}
+
+// Keys lists the keys of a server's key file, and what they have sealed in its
+// database. The server may be running.
+func Keys(ctx context.Context, cfg config.Server) ([]Key, error) {
+	ring, err := keyring.Open(keyFile(cfg))
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := sealedBy(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	var all []Key
+	for i, id := range ring.IDs() {
+		all = append(all, Key{ID: id, Active: i == 0, Sealed: sealed[id]})
+		delete(sealed, id)
+	}
+	for id, n := range sealed { // what no key here opens
+		all = append(all, Key{ID: id + " (missing)", Sealed: n})
+	}
+	return all, nil
+}
+
+// RotateKey puts a new key in front of the key file; a server that runs takes it up
+// within seconds.
+func RotateKey(cfg config.Server) (id string, err error) {
+	ring, err := keyring.Open(keyFile(cfg))
+	if err != nil {
+		return "", err
+	}
+	return ring.Rotate()
+}
+
+// PruneKeys removes the keys that have nothing sealed any more, but for the active
+// one, and returns their ids.
+func PruneKeys(ctx context.Context, cfg config.Server) (gone []string, err error) {
+	ring, err := keyring.Open(keyFile(cfg))
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := sealedBy(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ring.IDs()[1:] {
+		if sealed[id] == 0 {
+			gone = append(gone, id)
+		}
+	}
+	if len(gone) == 0 {
+		return nil, nil
+	}
+	return gone, ring.Drop(gone...)
+}
+
+func sealedBy(ctx context.Context, cfg config.Server) (map[string]int, error) {
+	var db *sqlstore.DB
+	var err error
+	if cfg.Database != "" {
+		db, err = postgres.Open(ctx, cfg.Database, 2, "outbox", "control", "lake", "logs")
+	} else {
+		db, err = sqlite.Open(ctx, filepath.Join(cfg.Data, "control.db"), "outbox", "control")
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = db.Close() }() // it was only read
+	sealed, err := sqlstore.SealedBy(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	sources, err := sqlstore.NewOrgs(db).DatasourceKeys(ctx)
+	for id, n := range sources {
+		sealed[id] += n
+	}
+	return sealed, err
+}
+
+// CheckDataDir says so when there is no data directory, so that a command does not make one.
+func CheckDataDir(cfg config.Server) error {
+	if cfg.Database != "" && cfg.KeyFile != "" {
+		return nil
+	}
+	if found, err := filepath.Glob(filepath.Join(cfg.Data, "*")); err != nil || !slices.Contains(found, filepath.Join(cfg.Data, fileLock)) {
+		return plat.Errorf(plat.ErrNotFound, "there is no data directory %s", cfg.Data)
+	}
+	return nil
+}

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"panal/internal/client"
+	"panal/internal/plat"
+	"panal/internal/x/etag"
+)
+
+type fileDownloadCmd struct {
+	channelArg
+	Files []string `arg:"" optional:"" help:"File ids; absent: those that --query finds, or with --to all of them."`
+	Query string   `help:"Download what this finds; \"*\" for everything." short:"q"`
+	To    string   `help:"Directory to write to; - for stdout (one file)." placeholder:"DIR"`
+	Tree  bool     `help:"Make directories of the slashes in file names; without it they become dashes."`
+	Force bool     `help:"Download also what is there already."`
+	globs
+	reportFlags
+}
+
+// Help implements kong's interface.
+func (*fileDownloadCmd) Help() string {
+	return `Files are named after their metadata "filename", or their id where that is no name. What is there already (same name and bytes) is skipped, and a file that was cut goes on where it ended: after an interruption, run the command again.
+
+  panal file download digits --to ./digits --tree
+  panal file download digits -q 'label:7 AND NOT split:test' --to ./sevens --include '**/*.png'
+
+The exit code is 0 only when every file is there, with the bytes that were uploaded.`
+}
+
+// Run downloads files.
+func (c *fileDownloadCmd) Run(e *env) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	if len(c.Files) > 0 && c.Query != "" || len(c.Files) == 0 && c.Query == "" && c.To == "" {
+		return plat.Errorf(plat.ErrInvalid, "name the files, or say which with --query (\"*\" for all), or where all of them go with --to")
+	}
+	if c.To == "-" {
+		return c.stdout(e, id)
+	}
+	to := c.To
+	if to == "" {
+		to = "."
+	}
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return plat.InvalidField("to", "%v", err)
+	}
+	// Nothing outside of the directory can be reached through it, whatever the names
+	// say and whatever links there are.
+	root, err := os.OpenRoot(to)
+	if err != nil {
+		return plat.InvalidField("to", "%v", err)
+	}
+	defer func() { _ = root.Close() }()
+	n, err := c.count(e, id)
+	if err != nil {
+		return err
+	}
+	r := e.newTransfer(c.reportFlags, "downloaded", e.progress(n, "downloading", "files"))
+	names := namer{tree: c.Tree, used: map[string]bool{}}
+	err = c.each(e, id, func(f client.File) error {
+		// Named before it is filtered: which of two gets the name must not depend on that.
+		name, given := names.name(f), f.Meta()["filename"]
+		if given == "" {
+			given = f.ID
+		}
+		if !c.takes(given) {
+			r.bar.add(1)
+			return nil
+		}
+		return r.do(func(ctx context.Context) (outcome, error) {
+			defer r.bar.add(1)
+			d := download{e: e, root: root, channel: id, file: f, name: name, force: c.Force}
+			skipped, err := d.run(ctx)
+			o := outcome{Path: filepath.Join(to, filepath.FromSlash(name)), FileID: f.ID, Size: f.Size, Skipped: skipped}
+			if skipped {
+				o.Size = 0
+			}
+			return o, err
+		})
+	})
+	return r.finish(err)
+}
+
+func (c *fileDownloadCmd) query() string { return strings.TrimSpace(strings.TrimPrefix(c.Query, "*")) }
+
+// count says how many files there will be, for the bar.
+func (c *fileDownloadCmd) count(e *env, channel string) (int, error) {
+	if len(c.Files) > 0 {
+		return len(c.Files), nil
+	}
+	n, err := e.api.CountFiles(e.ctx, channel, c.query())
+	return int(n), err
+}
+
+// each calls f for each file, oldest first: so the names that two files share stay
+// with the same ones when more are uploaded.
+func (c *fileDownloadCmd) each(e *env, channel string, f func(client.File) error) error {
+	if len(c.Files) == 0 {
+		return e.api.Files(e.ctx, channel, c.query(), false, 200, f)
+	}
+	for _, id := range c.Files {
+		info, err := e.api.File(e.ctx, channel, id)
+		if err == nil {
+			err = f(info)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stdout writes one file to standard output.
+func (c *fileDownloadCmd) stdout(e *env, channel string) error {
+	var files []client.File
+	err := c.each(e, channel, func(f client.File) error {
+		if files = append(files, f); len(files) > 1 {
+			return client.ErrStop
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, client.ErrStop) {
+		return err
+	}
+	if len(files) != 1 {
+		return plat.InvalidField("to", "- takes exactly one file; this is none, or more than one")
+	}
+	rc, err := e.api.Download(e.ctx, channel, files[0])
+	if err != nil {
+		return err
+	}
+	defer func() { _ = rc.Close() }()
+	sum := etag.New()
+	if _, err := io.Copy(io.MultiWriter(e.stdout, sum), rc); err != nil {
+		return err
+	}
+	return checkSum(sum, files[0])
+}
+
+func checkSum(sum *etag.Sum, f client.File) error {
+	if size := sum.Size(); size != f.Size {
+		return fmt.Errorf("%d of %d bytes arrived: %w", size, f.Size, io.ErrUnexpectedEOF)
+	}
+	if tag := sum.ETag(); f.ETag != "" && tag != f.ETag {
+		return fmt.Errorf("the bytes that arrived are not those that were uploaded (ETag %s instead of %s)", tag, f.ETag)
+	}
+	return nil
+}
+
+// download is one file on its way to the directory.
+type download struct {
+	e       *env
+	root    *os.Root
+	channel string
+	file    client.File
+	name    string // with slashes, below root
+	force   bool
+}
+
+// run downloads the file, unless it is there.
+func (d download) run(ctx context.Context) (skipped bool, err error) {
+	if !d.force && d.there() {
+		return true, nil
+	}
+	if dir := path.Dir(d.name); dir != "." {
+		if err := d.root.MkdirAll(dir, 0o755); err != nil {
+			return false, err
+		}
+	}
+	return false, again(ctx, func(err error) bool { return passing(err) || errors.Is(err, io.ErrUnexpectedEOF) }, func() error { return d.fetch(ctx) })
+}
+
+// there tells whether the directory has the file's bytes under its name.
+func (d download) there() bool {
+	info, err := d.root.Lstat(d.name)
+	if err != nil || !info.Mode().IsRegular() || info.Size() != d.file.Size {
+		return false
+	}
+	f, err := d.root.Open(d.name)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = f.Close() }()
+	sum := etag.New()
+	_, err = io.Copy(sum, f)
+	return err == nil && checkSum(sum, d.file) == nil
+}
+
+// fetch goes on with what an earlier try has left under a name of its own, and gives
+// the file its name when it is whole.
+func (d download) fetch(ctx context.Context) (err error) {
+	// A file's bytes never change under its id: what there is of them stays good.
+	part := ".panal-" + d.file.ID + ".part"
+	tmp, err := d.root.OpenFile(part, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tmp.Close() }() // closed before the rename too, where it matters
+	sum := etag.New()
+	have, err := io.Copy(sum, io.LimitReader(tmp, d.file.Size))
+	if err != nil {
+		return err
+	}
+	if have < d.file.Size || have == 0 {
+		rc, at, err := d.e.api.DownloadFrom(ctx, d.channel, d.file, have)
+		if err != nil {
+			return d.drop(part, have, err)
+		}
+		defer func() { _ = rc.Close() }()
+		if at == 0 && have > 0 {
+			sum = etag.New()
+		}
+		if _, err := tmp.Seek(at, io.SeekStart); err != nil {
+			return err
+		}
+		if _, err := io.Copy(io.MultiWriter(tmp, sum), rc); err != nil {
+			return fmt.Errorf("write %s: %w", d.name, err) // the part stays for the next try
+		}
+	}
+	if err := checkSum(sum, d.file); err != nil {
+		if sum.Size() < d.file.Size { // the part stays for the next try
+			return err
+		}
+		err = errors.Join(err, tmp.Close(), d.root.Remove(part))
+		if have > 0 { // perhaps what was left of the earlier try is at fault
+			return d.fetch(ctx)
+		}
+		return err
+	}
+	if err := errors.Join(tmp.Truncate(d.file.Size), tmp.Close()); err != nil {
+		return err
+	}
+	return d.root.Rename(part, d.name)
+}
+
+// drop leaves no empty part behind a download that did not begin.
+func (d download) drop(part string, have int64, err error) error {
+	if have == 0 {
+		return errors.Join(err, d.root.Remove(part))
+	}
+	return err
+}
+
+// namer names each file after its metadata, safely: "/" becomes "-" or, in a tree, a
+// directory, and where two would be equal, or one is no name, the file id tells them
+// apart.
+type namer struct {
+	tree bool
+	used map[string]bool
+}
+
+const maxFileName = 200
+
+func (n *namer) name(f client.File) string {
+	given := f.Meta()["filename"]
+	parts := []string{given}
+	if n.tree {
+		parts = strings.Split(given, "/")
+	}
+	kept := parts[:0]
+	for _, p := range parts {
+		p = strings.Map(func(r rune) rune {
+			if r == '/' || r == '\\' || r < 0x20 || r == 0x7f {
+				return '-'
+			}
+			return r
+		}, p)
+		if p == "" || n.tree && p == "." {
+			continue
+		}
+		if len(p) > maxFileName || strings.Trim(p, ".") == "" || strings.HasPrefix(p, ".panal-") {
+			kept = nil // no name: the id is one
+			break
+		}
+		kept = append(kept, p)
+	}
+	name := strings.Join(kept, "/")
+	if name != "" && n.used[name] {
+		dir, base := path.Split(name)
+		name = dir + f.ID + "-" + base
+	}
+	if name == "" || n.used[name] || len(name) > 4*maxFileName {
+		name = f.ID
+	}
+	n.used[name] = true
+	return name
+}

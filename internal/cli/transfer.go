@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/bmatcuk/doublestar/v4"
+	"golang.org/x/sync/errgroup"
+
+	"panal/internal/client"
+	"panal/internal/plat"
+)
+
+// globs choose files by name.
+type globs struct {
+	Include []string `help:"Only names that match one of these, for example '**/*.jpg'. * stays within a directory, ** does not." placeholder:"GLOB" sep:"none"`
+	Exclude []string `help:"Not names that match one of these; a directory's name leaves out all of it." placeholder:"GLOB" sep:"none"`
+}
+
+// check refuses a pattern that could never match.
+func (g globs) check() error {
+	for field, patterns := range map[string][]string{"include": g.Include, "exclude": g.Exclude} {
+		for _, p := range patterns {
+			if !doublestar.ValidatePattern(p) {
+				return plat.InvalidField(field, "%q is not a glob", p)
+			}
+		}
+	}
+	return nil
+}
+
+// anyGlob tells whether a name (with slashes) matches one of the patterns.
+func anyGlob(patterns []string, name string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool { return doublestar.MatchUnvalidated(p, name) })
+}
+
+// takes tells whether a file of that name is wanted: every directory above it
+// counts for exclusion.
+func (g globs) takes(name string) bool {
+	if len(g.Include) > 0 && !anyGlob(g.Include, name) {
+		return false
+	}
+	for i, r := range name {
+		if r == '/' && i > 0 && anyGlob(g.Exclude, name[:i]) {
+			return false
+		}
+	}
+	return !anyGlob(g.Exclude, name)
+}
+
+// reportFlags are of every command that does something with many files.
+type reportFlags struct {
+	Jobs  int  `help:"How many at a time." default:"8" short:"j"`
+	Lines bool `name:"json" help:"Print one JSON object a line for each file, as it is done."`
+}
+
+// outcome is what became of one file.
+type outcome struct {
+	Path    string `json:"path,omitempty"`
+	FileID  string `json:"file_id,omitempty"`
+	Status  string `json:"status"` // the command's verb, skipped or failed
+	Skipped bool   `json:"skipped,omitempty"`
+	Size    int64  `json:"size"`
+	Error   string `json:"error,omitempty"`
+}
+
+const (
+	statusSkipped = "skipped"
+	statusFailed  = "failed"
+)
+
+// transfer is what a command does with many files, some at a time. A file that fails
+// does not stop the others.
+type transfer struct {
+	e     *env
+	flags reportFlags
+	bar   progress
+	start time.Time
+	verb  string // what a success is called
+
+	mu       sync.Mutex
+	Files    []outcome `json:"files"`
+	Skipped  int       `json:"skipped"`
+	Failed   int       `json:"failed"`
+	Bytes    int64     `json:"bytes"`
+	done     int
+	firstErr error
+
+	group *errgroup.Group
+	ctx   context.Context //nolint:containedctx // one command, one context
+}
+
+func (e *env) newTransfer(flags reportFlags, verb string, bar progress) *transfer {
+	r := &transfer{e: e, flags: flags, bar: bar, start: time.Now(), verb: verb, Files: []outcome{}}
+	r.group, r.ctx = errgroup.WithContext(e.ctx)
+	r.group.SetLimit(max(1, flags.Jobs))
+	return r
+}
+
+// fatal tells whether after err no other file will do better.
+func fatal(err error) bool {
+	for _, kind := range []error{plat.ErrUnauthenticated, plat.ErrForbidden, plat.ErrExhausted, plat.ErrUnavailable, context.Canceled} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	return false
+}
+
+// do runs one file's work, when there is room for it. It returns an error when the
+// command should not begin more.
+func (r *transfer) do(work func(ctx context.Context) (outcome, error)) error {
+	if err := r.ctx.Err(); err != nil {
+		return err
+	}
+	r.group.Go(func() error {
+		o, err := work(r.ctx)
+		if err != nil && r.ctx.Err() != nil {
+			return err // ended with the others: that is not this file's failure
+		}
+		r.add(o, err)
+		if err != nil && fatal(err) {
+			return err
+		}
+		return nil
+	})
+	return nil
+}
+
+func (r *transfer) add(o outcome, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case err != nil:
+		o.Status, o.Error = statusFailed, err.Error()
+		if r.Failed++; r.firstErr == nil {
+			r.firstErr = err
+		}
+		r.bar.clear()
+		name := o.Path
+		if name == "" {
+			name = o.FileID
+		}
+		r.e.say("panal: %s: %s", clean(name), clean(err.Error()))
+	case o.Skipped:
+		o.Status = statusSkipped
+		r.Skipped++
+	default:
+		o.Status = r.verb
+		r.done++
+		r.Bytes += o.Size
+	}
+	if !r.flags.Lines {
+		r.Files = append(r.Files, o)
+		return
+	}
+	line, err := json.Marshal(o)
+	if err == nil {
+		_, err = r.e.stdout.Write(append(line, '\n'))
+	}
+	if err != nil && r.firstErr == nil { // nobody reads any more
+		r.firstErr = err
+	}
+}
+
+// finish waits for the files under way and tells what was done. listErr is what
+// stopped the command from beginning more.
+func (r *transfer) finish(listErr error) error {
+	err := r.group.Wait()
+	r.bar.done()
+	if err == nil {
+		err = listErr
+	}
+	if !r.flags.Lines {
+		slices.SortFunc(r.Files, func(a, b outcome) int { return strings.Compare(a.Path+"\x00"+a.FileID, b.Path+"\x00"+b.FileID) })
+		rows := make([][]string, len(r.Files))
+		for i, o := range r.Files {
+			rows[i] = []string{o.FileID, o.Status, o.Path}
+		}
+		if perr := r.e.print(r, []string{"FILE", "STATUS", "PATH"}, rows); perr != nil {
+			return errors.Join(err, perr)
+		}
+	}
+	seconds := time.Since(r.start).Seconds()
+	r.e.say("%d %s, %d skipped, %d failed, %.1f MB in %.1fs", r.done, r.verb, r.Skipped, r.Failed, float64(r.Bytes)/1e6, seconds)
+	if r.Failed > 0 && r.e.ctx.Err() == nil {
+		return &filesError{failed: r.Failed, first: r.firstErr}
+	}
+	if err == nil {
+		err = r.firstErr
+	}
+	return err
+}
+
+// filesError says that some files failed; the exit code is that of the first.
+type filesError struct {
+	failed int
+	first  error
+}
+
+// Error implements error.
+func (e *filesError) Error() string {
+	if e.failed == 1 {
+		return "1 file failed; run the command again to go on: what is done is skipped"
+	}
+	return fmt.Sprintf("%d files failed; run the command again to go on: what is done is skipped", e.failed)
+}
+
+// Unwrap returns the first failure.
+func (e *filesError) Unwrap() error { return e.first }
+
+// attempts is how often a file is tried while the server says "later".
+const attempts = 5
+
+// again calls try until it succeeds, or fails for good. later tells which failures
+// may pass.
+func again(ctx context.Context, later func(error) bool, try func() error) error {
+	for n := 1; ; n++ {
+		err := try()
+		if err == nil || n == attempts || ctx.Err() != nil || !later(err) {
+			return err
+		}
+		wait := time.Duration(n) * time.Second
+		if ae, ok := errors.AsType[*client.Error](err); ok && ae.RetryAfter > 0 {
+			wait = min(ae.RetryAfter, time.Minute)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// notNow tells whether the server itself asked for another try: then it has stored
+// nothing.
+func notNow(err error) bool {
+	ae, ok := errors.AsType[*client.Error](err)
+	return ok && (ae.Status == http.StatusServiceUnavailable || ae.Status == http.StatusTooManyRequests)
+}
+
+// passing tells whether another try may do better.
+func passing(err error) bool { return notNow(err) || errors.Is(err, plat.ErrUnavailable) }
+
+// quoteQuery writes text as a quoted value of the search language.
+func quoteQuery(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
+}

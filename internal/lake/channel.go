@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lake
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"panal/internal/plat"
+)
+
+const (
+	// sweepRows bounds one transaction of a sweep.
+	sweepRows = 5000
+	// sweepAtOnce is how long the call that deletes a channel works at returning what
+	// it held; the rest is Reap's.
+	sweepAtOnce = 10 * time.Second
+	// sweepGrace is how long after its deletion a channel is swept again: far longer
+	// than a commit that had seen the channel may take.
+	sweepGrace = 20 * commitLimit
+)
+
+// DeleteChannel deletes a channel with everything in it. For every reader it is
+// gone when this returns; its bytes return at once where that is a matter of
+// seconds, else in the background. Whether something still refers to it is for the
+// caller to ask first.
+func (s *Service) DeleteChannel(ctx context.Context, org plat.OrgID, id plat.ChannelID) (Channel, error) {
+	c, err := s.Channel(ctx, org, id)
+	if err != nil {
+		return Channel{}, err
+	}
+	now := s.now()
+	if err := s.store.DropChannel(ctx, id, now); err != nil {
+		return Channel{}, fmt.Errorf("delete channel %s: %w", id, err)
+	}
+	sweep, cancel := context.WithTimeout(ctx, sweepAtOnce)
+	defer cancel()
+	// The channel is deleted; what fails or takes longer here is repeated by Reap.
+	_ = s.sweep(sweep, GoneChannel{ID: id, Org: org, DeletedAt: now})
+	return c, nil
+}
+
+// sweepGone removes what deleted channels have left.
+func (s *Service) sweepGone(ctx context.Context) error {
+	gone, err := s.store.Gone(ctx, s.now())
+	if err != nil {
+		return fmt.Errorf("sweep deleted channels: %w", err)
+	}
+	for _, g := range gone {
+		old := s.now().Sub(g.DeletedAt) > sweepGrace // nobody adds to it any more
+		if err := s.sweep(ctx, g); err != nil {
+			return fmt.Errorf("sweep deleted channel %s: %w", g.ID, err)
+		}
+		if !old {
+			continue
+		}
+		if err := s.store.Forget(ctx, g.ID); err != nil {
+			return fmt.Errorf("sweep deleted channel %s: %w", g.ID, err)
+		}
+	}
+	return nil
+}
+
+// sweep deletes a deleted channel's objects and rows.
+func (s *Service) sweep(ctx context.Context, g GoneChannel) error {
+	prefix := blobPrefix + string(g.Org) + "/" + string(g.ID) + "/"
+	for {
+		infos, more, err := s.blobs.List(ctx, prefix, "", 1000)
+		if err != nil {
+			return err
+		}
+		keys := make([]string, len(infos))
+		for i, info := range infos {
+			keys[i] = info.Key
+		}
+		if err := s.deleteObjects(ctx, keys); err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
+	}
+	for {
+		clean, err := s.store.Sweep(ctx, g.ID, sweepRows)
+		if err != nil || clean {
+			return err
+		}
+	}
+}

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package journal
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+
+	"panal/internal/blob"
+	"panal/internal/plat"
+)
+
+const (
+	// maxObject bounds what is read of one batch. A batch holds some thousand entries
+	// of at most about 20 KiB.
+	maxObject = 256 << 20
+	// listPage is how many objects one listing asks for.
+	listPage = 1000
+)
+
+// list returns the keys under a prefix, in order, up to limit (0: all).
+func list(ctx context.Context, b *blob.Store, prefix string, limit int) ([]string, error) {
+	var keys []string
+	for after := ""; ; after = keys[len(keys)-1] {
+		infos, more, err := b.List(ctx, prefix, after, listPage)
+		if err != nil {
+			return nil, err
+		}
+		for _, info := range infos {
+			keys = append(keys, info.Key)
+		}
+		if !more || len(infos) == 0 || limit > 0 && len(keys) >= limit {
+			return keys, nil
+		}
+	}
+}
+
+func readBatch(ctx context.Context, b *blob.Store, key string) ([]Entry, error) {
+	rc, info, err := b.Open(ctx, key, 0, -1)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rc.Close() }()
+	if info.Size > maxObject {
+		return nil, plat.Errorf(plat.ErrInvalid, "%s is too large to be a journal batch", key)
+	}
+	raw, err := io.ReadAll(rc)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	entries, err := decodeBatch(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return entries, nil
+}
+
+// source is entries in the order of their keys, one for each.
+type source interface {
+	// next returns io.EOF after the last. The entry is the caller's.
+	next() (Entry, error)
+	close() error
+}
+
+// memory is a source over a batch or more.
+type memory struct{ entries []Entry }
+
+// newMemory sorts entries and leaves the one that holds of each.
+func newMemory(entries []Entry) *memory {
+	keys := make(map[string]int, len(entries))
+	held := entries[:0:0]
+	for i := range entries {
+		k := entries[i].key()
+		at, there := keys[k]
+		switch {
+		case !there:
+			keys[k] = len(held)
+			held = append(held, entries[i])
+		case entries[i].holdsAgainst(&held[at]):
+			held[at] = entries[i]
+		}
+	}
+	slices.SortFunc(held, func(a, b Entry) int { return strings.Compare(a.key(), b.key()) })
+	return &memory{held}
+}
+
+func (m *memory) next() (Entry, error) {
+	if len(m.entries) == 0 {
+		return Entry{}, io.EOF
+	}
+	e := m.entries[0]
+	m.entries = m.entries[1:]
+	return e, nil
+}
+
+func (m *memory) close() error { return nil }
+
+// segment is a source over a segment: a zstd frame, which has a checksum of its own,
+// of lines of JSON, the last of which says how many there were.
+type segment struct {
+	key   string
+	rc    io.ReadCloser
+	z     *zstd.Decoder
+	lines *bufio.Reader
+	n     int64
+	last  string
+}
+
+type segmentEnd struct {
+	End *int64 `json:"end"`
+}
+
+func openSegment(ctx context.Context, b *blob.Store, key string) (*segment, error) {
+	rc, _, err := b.Open(ctx, key, 0, -1)
+	if err != nil {
+		return nil, err
+	}
+	z, err := zstd.NewReader(rc, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20), zstd.WithDecoderLowmem(true))
+	if err != nil {
+		return nil, errors.Join(err, rc.Close())
+	}
+	return &segment{key: key, rc: rc, z: z, lines: bufio.NewReaderSize(z, 64<<10)}, nil
+}
+
+func (s *segment) next() (Entry, error) {
+	bad := func(what string) (Entry, error) {
+		return Entry{}, plat.Errorf(plat.ErrInvalid, "%s %s", s.key, what)
+	}
+	line, err := s.lines.ReadBytes('\n')
+	if errors.Is(err, io.EOF) {
+		return bad("breaks off")
+	}
+	if err != nil {
+		return Entry{}, fmt.Errorf("read %s: %w", s.key, err)
+	}
+	if strings.HasPrefix(string(line), `{"end":`) {
+		var end segmentEnd
+		if json.Unmarshal(line, &end) != nil || end.End == nil || *end.End != s.n {
+			return bad("does not hold what it should")
+		}
+		if _, err := s.lines.ReadByte(); !errors.Is(err, io.EOF) { // this reads the frame's checksum too
+			return bad("is damaged at its end")
+		}
+		return Entry{}, io.EOF
+	}
+	var e Entry
+	if json.Unmarshal(line, &e) != nil || e.check() != nil {
+		return bad("holds a line that is no entry")
+	}
+	k := e.key()
+	if k <= s.last {
+		return bad("is not in order")
+	}
+	s.n, s.last = s.n+1, k
+	return e, nil
+}
+
+func (s *segment) close() error {
+	s.z.Close()
+	return s.rc.Close()
+}
+
+// merged is a source over several: of entries with one key the one that holds.
+type merged struct {
+	in   []source
+	head []Entry // the next of each
+	keys []string
+}
+
+func newMerged(in []source) (*merged, error) {
+	m := &merged{in: in, head: make([]Entry, len(in)), keys: make([]string, len(in))}
+	for i := range in {
+		if err := m.advance(i); err != nil {
+			return nil, errors.Join(err, m.close())
+		}
+	}
+	return m, nil
+}
+
+func (m *merged) advance(i int) error {
+	e, err := m.in[i].next()
+	if errors.Is(err, io.EOF) {
+		m.keys[i] = ""
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	m.head[i], m.keys[i] = e, e.key()
+	return nil
+}
+
+func (m *merged) next() (Entry, error) {
+	first := ""
+	for _, k := range m.keys {
+		if k != "" && (first == "" || k < first) {
+			first = k
+		}
+	}
+	if first == "" {
+		return Entry{}, io.EOF
+	}
+	var out Entry
+	found := false
+	for i, k := range m.keys {
+		if k != first {
+			continue
+		}
+		if !found || m.head[i].holdsAgainst(&out) {
+			out, found = m.head[i], true
+		}
+		if err := m.advance(i); err != nil {
+			return Entry{}, err
+		}
+	}
+	return out, nil
+}
+
+func (m *merged) close() error {
+	var errs []error
+	for _, s := range m.in {
+		errs = append(errs, s.close())
+	}
+	return errors.Join(errs...)
+}
+
+// snapshot opens the whole journal as it is now. Batches that were not compacted yet
+// are held in memory: only those whose key keep wants. It begins again when objects
+// are compacted under its hands.
+func snapshot(ctx context.Context, b *blob.Store, keep func(key string) bool) (*merged, error) {
+	for attempt := 0; ; attempt++ {
+		m, err := openAll(ctx, b, keep)
+		if err == nil || !errors.Is(err, plat.ErrNotFound) || attempt == 20 {
+			return m, err
+		}
+	}
+}
+
+func openAll(ctx context.Context, b *blob.Store, keep func(string) bool) (_ *merged, err error) {
+	// Batches first: what is merged meanwhile is in a segment that is listed after; and
+	// among segments the lower tiers first, for the same reason.
+	batches, err := list(ctx, b, batchPrefix, 0)
+	if err != nil {
+		return nil, err
+	}
+	segments, err := list(ctx, b, segmentPrefix, 0)
+	if err != nil {
+		return nil, err
+	}
+	var fresh []Entry
+	for _, key := range batches {
+		entries, err := readBatch(ctx, b, key)
+		if err != nil {
+			return nil, err
+		}
+		for i := range entries {
+			if keep == nil || keep(entries[i].key()) {
+				fresh = append(fresh, entries[i])
+			}
+		}
+	}
+	in := []source{newMemory(fresh)}
+	for _, key := range segments {
+		s, err := openSegment(ctx, b, key)
+		if err != nil {
+			return nil, errors.Join(err, (&merged{in: in}).close())
+		}
+		in = append(in, s)
+	}
+	return newMerged(in)
+}

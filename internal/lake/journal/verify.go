@@ -1,0 +1,416 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"panal/internal/blob"
+	"panal/internal/lake"
+	"panal/internal/plat"
+	"panal/internal/x/etag"
+)
+
+// Kind is what can be wrong with a channel.
+type Kind string
+
+// Kinds of damage.
+const (
+	KindObjectMissing Kind = "object_missing" // a row whose object is not there
+	KindObjectSize    Kind = "object_size"    // an object of another size than its row's
+	KindObjectContent Kind = "object_content" // an object whose bytes don't hash to the ETag (deep only)
+	KindRowMissing    Kind = "row_missing"    // the journal has the file and its object is there: the row is not
+	KindRowDeleted    Kind = "row_deleted"    // the journal says deleted, the row is there
+	KindJournal       Kind = "journal"        // a row that the journal has not, or not as it is
+	KindOrphan        Kind = "orphan"         // an object that is nobody's and past its grace
+	KindCount         Kind = "count"          // the kept sums are not what the rows add up to
+	KindTerms         Kind = "terms"          // the search index does not hold a row as it is
+	KindStrayTerms    Kind = "stray_terms"    // the search index holds what is no row's
+)
+
+// Finding is how often a kind was found.
+type Finding struct {
+	Kind     Kind     `json:"kind"`
+	Found    int64    `json:"found"`
+	Repaired int64    `json:"repaired"`
+	Examples []string `json:"examples"` // ids of some
+}
+
+// Report is what Verify found, by kind; empty when all is well.
+type Report struct {
+	Files    int64     `json:"files"` // rows that were looked at
+	Findings []Finding `json:"findings"`
+}
+
+// Left is how much is wrong still.
+func (r Report) Left() int64 {
+	n := int64(0)
+	for _, f := range r.Findings {
+		n += f.Found - f.Repaired
+	}
+	return n
+}
+
+func (r *Report) add(kind Kind, example string, repaired bool) {
+	i := slices.IndexFunc(r.Findings, func(f Finding) bool { return f.Kind == kind })
+	if i < 0 {
+		i = len(r.Findings)
+		r.Findings = append(r.Findings, Finding{Kind: kind, Examples: []string{}})
+	}
+	f := &r.Findings[i]
+	f.Found++
+	if repaired {
+		f.Repaired++
+	}
+	if example != "" && len(f.Examples) < 10 {
+		f.Examples = append(f.Examples, example)
+	}
+}
+
+// VerifyOptions says how far Verify goes.
+type VerifyOptions struct {
+	Deep   bool // read every object and hash it
+	Repair bool // mend what can be mended without losing data
+}
+
+// Verify compares a channel's rows, objects, journal, counts and search index, in one
+// pass over three listings in one order; memory does not depend on their length. It may
+// run beside changes: what looks wrong is looked at again before it counts.
+//
+// Repair recounts, re-indexes, journals rows as they are, brings back rows that the
+// journal has and whose objects are there, and removes objects that are nobody's. A row
+// without its whole object stays, for its metadata: only people can decide about it. So
+// does a row that the journal says was deleted.
+func (j *Journal) Verify(ctx context.Context, index Index, c lake.Channel, opt VerifyOptions) (Report, error) {
+	v := &verify{j: j, index: index, c: c, opt: opt, out: Report{Findings: []Finding{}}}
+	if err := v.run(ctx); err != nil {
+		return v.out, fmt.Errorf("verify channel %s: %w", c.ID, err)
+	}
+	return v.out, nil
+}
+
+type verify struct {
+	j     *Journal
+	index Index
+	c     lake.Channel
+	opt   VerifyOptions
+	out   Report
+
+	rows  []lake.File
+	after plat.FileID
+	end   bool
+
+	changed map[plat.FileID]bool // lately; nil: not asked yet
+}
+
+// lately is longer than the entry of a change takes, also of a writer that died.
+const lately = time.Hour
+
+// events notes which files were changed lately.
+func (v *verify) events(ctx context.Context) error {
+	changed := map[plat.FileID]bool{}
+	err := v.index.Changed(ctx, v.j.now().Add(-lately), func(_, subject string) error {
+		if channel, id, ok := strings.Cut(subject, "/"); ok && channel == string(v.c.ID) {
+			changed[plat.FileID(id)] = true
+		}
+		return nil
+	})
+	if err == nil {
+		v.changed = changed
+	}
+	return err
+}
+
+func (v *verify) run(ctx context.Context) error {
+	prefix := lake.ChannelPrefix(v.c.Org, v.c.ID)
+	mine := func(key string) bool { return strings.HasPrefix(key, prefix) }
+	m, err := snapshot(ctx, v.j.blobs, mine)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = m.close() }()
+	objects := &objects{b: v.j.blobs, prefix: prefix}
+	entry, err := nextOf(m, mine)
+	for ; err == nil; entry, err = nextOf(m, mine) {
+		if entry == nil {
+			break
+		}
+		if entry.File == "" {
+			continue
+		}
+		if err := v.until(ctx, objects, entry); err != nil {
+			return err
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := v.until(ctx, objects, nil); err != nil {
+		return err
+	}
+	return v.sums(ctx)
+}
+
+// nextOf returns the next entry that is wanted, or nil.
+func nextOf(m source, want func(string) bool) (*Entry, error) {
+	for {
+		e, err := m.next()
+		if errors.Is(err, io.EOF) {
+			return nil, nil //nolint:nilnil // there is none
+		}
+		if err != nil {
+			return nil, err
+		}
+		if want(e.key()) {
+			return &e, nil
+		}
+	}
+}
+
+// until checks every row up to an entry's file, and that one; nil is the end.
+func (v *verify) until(ctx context.Context, o *objects, e *Entry) error {
+	for {
+		if len(v.rows) == 0 && !v.end {
+			if err := v.page(ctx); err != nil {
+				return err
+			}
+		}
+		if len(v.rows) == 0 || e != nil && v.rows[0].ID > e.File {
+			break
+		}
+		f := v.rows[0]
+		v.rows = v.rows[1:]
+		with := e
+		if e != nil && e.File != f.ID {
+			with = nil
+		}
+		if err := v.row(ctx, o, f, with); err != nil {
+			return err
+		}
+		if with != nil {
+			return nil
+		}
+	}
+	if e == nil {
+		_, err := v.object(ctx, o, "")
+		return err
+	}
+	return v.noRow(ctx, o, e)
+}
+
+func (v *verify) page(ctx context.Context) error {
+	rows, err := v.index.Rows(ctx, v.c.ID, v.after, 500)
+	if err != nil {
+		return err
+	}
+	v.rows, v.end = rows, len(rows) < 500
+	if len(rows) == 0 {
+		return nil
+	}
+	v.after = rows[len(rows)-1].ID
+	v.out.Files += int64(len(rows))
+	bad, err := v.index.CheckTerms(ctx, v.c.ID, rows)
+	if err != nil || len(bad) == 0 {
+		return err
+	}
+	// Again, as they are now: a change may have passed between row and term.
+	now, err := v.index.RowsOf(ctx, v.c.ID, bad)
+	if err != nil {
+		return err
+	}
+	if bad, err = v.index.CheckTerms(ctx, v.c.ID, now); err != nil {
+		return err
+	}
+	if v.opt.Repair {
+		if err := v.index.RepairTerms(ctx, v.c.ID, bad); err != nil {
+			return err
+		}
+	}
+	for _, id := range bad {
+		v.out.add(KindTerms, string(id), v.opt.Repair)
+	}
+	return nil
+}
+
+// object goes to a key's object; what it passes by has neither row nor entry.
+func (v *verify) object(ctx context.Context, o *objects, key string) (*blob.Info, error) {
+	var passed []string
+	info, err := o.find(ctx, key, func(i blob.Info) {
+		if v.j.now().Sub(i.ModTime) >= lake.Grace {
+			passed = append(passed, i.Key)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range passed {
+		if err := v.orphan(ctx, k); err != nil {
+			return nil, err
+		}
+	}
+	return info, nil
+}
+
+func (v *verify) orphan(ctx context.Context, key string) error {
+	id := plat.FileID(key[strings.LastIndexByte(key, '/')+1:])
+	known, err := v.index.Known(ctx, v.c.ID, []plat.FileID{id})
+	if err != nil || known[id] {
+		return err
+	}
+	if v.opt.Repair {
+		if err := v.j.blobs.Delete(ctx, key); err != nil {
+			return err
+		}
+	}
+	v.out.add(KindOrphan, string(id), v.opt.Repair)
+	return nil
+}
+
+// row checks a row with its object and its entry, which may be nil.
+func (v *verify) row(ctx context.Context, o *objects, f lake.File, e *Entry) error {
+	key := lake.BlobKey(v.c.Org, v.c.ID, f.ID)
+	info, err := v.object(ctx, o, key)
+	if err != nil {
+		return err
+	}
+	wrongEntry := e == nil || e.Gone != 0 || e.Rev < f.Rev
+	wrongObject := info == nil || info.Size != f.Size
+	if wrongEntry || wrongObject || v.opt.Deep {
+		// Committed, changed or deleted since the listings were read?
+		now, err := v.index.RowsOf(ctx, v.c.ID, []plat.FileID{f.ID})
+		if err != nil || len(now) == 0 {
+			return err
+		}
+		f = now[0]
+	}
+	if wrongObject {
+		at, err := v.j.blobs.Stat(ctx, key)
+		switch {
+		case errors.Is(err, plat.ErrNotFound):
+			v.out.add(KindObjectMissing, string(f.ID), false)
+		case err != nil:
+			return err
+		case at.Size != f.Size:
+			v.out.add(KindObjectSize, string(f.ID), false)
+		}
+	} else if v.opt.Deep {
+		same, err := v.hash(ctx, key, f.ETag)
+		if err != nil {
+			return err
+		}
+		if !same {
+			v.out.add(KindObjectContent, string(f.ID), false)
+		}
+	}
+	if !wrongEntry {
+		return nil
+	}
+	if e != nil && e.Gone != 0 {
+		v.out.add(KindRowDeleted, string(f.ID), false)
+		return nil
+	}
+	if e == nil && v.j.now().Sub(f.UploadedAt) < slack { // its entry may be on the way
+		return nil
+	}
+	if v.opt.Repair {
+		if err := v.j.Append(ctx, fileEntry(v.c.Org, f)); err != nil {
+			return err
+		}
+	}
+	v.out.add(KindJournal, string(f.ID), v.opt.Repair)
+	return nil
+}
+
+// noRow checks an entry that no row stands beside.
+func (v *verify) noRow(ctx context.Context, o *objects, e *Entry) error {
+	key := e.key()
+	info, err := v.object(ctx, o, key)
+	if err != nil || info == nil {
+		return err
+	}
+	f := e.file()
+	if e.Gone != 0 || !f.Live(v.j.now()) || info.Size != e.Size {
+		if v.j.now().Sub(info.ModTime) >= lake.Grace {
+			return v.orphan(ctx, key)
+		}
+		return nil
+	}
+	known, err := v.index.Known(ctx, v.c.ID, []plat.FileID{e.File})
+	if err != nil || known[e.File] {
+		return err
+	}
+	// Deleted, and its entry on the way? A deletion leaves an event with its row.
+	if err := v.events(ctx); err != nil || v.changed[e.File] {
+		return err
+	}
+	fresh, err := lookup(ctx, v.j.blobs, key)
+	if err != nil || fresh == nil || fresh.Gone != 0 {
+		return err
+	}
+	if v.opt.Repair {
+		if err := v.index.RestoreFiles(ctx, v.c.ID, []lake.File{fresh.file()}); err != nil {
+			if errors.Is(err, plat.ErrExists) { // another file has its place in time
+				v.out.add(KindRowMissing, string(e.File), false)
+				return nil
+			}
+			return err
+		}
+	}
+	v.out.add(KindRowMissing, string(e.File), v.opt.Repair)
+	return nil
+}
+
+// lookup reads what the journal says of one key now, or nil.
+func lookup(ctx context.Context, b *blob.Store, key string) (*Entry, error) {
+	want := func(k string) bool { return k == key }
+	m, err := snapshot(ctx, b, want)
+	if err != nil {
+		return nil, err
+	}
+	e, err := nextOf(m, want)
+	return e, errors.Join(err, m.close())
+}
+
+func (v *verify) hash(ctx context.Context, key, want string) (bool, error) {
+	rc, _, err := v.j.blobs.Open(ctx, key, 0, -1)
+	if errors.Is(err, plat.ErrNotFound) { // deleted this moment
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = rc.Close() }()
+	h := etag.New()
+	if _, err := io.Copy(h, rc); err != nil {
+		return false, err
+	}
+	return h.ETag() == want, nil
+}
+
+// sums checks counts and what the search index holds too much.
+func (v *verify) sums(ctx context.Context) error {
+	strays, err := v.index.StrayTerms(ctx, v.c.ID, v.opt.Repair)
+	if err != nil {
+		return err
+	}
+	for range strays {
+		v.out.add(KindStrayTerms, "", v.opt.Repair)
+	}
+	rows, sums, err := v.index.CheckCounts(ctx, v.c.ID)
+	if err != nil || rows == sums {
+		return err
+	}
+	if v.opt.Repair {
+		if err := v.index.Recount(ctx, v.c.ID); err != nil {
+			return err
+		}
+	}
+	v.out.add(KindCount, fmt.Sprintf("%d files, %d bytes; counted %d, %d", rows.Files, rows.Bytes, sums.Files, sums.Bytes), v.opt.Repair)
+	return nil
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package journal_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"panal/internal/blob"
+	"panal/internal/lake"
+	"panal/internal/lake/journal"
+	"panal/internal/plat"
+	"panal/internal/sqlstore"
+	"panal/internal/sqlstore/sqlstoretest"
+)
+
+// TestVerify makes each kind of damage, finds it, mends what can be mended, and finds
+// the rest again.
+func TestVerify(t *testing.T) {
+	const etag = "841a2d689ad86bd1611447453c22c6fc" // of "body"
+	sqlstoretest.Each(t, func(t *testing.T, db *sqlstore.DB) {
+		w := newWorld(t, db)
+		c := w.channel(t)
+		w.now = time.Now().UTC().Add(-2 * time.Hour)
+		f := make([]lake.File, 6)
+		for i := range f {
+			n := lake.File{ID: plat.NewFileID(w.now), Channel: c.ID, Size: 4, ETag: etag, ContentType: "text/plain", Metadata: lake.Metadata{"label": "black cat"}}
+			if _, err := w.blobs.Put(t.Context(), lake.BlobKey(org, c.ID, n.ID), strings.NewReader("body"), 4, blob.PutOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			out, err := w.store.Commit(t.Context(), []lake.NewFile{{File: n}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f[i] = out[0].File
+		}
+		w.now = w.now.Add(30 * time.Hour)
+		verify := func(repair bool) map[journal.Kind]journal.Finding {
+			t.Helper()
+			r, err := w.j.Verify(t.Context(), w.index, c, journal.VerifyOptions{Deep: true, Repair: repair})
+			if err != nil {
+				t.Fatal(err)
+			}
+			out := map[journal.Kind]journal.Finding{}
+			for _, x := range r.Findings {
+				out[x.Kind] = x
+			}
+			return out
+		}
+		if found := verify(false); len(found) != 0 {
+			t.Fatalf("a sound channel: %+v", found)
+		}
+		do := func(stmt string, args ...any) {
+			t.Helper()
+			if err := db.Write(t.Context(), func(tx *sqlstore.Tx) error {
+				_, err := tx.ExecContext(t.Context(), stmt, args...)
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put := func(id plat.FileID, body string) {
+			t.Helper()
+			if _, err := w.blobs.Put(t.Context(), lake.BlobKey(org, c.ID, id), strings.NewReader(body), int64(len(body)), blob.PutOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.blobs.Delete(t.Context(), lake.BlobKey(org, c.ID, f[0].ID)); err != nil { // missing
+			t.Fatal(err)
+		}
+		put(f[1].ID, "bod")  // short
+		put(f[2].ID, "evil") // altered
+		do(`DELETE FROM file WHERE id = $1`, string(f[3].ID))
+		do(`DELETE FROM posting WHERE at = $1`, f[3].UploadedAt.UnixMicro())
+		do(`DELETE FROM posting WHERE at = $1 AND token = 'cat'`, f[4].UploadedAt.UnixMicro())
+		do(`INSERT INTO posting (channel, key, token, at, whole, expires_at) SELECT channel, 'label', 'dog', at, whole, expires_at FROM posting WHERE at = $1 AND token = 'black'`,
+			f[5].UploadedAt.UnixMicro())
+		do(`INSERT INTO file_delta (channel, files, bytes) SELECT num, 7, 7 FROM channel WHERE id = $1`, string(c.ID))
+		orphan := plat.NewFileID(w.now)
+		put(orphan, "nobody's")
+		bare := lake.File{ID: plat.NewFileID(w.now), Channel: c.ID, Size: 4, ETag: etag}
+		put(bare.ID, "body")
+		if _, err := w.index.Commit(t.Context(), []lake.NewFile{{File: bare}}); err != nil { // not journaled
+			t.Fatal(err)
+		}
+		gone, err := w.put(t, c.ID, nil, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.j.Append(t.Context(), journal.Entry{Org: org, Channel: c.ID, File: gone.ID, Gone: 1}); err != nil {
+			t.Fatal(err)
+		}
+		// Tags of gone are not its bytes'.
+		w.now = w.now.Add(30 * time.Hour)
+
+		all := []journal.Kind{
+			journal.KindObjectMissing, journal.KindObjectSize, journal.KindObjectContent, journal.KindRowMissing, journal.KindRowDeleted,
+			journal.KindJournal, journal.KindOrphan, journal.KindCount, journal.KindTerms, journal.KindStrayTerms,
+		}
+		found := verify(false)
+		for _, k := range all {
+			if found[k].Found == 0 || found[k].Repaired != 0 {
+				t.Errorf("%s: %+v", k, found[k])
+			}
+		}
+		for _, k := range all[3:] {
+			if x := verify(true)[k]; k != journal.KindRowDeleted && x.Found != 0 && x.Repaired != x.Found {
+				t.Errorf("%s was not repaired: %+v", k, x)
+			}
+		}
+		found = verify(false)
+		for _, k := range all {
+			stays := k == journal.KindObjectMissing || k == journal.KindObjectSize || k == journal.KindObjectContent || k == journal.KindRowDeleted
+			if (found[k].Found > 0) != stays {
+				t.Errorf("after the repair, %s: %+v", k, found[k])
+			}
+		}
+		if got, err := w.index.File(t.Context(), c.ID, f[3].ID, w.now); err != nil || got.Metadata["label"] != "black cat" {
+			t.Errorf("the row that was brought back: %+v, %v", got, err)
+		}
+	})
+}

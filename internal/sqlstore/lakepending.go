@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"panal/internal/lake"
+	"panal/internal/plat"
+)
+
+// CreatePending implements lake.Store.
+func (s *Lake) CreatePending(ctx context.Context, p lake.Pending) error {
+	return s.db.Write(ctx, func(tx *Tx) error {
+		num, err := s.channelNum(ctx, tx, p.File.Channel)
+		if err != nil {
+			return err
+		}
+		meta := "{}"
+		if len(p.File.Metadata) > 0 {
+			meta = toJSON(p.File.Metadata)
+		}
+		_, err = tx.ExecContext(ctx,
+			`INSERT INTO file_pending (channel, id, content_type, metadata, lifetime, conflict_key, until) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+			num, string(p.File.ID), p.File.ContentType, meta, string(p.File.Lifetime), p.File.Conflict, micros(p.Until))
+		return err
+	})
+}
+
+func scanPending(r interface{ Scan(...any) error }) (lake.Pending, error) {
+	var p lake.Pending
+	var meta string
+	var until int64
+	if err := r.Scan(&p.File.Channel, &p.File.ID, &p.File.ContentType, &meta, &p.File.Lifetime, &p.File.Conflict, &until); err != nil {
+		return lake.Pending{}, err
+	}
+	p.Until = fromMicros(until)
+	return p, fromJSON(meta, &p.File.Metadata)
+}
+
+// Pending implements lake.Store.
+func (s *Lake) Pending(ctx context.Context, channel plat.ChannelID, id plat.FileID) (lake.Pending, error) {
+	p, err := scanPending(s.db.Read().QueryRowContext(ctx,
+		`SELECT c.id, p.id, p.content_type, p.metadata, p.lifetime, p.conflict_key, p.until
+		 FROM channel c CROSS JOIN file_pending p WHERE c.id = $1 AND p.channel = c.num AND p.id = $2`, string(channel), string(id)))
+	if errors.Is(err, sql.ErrNoRows) {
+		return lake.Pending{}, plat.NotFound("promised upload", id)
+	}
+	return p, s.db.translate(err)
+}
+
+// takePending removes a promise, and tells whether it was there. Of two
+// transactions that take the same one, the second waits for the first.
+func takePending(ctx context.Context, tx *Tx, num int64, id plat.FileID) (bool, error) {
+	res, err := tx.ExecContext(ctx, `DELETE FROM file_pending WHERE channel = $1 AND id = $2`, num, string(id))
+	if err != nil {
+		return false, err
+	}
+	n, err := res.RowsAffected()
+	return n == 1, err
+}
+
+// DeletePending implements lake.Store. A promise whose channel is gone too is not
+// among those: Sweep removes it.
+func (s *Lake) DeletePending(ctx context.Context, before time.Time, limit int) ([]lake.Pending, error) {
+	var gone []lake.Pending
+	err := s.db.Write(ctx, func(tx *Tx) error {
+		gone = nil
+		old, err := scanAll(ctx, s.db, tx, scanPending,
+			`SELECT c.id, p.id, p.content_type, p.metadata, p.lifetime, p.conflict_key, p.until
+			 FROM file_pending p JOIN channel c ON c.num = p.channel WHERE p.until < $1 ORDER BY p.until LIMIT $2`, micros(before), limit)
+		if err != nil {
+			return err
+		}
+		for _, p := range old {
+			num, err := s.channelNum(ctx, tx, p.File.Channel)
+			if err != nil {
+				return err
+			}
+			taken, err := takePending(ctx, tx, num, p.File.ID)
+			if err != nil {
+				return err
+			}
+			if taken { // else it was committed meanwhile
+				gone = append(gone, p)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return gone, nil
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sqlstore
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"panal/internal/lake"
+	"panal/internal/lake/journal"
+	"panal/internal/plat"
+)
+
+var _ journal.Index = (*Lake)(nil)
+
+// AllChannels implements journal.Index.
+func (s *Lake) AllChannels(ctx context.Context, after plat.ChannelID, limit int) ([]lake.Channel, error) {
+	return scanAll(ctx, s.db, s.db.Read(), scanChannel,
+		`SELECT `+channelColumns+` FROM channel WHERE id > $1 ORDER BY id LIMIT $2`, string(after), limit)
+}
+
+// Rows implements journal.Index.
+func (s *Lake) Rows(ctx context.Context, channel plat.ChannelID, after plat.FileID, limit int) ([]lake.File, error) {
+	return scanAll(ctx, s.db, s.db.Read(), scanFile(channel),
+		`SELECT `+fileColumns+` FROM file f WHERE f.channel = (SELECT num FROM channel WHERE id = $1) AND f.id > $2 ORDER BY f.id LIMIT $3`,
+		string(channel), string(after), limit)
+}
+
+// RowsOf implements journal.Index.
+func (s *Lake) RowsOf(ctx context.Context, channel plat.ChannelID, ids []plat.FileID) ([]lake.File, error) {
+	var all []lake.File
+	for chunk := range slices.Chunk(ids, 500) {
+		var a sqlArgs
+		var q strings.Builder
+		q.WriteString(`SELECT ` + fileColumns + ` FROM file f WHERE f.channel = (SELECT num FROM channel WHERE id = ` + a.add(string(channel)) + `) AND f.id IN (`)
+		for i, id := range chunk {
+			if i > 0 {
+				q.WriteByte(',')
+			}
+			q.WriteString(a.add(string(id)))
+		}
+		found, err := scanAll(ctx, s.db, s.db.Read(), scanFile(channel), q.String()+`)`, a.list...)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	return all, nil
+}
+
+// Changed implements journal.Index. Events that are added meanwhile may be left out.
+func (s *Lake) Changed(ctx context.Context, since time.Time, each func(topic, subject string) error) error {
+	type event struct {
+		at, txid, seq  int64
+		topic, subject string
+	}
+	scan := func(r interface{ Scan(...any) error }) (e event, err error) {
+		err = r.Scan(&e.at, &e.txid, &e.seq, &e.topic, &e.subject)
+		return e, err
+	}
+	const page = 2000
+	last := event{at: micros(since), txid: -1}
+	for {
+		events, err := scanAll(ctx, s.db, s.db.Read(), scan,
+			`SELECT time, txid, seq, topic, subject FROM event WHERE (time, txid, seq) > ($1, $2, $3) AND topic IN ('channel', 'file')
+			 ORDER BY time, txid, seq LIMIT $4`, last.at, last.txid, last.seq, page)
+		if err != nil {
+			return err
+		}
+		for _, e := range events {
+			if err := each(e.topic, e.subject); err != nil {
+				return err
+			}
+		}
+		if len(events) < page {
+			return nil
+		}
+		last = events[page-1]
+	}
+}
+
+// RestoreChannel implements journal.Index.
+func (s *Lake) RestoreChannel(ctx context.Context, c lake.Channel) error {
+	err := s.db.Write(ctx, func(tx *Tx) error {
+		_, err := tx.ExecContext(ctx,
+			`INSERT INTO channel (id, org_id, name, description, storage, archived, created_at, updated_at, rev) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+			string(c.ID), string(c.Org), c.Name, c.Description, string(c.Storage), c.Archived, micros(c.CreatedAt), micros(c.UpdatedAt), c.Rev)
+		return err
+	})
+	if errors.Is(err, plat.ErrExists) {
+		return nil
+	}
+	return err
+}
+
+// RestoreFiles implements journal.Index.
+func (s *Lake) RestoreFiles(ctx context.Context, channel plat.ChannelID, files []lake.File) error {
+	return s.db.Write(ctx, func(tx *Tx) error {
+		num, err := s.channelNum(ctx, tx, channel)
+		if err != nil {
+			return err
+		}
+		var fileRows, postingRows []any
+		var sum lake.Usage
+		for _, f := range files {
+			var there int
+			if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM file WHERE channel = $1 AND id = $2`, num, string(f.ID)).Scan(&there); err != nil {
+				return err
+			}
+			if there > 0 {
+				continue
+			}
+			at, expires := micros(f.UploadedAt), micros(f.ExpiresAt)
+			fileRows = append(fileRows, num, at, string(f.ID), f.Size, f.ETag, f.ContentType, toJSON(f.Metadata), string(f.Lifetime), expires, f.Rev)
+			postingRows = appendPostings(postingRows, num, at, expires, lake.Terms(f.ContentType, f.Metadata))
+			sum.Files, sum.Bytes = sum.Files+1, sum.Bytes+f.Size
+		}
+		if sum.Files == 0 {
+			return nil
+		}
+		if err := tx.insert(ctx, "file (channel, at, id, size, etag, content_type, metadata, lifetime, expires_at, rev)", "", 10, fileRows); err != nil {
+			return err
+		}
+		if err := s.insertPostings(ctx, tx, postingRows); err != nil {
+			return err
+		}
+		return s.addDelta(ctx, tx, num, sum)
+	})
+}
