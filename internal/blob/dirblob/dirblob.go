@@ -437,13 +437,11 @@ func (d *Driver) commit(ctx context.Context, key, dir, name, tmp string, ifNoneM
 	if inSegment == nil {
 		return nil
 	}
-	// The new version counts from here on: until now the segment hid the file.
+	// The new version counts from here on: until now the segment hid the file. Should
+	// this fail the file stays, hidden: whether the disk has the record is not known,
+	// and after a power cut one of the two must be there.
 	d.moves.Add(1)
-	if err := d.small.remove(key, inSegment); err != nil {
-		_ = d.fs.Remove(name)
-		return translate(err)
-	}
-	return nil
+	return translate(d.small.remove(key, inSegment))
 }
 
 // refuse returns ErrExists for an object that was seen.

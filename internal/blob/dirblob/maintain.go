@@ -5,7 +5,6 @@ package dirblob
 import (
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"time"
 )
@@ -37,16 +36,15 @@ func (d *Driver) kick() {
 	if d.closed.Load() {
 		return
 	}
-	d.working.Add(1)
-	go func() {
-		defer d.working.Done()
-		defer d.maintaining.Store(false)
+	d.working.Go(func() {
 		d.small.due.Store(false)
 		if d.background() != nil {
 			d.retryAt.Store(time.Now().Add(retryAfter).UnixNano())
 			d.small.due.Store(true)
 		}
-	}()
+		d.maintaining.Store(false)
+		d.kick() // what became due meanwhile
+	})
 }
 
 // Maintain does what there is to do about the segments: writes the index to disk,
@@ -60,7 +58,7 @@ func (d *Driver) Maintain(ctx context.Context) error {
 	for {
 		did, err := d.maintainOnce(ctx)
 		s.mu.Lock()
-		s.failure = err
+		s.failure = s.noticed(err)
 		s.mu.Unlock()
 		if err != nil || !did {
 			return translate(err)
@@ -100,10 +98,10 @@ func (d *Driver) maintainOnce(ctx context.Context) (did bool, err error) {
 // that is written to is among them lets deleted objects' bytes go soon.
 func (s *small) wastedLocked() uint32 {
 	short, first := 0, uint32(0)
-	s.oldestLocked()
 	for n, seg := range s.segs {
 		active := n == s.log.current.Load()
 		switch {
+		case seg.damaged:
 		case s.wasteLocked(n, seg, active):
 			return n
 		case !active && seg.size < s.opt.SegmentBytes/8:
@@ -250,6 +248,7 @@ func (s *small) merge(stop func() error) error {
 }
 
 // compact moves what lives in a segment to the end of the log and removes the segment.
+// One with a damaged record that lives, or one whose key can't be told, stays.
 func (d *Driver) compact(ctx context.Context, n uint32, stop func() error) error {
 	s := d.small
 	s.mu.RLock()
@@ -258,13 +257,14 @@ func (d *Driver) compact(ctx context.Context, n uint32, stop func() error) error
 	s.mu.RUnlock()
 	file, err := s.fs.Open(segmentName(n))
 	if err != nil {
-		return err
+		return s.keepDamaged(n, err)
 	}
 	defer func() { _ = file.Close() }()
-	if _, err := file.Seek(segmentHeader, io.SeekStart); err != nil {
-		return err
+	head, _, err := readSegmentHead(file, n)
+	if err != nil {
+		return s.keepDamaged(n, err)
 	}
-	began, chunk, size := time.Now(), []item(nil), int64(0)
+	began, chunk, size := time.Now(), []moving(nil), int64(0)
 	move := func() error {
 		if err := d.move(ctx, n, oldest, chunk); err != nil {
 			return err
@@ -272,12 +272,13 @@ func (d *Driver) compact(ctx context.Context, n uint32, stop func() error) error
 		chunk, size = chunk[:0], 0
 		return nil
 	}
-	_, err = scanRecords(file, segmentHeader, end, func(off int64, rec record) error {
+	good, err := scanRecords(file, head.salt, segmentHeader, end, func(off int64, h recordHead, whole bool) error {
 		if err := stop(); err != nil {
 			return err
 		}
+		rec := h.record
 		rec.body = append([]byte(nil), rec.body...)
-		chunk = append(chunk, item{record: rec, at: off})
+		chunk = append(chunk, moving{item: item{record: rec, at: off}, whole: whole})
 		if size += recordSize(rec.key, len(rec.body)); size < compactChunk {
 			return nil
 		}
@@ -290,18 +291,27 @@ func (d *Driver) compact(ctx context.Context, n uint32, stop func() error) error
 		}
 		return move()
 	})
+	if err == nil && good < end {
+		err = errDamaged
+	}
 	if err == nil {
 		err = move()
 	}
 	if err != nil {
-		return err
+		return s.keepDamaged(n, err)
 	}
 	// From here on nothing that a lookup finds is in n, and the manifest reads the log
 	// from behind it.
-	s.mu.RLock()
+	s.mu.Lock()
+	s.segs[n].dead, s.segs[n].gone = end, 0
 	t := s.tiers
-	s.mu.RUnlock()
+	s.mu.Unlock()
 	if err := s.saveManifest(t, s.saved, n); err != nil {
+		return err
+	}
+	// It counts as there until it is gone: what was deleted while it was the oldest is
+	// said by newer segments only as long.
+	if err := ignoreMissing(s.fs.Remove(segmentName(n))); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -309,21 +319,36 @@ func (d *Driver) compact(ctx context.Context, n uint32, stop func() error) error
 	s.oldestLocked()
 	s.mu.Unlock()
 	s.handles.drop(n)
-	if err := s.fs.Remove(segmentName(n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err // the next Open removes it
-	}
 	return nil
+}
+
+// keepDamaged makes compaction pass over segment n from now on if err is that it is
+// damaged or missing. Whoever reads what is damaged is told.
+func (s *small) keepDamaged(n uint32, err error) error {
+	if !errors.Is(err, errDamaged) && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.segs[n].damaged = true
+	return nil
+}
+
+// moving is a record of a segment that is compacted.
+type moving struct {
+	item
+	whole bool
 }
 
 // move appends those of a segment's records anew that are still the newest of their
 // key. A delete is kept while older segments may hold what it deleted: the index must
 // be possible to make from the segments alone.
-func (d *Driver) move(ctx context.Context, n uint32, oldest bool, chunk []item) error {
+func (d *Driver) move(ctx context.Context, n uint32, oldest bool, chunk []moving) error {
 	if len(chunk) == 0 {
 		return nil
 	}
 	s := d.small
-	moved, held := chunk[:0:0], map[string]func(){}
+	moved, held := []item(nil), map[string]func(){}
 	defer func() {
 		for _, unlock := range held {
 			unlock()
@@ -347,8 +372,11 @@ func (d *Driver) move(ctx context.Context, n uint32, oldest bool, chunk []item) 
 			continue
 		}
 		held[it.key] = unlock
+		if !it.whole {
+			return errDamaged
+		}
 		it.old = e
-		moved = append(moved, it)
+		moved = append(moved, it.item)
 	}
 	if len(moved) == 0 {
 		return nil

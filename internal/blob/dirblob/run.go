@@ -29,6 +29,7 @@ const (
 	blockMost   = blockTarget + 2<<10 // a block ends with the entry that fills it
 	blockHeader = 8
 	runFooter   = 48
+	maxLevels   = 32
 
 	filterBlock   = 64
 	filterPerKey  = 10 // bits
@@ -36,7 +37,7 @@ const (
 	maxRunEntries = 1 << 20 // bounds the filter that is built in memory
 )
 
-var errRun = errors.New("the index of the segments is damaged; without the file segments/manifest it is made anew")
+var errRun = errors.New("the index of the segments is damaged; the next start makes it anew")
 
 // entry says where a key's object is.
 type entry struct {
@@ -283,6 +284,9 @@ func (r *run) load(size int64) error {
 	r.root, r.filterAt = int64(binary.LittleEndian.Uint64(b[8:])), int64(binary.LittleEndian.Uint64(b[16:]))   //nolint:gosec // checked by the checksum
 	r.blocks, r.entries = int64(binary.LittleEndian.Uint64(b[24:])), int64(binary.LittleEndian.Uint64(b[32:])) //nolint:gosec // checked by the checksum
 	r.levels = int(binary.LittleEndian.Uint32(b[40:]))
+	if r.levels > maxLevels || r.root < 0 || r.blocks < 1 || r.filterAt < 0 || r.blocks > size || r.filterAt > size-r.blocks*filterBlock {
+		return errRun
+	}
 	it := r.iterator()
 	if err := it.seek(""); err != nil || !it.ok {
 		return errors.Join(err, errRun)

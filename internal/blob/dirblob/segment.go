@@ -3,10 +3,8 @@
 package dirblob
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"slices"
@@ -35,9 +33,10 @@ func segmentName(n uint32) string {
 
 // segment is what is known of a segment file.
 type segment struct {
-	size int64 // of its good part
-	dead int64 // bytes of records that are not the newest of their key, about
-	gone int64 // bytes of records of deletes that are
+	size    int64 // of its good part
+	dead    int64 // bytes of records that are not the newest of their key, about
+	gone    int64 // bytes of records of deletes that are
+	damaged bool  // found when it was to be compacted: it stays
 }
 
 // position is a place in the log that the segments are.
@@ -49,6 +48,9 @@ type position struct {
 // log appends to segments. Concurrent appends are gathered: while one group is
 // written and synced, the next one fills, and the first caller of a group writes it
 // for all. A group is one write and one sync.
+//
+// Invariant: when a segment is begun, those before it end with their good part, and
+// that is synced. So only the newest can have an end that does not count.
 type log struct {
 	fs      vfs.FS
 	max     int64 // a segment that is longer is followed by another
@@ -60,8 +62,11 @@ type log struct {
 
 	turn chan struct{} // holds one token; who has it may use what is below
 	file vfs.File      // of the segment that is written to, or nil
+	salt uint64        // the segment's
 	tail position      // its number, and the end of its good part
 	next uint32        // number of the next segment
+	torn bool          // behind tail may be what a failed write left
+	left uint32        // a segment that could not be begun and may be there, or 0
 
 	current atomic.Uint32 // the segment that is written to, 0 for none; for a look without the turn
 }
@@ -127,12 +132,8 @@ func (l *log) lead(g *group) {
 		l.turn <- struct{}{}
 		close(g.done)
 	}()
-	if g.err = l.write(g.buf); g.err == nil {
-		at := position{l.tail.segment, l.tail.offset - int64(len(g.buf))}
-		for i := range g.items {
-			g.items[i].at += at.offset
-		}
-		l.publish(g, at)
+	if g.err = l.write(g); g.err == nil {
+		l.publish(g, position{l.tail.segment, l.tail.offset - int64(len(g.buf))})
 	}
 	l.mu.Lock()
 	if len(l.free) < 4 && cap(g.buf) <= 2*maxBatch {
@@ -142,18 +143,20 @@ func (l *log) lead(g *group) {
 	g.buf = nil
 }
 
-// write appends b and syncs. After an error nothing of b is in the good part.
-func (l *log) write(b []byte) error {
+// write appends a group and syncs. After an error nothing of it is in the good part.
+func (l *log) write(g *group) error {
 	if l.file != nil && l.tail.offset >= l.max {
 		l.seal()
 	}
 	if l.file == nil {
-		return l.begin(b)
+		return l.begin(g)
 	}
-	if _, err := l.file.Write(b); err != nil {
-		// Back to where the good part ends; else its successor says where that is.
+	g.place(l.salt, l.tail.offset)
+	if _, err := l.file.Write(g.buf); err != nil {
+		// Back to where the good part ends.
 		_, serr := l.file.Seek(l.tail.offset, io.SeekStart)
 		if terr := l.file.Truncate(l.tail.offset); terr != nil || serr != nil {
+			l.torn = true
 			l.seal()
 		}
 		return err
@@ -161,12 +164,21 @@ func (l *log) write(b []byte) error {
 	if err := l.file.Sync(); err != nil {
 		// What is on the disk is anybody's guess, and a second sync would not tell:
 		// the kernel forgets what it could not write.
-		_ = l.file.Truncate(l.tail.offset)
+		l.torn = true
 		l.seal()
 		return err
 	}
-	l.tail.offset += int64(len(b))
+	l.tail.offset += int64(len(g.buf))
 	return nil
+}
+
+// place gives the records their place behind off of the segment with salt.
+func (g *group) place(salt uint64, off int64) {
+	for i := range g.items {
+		it := &g.items[i]
+		place(g.buf[it.at:], salt, off+it.at)
+		it.at += off
+	}
 }
 
 // seal ends the segment that is written to. All that counts of it is synced.
@@ -178,17 +190,42 @@ func (l *log) seal() {
 	}
 }
 
-// begin makes a segment that begins with b.
-func (l *log) begin(b []byte) (err error) {
+// settle removes what failed writes left on the disk.
+func (l *log) settle() error {
+	if l.torn {
+		if err := l.fs.Truncate(segmentName(l.tail.segment), l.tail.offset); ignoreMissing(err) != nil {
+			return err
+		}
+		l.torn = false
+	}
+	if l.left != 0 {
+		if err := l.fs.Remove(segmentName(l.left)); ignoreMissing(err) != nil {
+			return err
+		}
+		if err := l.fs.SyncDir(segmentsDir); err != nil {
+			return err
+		}
+		l.left = 0
+	}
+	return nil
+}
+
+// begin makes a segment that begins with g.
+func (l *log) begin(g *group) error {
+	if err := l.settle(); err != nil {
+		return err
+	}
 	n := l.next
 	l.next++
 	name := segmentName(n)
+	l.left = n
 	f, err := l.fs.Create(name)
 	if err != nil {
 		return err
 	}
-	head := segmentHead{number: n, before: l.tail.segment, length: l.tail.offset}.encode()
-	_, err = f.Write(append(head, b...))
+	head := newSegmentHead(n)
+	g.place(head.salt, segmentHeader)
+	_, err = f.Write(append(head.encode(), g.buf...))
 	if err == nil {
 		err = f.Sync()
 	}
@@ -196,10 +233,10 @@ func (l *log) begin(b []byte) (err error) {
 		err = l.fs.SyncDir(segmentsDir)
 	}
 	if err != nil {
-		// The next one names the same predecessor, so this one counts for nothing.
+		// Now, because a full disk lacks the space; settle makes sure of it.
 		return errors.Join(err, f.Close(), ignoreMissing(l.fs.Remove(name)))
 	}
-	l.file, l.tail = f, position{n, int64(segmentHeader + len(b))}
+	l.file, l.salt, l.tail, l.left = f, head.salt, position{n, int64(segmentHeader + len(g.buf))}, 0
 	l.current.Store(n)
 	return nil
 }
@@ -211,16 +248,8 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-// found is a segment on disk at the start.
-type found struct {
-	segmentHead
-	size int64 // of its good part; -1: to the first record that is not whole
-}
-
-// findSegments lists the segments that count, oldest first, and removes the others:
-// those that a failed write left without a successor's word.
-func findSegments(ctx context.Context, fsys vfs.FS) (all []found, highest uint32, err error) {
-	var numbers []uint32
+// findSegments returns the numbers of the segments on disk, in order.
+func findSegments(ctx context.Context, fsys vfs.FS) (numbers []uint32, err error) {
 	err = fsys.ReadNames(segmentsDir, func(names []string) error {
 		for _, name := range names {
 			digits, ok := strings.CutSuffix(name, segmentSuffix)
@@ -231,54 +260,8 @@ func findSegments(ctx context.Context, fsys vfs.FS) (all []found, highest uint32
 		}
 		return ctx.Err()
 	})
-	if err != nil {
-		return nil, 0, err
-	}
-	slices.SortFunc(numbers, func(a, b uint32) int { return cmp.Compare(b, a) })
-	var after *segmentHead // of the next newer one that counts
-	for _, n := range numbers {
-		highest = max(highest, n)
-		h, ok, err := readSegmentHead(fsys, n)
-		if err != nil {
-			return nil, 0, fmt.Errorf("segment %d: %w", n, err)
-		}
-		if !ok && after != nil && n == after.before {
-			return nil, 0, fmt.Errorf("segment %d: %w", n, errDamaged)
-		}
-		if !ok || after != nil && n > after.before {
-			if err := fsys.Remove(segmentName(n)); ignoreMissing(err) != nil {
-				return nil, 0, err
-			}
-			continue
-		}
-		f := found{segmentHead: h, size: -1}
-		if after != nil && after.before == n {
-			f.size = after.length
-		}
-		after = &h
-		all = append(all, f)
-	}
-	slices.Reverse(all)
-	return all, highest, nil
-}
-
-func readSegmentHead(fsys vfs.FS, n uint32) (h segmentHead, ok bool, err error) {
-	f, err := fsys.Open(segmentName(n))
-	if err != nil {
-		return h, false, err
-	}
-	defer func() { _ = f.Close() }()
-	b := make([]byte, segmentHeader)
-	if _, err := f.ReadAt(b, 0); err != nil {
-		return h, false, cutOff(err)
-	}
-	if !slices.ContainsFunc(b, func(c byte) bool { return c != 0 }) {
-		return h, false, nil // the power went before its first sync
-	}
-	if h, ok = parseSegmentHead(b); !ok || h.number != n {
-		return h, false, errDamaged
-	}
-	return h, true, nil
+	slices.Sort(numbers)
+	return slices.Compact(numbers), err
 }
 
 // handles keeps some segments open for reading.
@@ -291,21 +274,28 @@ type handles struct {
 
 type handle struct {
 	file vfs.File
+	salt uint64
 	refs int // readers
 	gone bool
 }
 
-// read reads len(b) bytes of a segment at off.
-func (h *handles) read(n uint32, b []byte, off int64) error {
+// read reads the record of a segment that is at off and has len(b) bytes. Bytes that
+// the file lacks are left as they are.
+func (h *handles) read(n uint32, b []byte, off int64) (record, error) {
 	h.mu.Lock()
 	x := h.all[n]
 	if x == nil {
 		f, err := h.fs.Open(segmentName(n)) // seldom, so under the lock
 		if err != nil {
 			h.mu.Unlock()
-			return err
+			return record{}, err
 		}
-		x = &handle{file: f}
+		head, _, err := readSegmentHead(f, n)
+		if err != nil {
+			h.mu.Unlock()
+			return record{}, errors.Join(err, f.Close())
+		}
+		x = &handle{file: f, salt: head.salt}
 		if len(h.all) >= maxHandles {
 			for k := range h.all { // any will do: the map's order is random
 				h.dropLocked(k)
@@ -324,7 +314,10 @@ func (h *handles) read(n uint32, b []byte, off int64) error {
 	if last {
 		_ = x.file.Close()
 	}
-	return err
+	if err != nil && !errors.Is(err, io.EOF) {
+		return record{}, err
+	}
+	return parseRecord(b, x.salt, off)
 }
 
 // drop closes a segment once its readers are done.

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"strconv"
@@ -28,8 +29,8 @@ const maxSmall = 1 << 20
 // that finds them.
 //
 // Invariants: a change is published (seen by reads) once its record is synced. The
-// segments are the truth; the index is made of them and may be lost. The manifest
-// says which runs there are and up to where in the log they know everything: the
+// segments are the truth; the index is made of them and may be lost: Open makes it
+// anew. The manifest says which runs there are and up to where in the log they know everything: the
 // rest is read again at Open. A segment file goes away only after all that lives in
 // it has a newer record and the manifest on disk no longer needs it.
 type small struct {
@@ -49,26 +50,33 @@ type small struct {
 	oldest  uint32 // segment
 	failure error  // of the last maintenance
 
-	due atomic.Bool // maintenance may have something to do
+	due     atomic.Bool // maintenance may have something to do
+	spoiled atomic.Bool // a run is damaged
 
 	// What only maintenance touches.
 	saved   position // of the manifest on disk
 	nextRun uint64
 }
 
-// manifest is the content of segments/manifest. It is replaced as a whole.
+// manifest is the content of segments/manifest, behind a line with its checksum. It is
+// replaced as a whole.
 type manifest struct {
 	Tiers    [][]string       `json:"tiers"` // newest first; names below segments/
 	NextRun  uint64           `json:"next_run"`
 	Segment  uint32           `json:"segment"` // the log is read again from here
 	Offset   int64            `json:"offset"`
-	Segments map[uint32]waste `json:"segments"`
+	Segments map[uint32]saved `json:"segments"`
 }
 
-type waste struct {
+// saved is what the manifest says of a segment.
+type saved struct {
+	Size int64 `json:"size"`
 	Dead int64 `json:"dead"`
 	Gone int64 `json:"gone"`
 }
+
+// tornMost is more than the longest group.
+const tornMost = 4 << 20
 
 func openSmall(ctx context.Context, fsys vfs.FS, opt Options, temp func() string) (*small, error) {
 	s := &small{
@@ -84,101 +92,132 @@ func openSmall(ctx context.Context, fsys vfs.FS, opt Options, temp func() string
 }
 
 func (s *small) load(ctx context.Context) error {
-	fsys := s.fs
-	if err := fsys.Mkdir(segmentsDir); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := s.fs.Mkdir(segmentsDir); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	all, highest, err := findSegments(ctx, fsys)
+	numbers, err := findSegments(ctx, s.fs)
 	if err != nil {
 		return err
 	}
 	m, err := s.loadManifest()
+	if errors.Is(err, errRun) || errors.Is(err, fs.ErrNotExist) {
+		m, err = manifest{}, nil // the segments say it all
+	}
 	if err != nil {
 		return err
-	}
-	s.nextRun = max(m.NextRun, 1)
-	s.saved = position{m.Segment, m.Offset}
-	s.log.next = max(highest, m.Segment) + 1
-	for i, f := range all {
-		if w, known := m.Segments[f.number]; !known && f.number < m.Segment {
-			// Everything in it lives elsewhere; its removal did not reach the disk.
-			if err := fsys.Remove(segmentName(f.number)); ignoreMissing(err) != nil {
-				return err
-			}
-			continue
-		} else if err := s.replay(ctx, f, w, i == len(all)-1); err != nil {
-			return err
-		}
 	}
 	if err := s.removeRuns(m); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	s.oldestLocked()
+	s.nextRun = max(m.NextRun, 1)
+	s.saved = position{m.Segment, m.Offset}
+	s.log.next = m.Segment + 1
+	for i, n := range numbers {
+		s.log.next = max(s.log.next, n+1)
+		if _, known := m.Segments[n]; !known && n < m.Segment {
+			// Everything in it lives elsewhere; its removal did not reach the disk.
+			err = ignoreMissing(s.fs.Remove(segmentName(n)))
+		} else {
+			err = s.loadSegment(ctx, n, m.Segments[n], i == len(numbers)-1)
+		}
+		if err != nil {
+			return fmt.Errorf("segment %d: %w", n, err)
+		}
+	}
 	s.due.Store(true) // one look will tell
-	s.mu.Unlock()
 	// What was read may have been written, but not synced, by a process that was killed.
-	return fsys.SyncDir(segmentsDir)
+	return s.fs.SyncDir(segmentsDir)
 }
 
-// replay takes a segment into the index, as far as the runs don't have it.
-func (s *small) replay(ctx context.Context, f found, w waste, newest bool) error {
-	name := segmentName(f.number)
-	fi, err := s.fs.Stat(name)
-	if err != nil {
-		return err
-	}
-	end := f.size
-	if end < 0 {
-		end = fi.Size()
-	}
-	seg := &segment{size: end, dead: w.Dead, gone: w.Gone}
-	s.segs[f.number] = seg
-	if newest {
-		s.log.tail = position{f.number, end}
-	}
-	if f.number < s.saved.segment {
-		return nil
-	}
+// loadSegment takes a segment into the index, as far as the runs don't have it.
+func (s *small) loadSegment(ctx context.Context, n uint32, known saved, newest bool) error {
+	name := segmentName(n)
 	file, err := s.fs.Open(name)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = file.Close() }()
-	from := int64(segmentHeader)
-	if f.number == s.saved.segment {
-		from = max(from, s.saved.offset)
-	}
-	if _, err := file.Seek(from, io.SeekStart); err != nil {
+	fi, err := file.Stat()
+	if err != nil {
 		return err
 	}
-	good, err := scanRecords(file, from, end, func(off int64, rec record) error {
-		old, err := s.find(rec.key)
+	head, torn, err := readSegmentHead(file, n)
+	unknown := n > s.saved.segment || n == s.saved.segment && s.saved.offset == 0
+	if torn && newest && unknown && fi.Size() <= tornMost {
+		return s.fs.Remove(name) // never acknowledged
+	}
+	if err != nil {
+		return err
+	}
+	from, end := int64(segmentHeader), fi.Size()
+	switch {
+	case n < s.saved.segment:
+		from, end = known.Size, known.Size
+	case n == s.saved.segment:
+		from = max(from, s.saved.offset)
+	}
+	if newest {
+		if end, err = goodEnd(file, head.salt, from, max(from, end)); err != nil {
+			return err
+		}
+		if end == segmentHeader {
+			return s.fs.Remove(name)
+		}
+	}
+	if fi.Size() < end {
+		return fmt.Errorf("it has %d bytes and had %d: %w", fi.Size(), end, errDamaged)
+	}
+	if newest {
+		if err := s.fs.Truncate(name, end); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	s.segs[n] = &segment{size: end, dead: known.Dead, gone: known.Gone}
+	s.oldestLocked()
+	s.mu.Unlock()
+	good, err := scanRecords(file, head.salt, from, end, func(off int64, h recordHead, _ bool) error {
+		old, err := s.find(h.key)
 		if err != nil {
 			return err
 		}
-		s.publish(&group{items: []item{{record: rec, at: off, old: old}}}, position{f.number, off})
-		return ctx.Err()
+		s.publish(&group{items: []item{{record: h.record, at: off, old: old}}}, position{n, off})
+		if !s.full() {
+			return ctx.Err()
+		}
+		return s.flushWhileLoading(ctx, position{n, off + recordSize(h.key, int(h.size))})
 	})
-	if err != nil {
-		return fmt.Errorf("segment %d: %w", f.number, err)
+	if err == nil && good < end {
+		err = fmt.Errorf("byte %d of %d: %w", good, end, errDamaged)
 	}
-	if f.size >= 0 && good < f.size {
-		return fmt.Errorf("segment %d is damaged at byte %d of %d", f.number, good, f.size)
+	return err
+}
+
+// flushWhileLoading writes the index to disk as far as it is read from the log, so that
+// one that is made anew need not fit into memory.
+func (s *small) flushWhileLoading(ctx context.Context, at position) error {
+	s.old, s.mem, s.memLog, s.oldTo = s.mem, memtable{}, 0, at
+	if err := s.flush(false, ctx.Err); err != nil {
+		return err
 	}
-	seg.size = good
-	if newest {
-		s.log.tail = position{f.number, good}
-		return file.Sync()
+	for len(s.tiers.all) > maxTiers {
+		if err := s.merge(ctx.Err); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
+func (s *small) full() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.fullLocked()
+}
+
+// loadManifest reads the manifest and opens the runs that it names. errRun is for
+// damage, fs.ErrNotExist for what is missing.
 func (s *small) loadManifest() (m manifest, err error) {
 	f, err := s.fs.Open(manifestFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return m, nil
-	}
 	if err != nil {
 		return m, err
 	}
@@ -186,21 +225,35 @@ func (s *small) loadManifest() (m manifest, err error) {
 	if err := errors.Join(err, f.Close()); err != nil {
 		return m, err
 	}
-	if err := json.Unmarshal(b, &m); err != nil {
-		return m, fmt.Errorf("segments/manifest: %w", errRun)
+	sum, text, _ := bytes.Cut(b, []byte("\n"))
+	if string(sum) != manifestSum(text) || json.Unmarshal(text, &m) != nil {
+		return m, errRun
 	}
 	all := make([][]*run, len(m.Tiers))
 	for i, tier := range m.Tiers {
 		for _, name := range tier {
 			r, err := openRun(s.fs, segmentsDir+"/"+name)
 			if err != nil {
-				return m, fmt.Errorf("open index: %w", err)
+				newTiers(all).release()
+				return m, err
 			}
 			all[i] = append(all[i], r)
 		}
 	}
 	s.tiers = newTiers(all)
 	return m, nil
+}
+
+func manifestSum(text []byte) string { return fmt.Sprintf("%08x", crc32.Checksum(text, castagnoli)) }
+
+// noticed returns err. Where a run is damaged it sees to it that the next Open makes
+// the index anew.
+func (s *small) noticed(err error) error {
+	if errors.Is(err, errRun) {
+		s.spoiled.Store(true)
+		_ = s.fs.Remove(manifestFile)
+	}
+	return err
 }
 
 // removeRuns removes the runs that the manifest doesn't name.
@@ -280,7 +333,7 @@ func (s *small) find(key string) (*entry, error) {
 	defer t.release()
 	e, ok, err := t.find(key)
 	if err != nil || !ok {
-		return nil, err
+		return nil, s.noticed(err)
 	}
 	return &e, nil
 }
@@ -294,27 +347,25 @@ func (s *small) live(key string) (*entry, error) {
 	return e, err
 }
 
-// load returns an object, nil where the segments have none.
+// read returns an object, nil where the segments have none.
 func (s *small) read(key string) (body []byte, e *entry, err error) {
 	for range 100 {
 		if e, err = s.live(key); e == nil || err != nil {
 			return nil, nil, err
 		}
-		b := make([]byte, recordSize(key, int(e.size)))
-		err = s.handles.read(e.segment, b, e.offset)
+		rec, err := s.handles.read(e.segment, make([]byte, recordSize(key, int(e.size))), e.offset)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // it has moved meanwhile, and the segment is gone
 		}
-		if err != nil && !errors.Is(err, io.EOF) {
-			return nil, nil, err
+		if err == nil && (rec.key != key || rec.gone) {
+			err = errDamaged
 		}
-		rec, err := parseRecord(b)
-		if err != nil || rec.key != key || rec.gone {
-			return nil, nil, fmt.Errorf("segment %d, byte %d: %w", e.segment, e.offset, errDamaged)
+		if err != nil {
+			return nil, nil, fmt.Errorf("segment %d, byte %d: %w", e.segment, e.offset, err)
 		}
 		return rec.body, e, nil
 	}
-	return nil, nil, err
+	return nil, nil, fmt.Errorf("segment %d is missing: %w", e.segment, errDamaged)
 }
 
 // put makes body the object of key; old is what find said. The caller has the key's lock.
@@ -362,7 +413,7 @@ func (s *small) sources(from string, batch int) (m merged, t *tiers, err error) 
 		src, err := newTierSource(tier, from)
 		if err != nil {
 			t.release()
-			return nil, nil, err
+			return nil, nil, s.noticed(err)
 		}
 		m = append(m, src)
 	}
@@ -387,7 +438,7 @@ func (s *small) list(ctx context.Context, prefix, after string, want int) ([]blo
 		}
 		e, err := m.next()
 		if err != nil {
-			return nil, err
+			return nil, s.noticed(err)
 		}
 		if e == nil || !strings.HasPrefix(e.key, prefix) {
 			break
@@ -416,7 +467,7 @@ func (s *small) close() {
 // saveManifest makes the state of the index durable: t's runs know all of the log
 // before at.
 func (s *small) saveManifest(t *tiers, at position, without uint32) error {
-	m := manifest{NextRun: s.nextRun, Segment: at.segment, Offset: at.offset, Segments: map[uint32]waste{}}
+	m := manifest{NextRun: s.nextRun, Segment: at.segment, Offset: at.offset, Segments: map[uint32]saved{}}
 	for _, tier := range t.all {
 		names := make([]string, len(tier))
 		for i, r := range tier {
@@ -427,7 +478,7 @@ func (s *small) saveManifest(t *tiers, at position, without uint32) error {
 	s.mu.RLock()
 	for n, seg := range s.segs {
 		if n != without {
-			m.Segments[n] = waste{seg.dead, seg.gone}
+			m.Segments[n] = saved{seg.size, seg.dead, seg.gone}
 		}
 	}
 	s.mu.RUnlock()
@@ -440,11 +491,14 @@ func (s *small) saveManifest(t *tiers, at position, without uint32) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(b)
+	_, err = f.Write(append([]byte(manifestSum(b)+"\n"), b...))
 	if err == nil {
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err == nil {
+	if err = errors.Join(err, f.Close()); err == nil && s.spoiled.Load() {
+		err = errRun
+	}
+	if err == nil {
 		err = s.fs.SyncDir(segmentsDir) // the names of the runs that it names
 	}
 	if err == nil {

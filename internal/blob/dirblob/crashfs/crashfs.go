@@ -124,6 +124,20 @@ func (f *FS) Crashed() bool {
 	return f.crashed
 }
 
+// Rot flips a bit of a file's byte at off, also of what is on the disk.
+func (f *FS) Rot(name string, off int64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n, ok := f.find(name).(*file)
+	if !ok || off >= int64(len(n.data)) {
+		return notExist("rot", name)
+	}
+	n.data = bytes.Clone(n.data)
+	n.data[off] ^= 1 << (off % 8)
+	n.durable = bytes.Clone(n.data)
+	return nil
+}
+
 // SetQuota lets n more bytes be written; then writes get ENOSPC, short at the
 // edge. n < 0 means no limit.
 func (f *FS) SetQuota(n int64) {
@@ -375,6 +389,21 @@ func (f *FS) Link(from, to string) error {
 		return notExist(OpLink, from)
 	}
 	return f.add(OpLink, to, n)
+}
+
+// Truncate implements vfs.FS: as two steps, the cut and the sync.
+func (f *FS) Truncate(name string, size int64) error {
+	f.mu.Lock()
+	n, ok := f.find(name).(*file)
+	f.mu.Unlock()
+	if !ok {
+		return notExist(OpTruncate, name)
+	}
+	h := &handle{fs: f, file: n, name: name}
+	if err := h.Truncate(size); err != nil {
+		return err
+	}
+	return h.Sync()
 }
 
 // SyncDir implements vfs.FS.

@@ -32,6 +32,9 @@ type FS interface {
 	Rename(from, to string) error
 	// Link gives a file a second name; an existing name is fs.ErrExist.
 	Link(from, to string) error
+	// Truncate cuts a file to size bytes, durably, and makes all of it durable; at
+	// its length it just syncs.
+	Truncate(name string, size int64) error
 	// SyncDir makes the directory's entries durable.
 	SyncDir(name string) error
 	// ReadNames calls fn with the directory's names, in no order and in batches
