@@ -58,10 +58,17 @@ func mustRead(t *testing.T, d *dirblob.Driver, key, want string) {
 
 // TestDiskFullAnywhere runs out of space after every possible number of bytes.
 func TestDiskFullAnywhere(t *testing.T) {
+	for name, opt := range layouts {
+		t.Run(name, func(t *testing.T) { diskFullAnywhere(t, opt) })
+	}
+}
+
+func diskFullAnywhere(t *testing.T, opt dirblob.Options) {
+	t.Helper()
 	text := strings.Repeat("x", 40)
 	for quota := range int64(len(text)) {
 		fsys := crashfs.New()
-		d := open(t, fsys)
+		d := openAs(t, fsys, opt)
 		if err := putText(t, d, "old", "old"); err != nil {
 			t.Fatal(err)
 		}
@@ -87,6 +94,13 @@ func TestDiskFullAnywhere(t *testing.T) {
 // TestOneFailingOperation fails each operation of a put in turn: the put fails
 // and leaves what was there, or the failure did not matter and it is stored.
 func TestOneFailingOperation(t *testing.T) {
+	for name, opt := range layouts {
+		t.Run(name, func(t *testing.T) { oneFailingOperation(t, opt) })
+	}
+}
+
+func oneFailingOperation(t *testing.T, opt dirblob.Options) {
+	t.Helper()
 	for _, c := range []struct {
 		name string
 		errs syscall.Errno
@@ -100,7 +114,7 @@ func TestOneFailingOperation(t *testing.T) {
 		for _, before := range []string{absent, "old"} {
 			for step, passed := 0, false; !passed; step++ {
 				fsys := crashfs.New()
-				d := open(t, fsys)
+				d := openAs(t, fsys, opt)
 				if before != absent {
 					if err := putText(t, d, "a/b", before); err != nil {
 						t.Fatal(err)

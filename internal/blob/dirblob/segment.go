@@ -210,6 +210,14 @@ func (l *log) settle() error {
 	return nil
 }
 
+// close ends the log, without what failed writes left if that can be.
+func (l *log) close() {
+	<-l.turn
+	l.seal()
+	_ = l.settle() // else the next Open does
+	l.turn <- struct{}{}
+}
+
 // begin makes a segment that begins with g.
 func (l *log) begin(g *group) error {
 	if err := l.settle(); err != nil {

@@ -460,7 +460,7 @@ func (s *small) fullLocked() bool {
 
 func (s *small) close() {
 	s.handles.close()
-	s.log.seal()
+	s.log.close()
 	s.tiers.release()
 }
 
