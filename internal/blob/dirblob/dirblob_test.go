@@ -29,12 +29,14 @@ func openAs(tb testing.TB, fsys vfs.FS, opt dirblob.Options) *dirblob.Driver {
 }
 
 // full returns a store whose disk has little space left.
-func full(tb testing.TB) blob.Driver {
-	tb.Helper()
-	fsys := crashfs.New()
-	d := open(tb, fsys)
-	fsys.SetQuota(64 << 10)
-	return d
+func full(opt dirblob.Options) func(testing.TB) blob.Driver {
+	return func(tb testing.TB) blob.Driver {
+		tb.Helper()
+		fsys := crashfs.New()
+		d := openAs(tb, fsys, opt)
+		fsys.SetQuota(64 << 10)
+		return d
+	}
 }
 
 func osHarness() blobtest.Harness {
@@ -48,7 +50,7 @@ func osHarness() blobtest.Harness {
 			tb.Cleanup(func() { _ = d.Close() })
 			return d
 		},
-		Full: full,
+		Full: full(dirblob.Options{}),
 	}
 }
 
@@ -62,7 +64,7 @@ func TestContractOnCrashfs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			blobtest.Run(t, blobtest.Harness{
 				New:  func(tb testing.TB) blob.Driver { return openAs(tb, crashfs.New(), opt) },
-				Full: full,
+				Full: full(opt),
 				Caps: blobtest.Caps{BuffersBody: true}, // the file layer is memory
 			})
 		})
