@@ -272,7 +272,7 @@ func (d *Driver) readSmall(ctx context.Context, buf *[]byte, r io.Reader, size i
 		switch {
 		case size >= 0 && int64(len(b)) > size:
 			return plat.Errorf(plat.ErrInvalid, "the body is longer than the declared %d bytes", size)
-		case err == io.EOF: //nolint:errorlint // the reader contract says this very value
+		case err == io.EOF:
 			if int64(len(b)) < size {
 				return plat.Errorf(plat.ErrInvalid, "the body ended after %d of the declared %d bytes", len(b), size)
 			}

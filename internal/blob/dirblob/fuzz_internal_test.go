@@ -58,7 +58,7 @@ func FuzzRun(f *testing.F) {
 	for _, n := range []int{1, 40, 300} {
 		fsys, mem := crashfs.New(), memtable{}
 		for i := range n {
-			mem[fmt.Sprintf("%05d-some-key", i*7)] = entry{segment: 3, offset: int64(i), size: uint32(i)} //nolint:gosec // small
+			mem[fmt.Sprintf("%05d-some-key", i*7)] = entry{segment: 3, offset: int64(i), size: uint32(i)}
 		}
 		tier, err := writeRuns(fsys, merged{newMemSource("", n, mem.smallest)}, int64(n), true, func() string { return "r" }, func() error { return nil })
 		if err != nil {

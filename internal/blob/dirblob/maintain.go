@@ -364,7 +364,7 @@ func (d *Driver) move(ctx context.Context, n uint32, oldest bool, chunk []moving
 		}
 		e, err := s.find(it.key)
 		same := e != nil && e.segment == n && e.offset == it.at
-		if err != nil || it.gone && oldest || !same && !(it.gone && e == nil) {
+		if err != nil || it.gone && oldest || !same && (!it.gone || e != nil) {
 			unlock()
 			if err != nil {
 				return err

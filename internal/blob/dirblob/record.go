@@ -73,10 +73,10 @@ func appendRecord(buf []byte, r record) []byte {
 	buf = binary.LittleEndian.AppendUint32(buf, recordMagic)
 	buf = binary.LittleEndian.AppendUint32(buf, 0)
 	buf = binary.LittleEndian.AppendUint32(buf, crc32.Checksum(r.body, castagnoli))
-	buf = binary.LittleEndian.AppendUint32(buf, uint32(start))       //nolint:gosec // a group is some MiB
-	buf = binary.LittleEndian.AppendUint64(buf, uint64(r.time))      //nolint:gosec // its bits
-	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(r.body))) //nolint:gosec // at most maxSmall
-	buf = binary.LittleEndian.AppendUint16(buf, uint16(len(r.key)))  //nolint:gosec // at most MaxKeyLen
+	buf = binary.LittleEndian.AppendUint32(buf, uint32(start))
+	buf = binary.LittleEndian.AppendUint64(buf, uint64(r.time))
+	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(r.body)))
+	buf = binary.LittleEndian.AppendUint16(buf, uint16(len(r.key)))
 	buf = binary.LittleEndian.AppendUint16(buf, flags)
 	buf = append(buf, r.key...)
 	binary.LittleEndian.PutUint32(buf[start+4:], crc32.Checksum(buf[start+8:], castagnoli))
@@ -89,7 +89,7 @@ func place(b []byte, salt uint64, off int64) {
 }
 
 func placeMask(salt uint64, off int64) uint32 {
-	return uint32((salt ^ uint64(off)) * 0x9e3779b97f4a7c15 >> 32) //nolint:gosec // its bits
+	return uint32((salt ^ uint64(off)) * 0x9e3779b97f4a7c15 >> 32)
 }
 
 // recordHead is what stands before a record's body.
@@ -121,7 +121,7 @@ func parseHead(b []byte, salt uint64, off int64) (h recordHead, ok bool) {
 	return recordHead{
 		record: record{
 			key: string(b[recordHeader:n]), size: binary.LittleEndian.Uint32(b[24:]),
-			time: int64(binary.LittleEndian.Uint64(b[16:])), //nolint:gosec // its bits
+			time: int64(binary.LittleEndian.Uint64(b[16:])),
 			gone: binary.LittleEndian.Uint16(b[30:])&flagGone != 0,
 		},
 		bodySum: binary.LittleEndian.Uint32(b[8:]), since: int64(binary.LittleEndian.Uint32(b[12:])),

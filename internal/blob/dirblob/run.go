@@ -65,7 +65,7 @@ func hashKey(key string) uint64 { // FNV-1a with a finish: stable, on disk
 }
 
 // filterBits returns the block of n that h falls into and sets or tests the bits.
-func filterIndex(h uint64, n int64) int64 { return int64((h >> 32) * uint64(n) >> 32) } //nolint:gosec // n is small
+func filterIndex(h uint64, n int64) int64 { return int64((h >> 32) * uint64(n) >> 32) }
 
 func filterSet(block []byte, h uint64) {
 	step := h>>16 | 1
@@ -137,7 +137,7 @@ func (w *runWriter) add(e keyed) error {
 		where |= 1
 	}
 	leaf.buf = binary.AppendUvarint(leaf.buf, where)
-	leaf.buf = binary.AppendUvarint(leaf.buf, uint64(e.offset)) //nolint:gosec // not negative
+	leaf.buf = binary.AppendUvarint(leaf.buf, uint64(e.offset))
 	leaf.buf = binary.AppendUvarint(leaf.buf, uint64(e.size))
 	leaf.buf = binary.AppendVarint(leaf.buf, e.time)
 	if len(leaf.buf) >= blockTarget {
@@ -159,7 +159,7 @@ func (w *runWriter) finish(i int) error {
 	if len(b.buf) == 0 {
 		return nil
 	}
-	binary.LittleEndian.PutUint32(b.buf, uint32(len(b.buf)-blockHeader)) //nolint:gosec // at most blockMost
+	binary.LittleEndian.PutUint32(b.buf, uint32(len(b.buf)-blockHeader))
 	binary.LittleEndian.PutUint32(b.buf[4:], crc32.Checksum(b.buf[blockHeader:], castagnoli))
 	at, first := w.off, b.first
 	if err := w.write(b.buf); err != nil {
@@ -168,7 +168,7 @@ func (w *runWriter) finish(i int) error {
 	b.buf = b.buf[:0]
 	above := w.level(i + 1)
 	above.key(first)
-	above.buf = binary.AppendUvarint(above.buf, uint64(at)) //nolint:gosec // not negative
+	above.buf = binary.AppendUvarint(above.buf, uint64(at))
 	if len(above.buf) >= blockTarget {
 		return w.finish(i + 1)
 	}
@@ -213,11 +213,11 @@ func (w *runWriter) close() error {
 	}
 	f := make([]byte, runFooter)
 	binary.LittleEndian.PutUint32(f, runMagic)
-	binary.LittleEndian.PutUint64(f[8:], uint64(root))       //nolint:gosec // not negative
-	binary.LittleEndian.PutUint64(f[16:], uint64(filterAt))  //nolint:gosec // not negative
-	binary.LittleEndian.PutUint64(f[24:], uint64(w.blocks))  //nolint:gosec // not negative
-	binary.LittleEndian.PutUint64(f[32:], uint64(w.entries)) //nolint:gosec // not negative
-	binary.LittleEndian.PutUint32(f[40:], uint32(top))       //nolint:gosec // a handful
+	binary.LittleEndian.PutUint64(f[8:], uint64(root))
+	binary.LittleEndian.PutUint64(f[16:], uint64(filterAt))
+	binary.LittleEndian.PutUint64(f[24:], uint64(w.blocks))
+	binary.LittleEndian.PutUint64(f[32:], uint64(w.entries))
+	binary.LittleEndian.PutUint32(f[40:], uint32(top))
 	binary.LittleEndian.PutUint32(f[4:], crc32.Checksum(f[8:], castagnoli))
 	if err := w.write(f); err != nil {
 		return err
@@ -281,8 +281,8 @@ func (r *run) load(size int64) error {
 	if binary.LittleEndian.Uint32(b) != runMagic || crc32.Checksum(b[8:], castagnoli) != binary.LittleEndian.Uint32(b[4:]) {
 		return errRun
 	}
-	r.root, r.filterAt = int64(binary.LittleEndian.Uint64(b[8:])), int64(binary.LittleEndian.Uint64(b[16:]))   //nolint:gosec // checked by the checksum
-	r.blocks, r.entries = int64(binary.LittleEndian.Uint64(b[24:])), int64(binary.LittleEndian.Uint64(b[32:])) //nolint:gosec // checked by the checksum
+	r.root, r.filterAt = int64(binary.LittleEndian.Uint64(b[8:])), int64(binary.LittleEndian.Uint64(b[16:]))
+	r.blocks, r.entries = int64(binary.LittleEndian.Uint64(b[24:])), int64(binary.LittleEndian.Uint64(b[32:]))
 	r.levels = int(binary.LittleEndian.Uint32(b[40:]))
 	if r.levels > maxLevels || r.root < 0 || r.blocks < 1 || r.filterAt < 0 || r.blocks > size || r.filterAt > size-r.blocks*filterBlock {
 		return errRun
@@ -367,12 +367,12 @@ func (d *blockReader) next() bool {
 	return true
 }
 
-func (d *blockReader) child() int64 { return int64(d.uvarint()) } //nolint:gosec // checked by the block's checksum
+func (d *blockReader) child() int64 { return int64(d.uvarint()) }
 
 func (d *blockReader) entry() entry {
 	where := d.uvarint()
-	e := entry{segment: uint32(where >> 1), gone: where&1 == 1} //nolint:gosec // was one
-	e.offset, e.size = int64(d.uvarint()), uint32(d.uvarint())  //nolint:gosec // were such
+	e := entry{segment: uint32(where >> 1), gone: where&1 == 1}
+	e.offset, e.size = int64(d.uvarint()), uint32(d.uvarint())
 	v, n := binary.Varint(d.b)
 	if n <= 0 {
 		d.bad, d.b = true, nil

@@ -19,7 +19,7 @@ func TestRunsOfEverySize(t *testing.T) {
 	for n := 1; n < 130; n++ {
 		mem := memtable{}
 		for i := range n {
-			mem[key(i)] = entry{segment: 7, offset: int64(i), size: uint32(i)} //nolint:gosec // small
+			mem[key(i)] = entry{segment: 7, offset: int64(i), size: uint32(i)}
 		}
 		name := fmt.Sprint(n)
 		tier, err := writeRuns(fsys, merged{newMemSource("", n, mem.smallest)}, int64(n), true, func() string { return name }, func() error { return nil })

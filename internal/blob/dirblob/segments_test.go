@@ -24,7 +24,7 @@ import (
 // the last change is there after a restart, and without the index.
 func TestOneFailingOperationInAHistory(t *testing.T) {
 	for name, opt := range layouts {
-		for seed := range uint64(8) {
+		for seed := range uint64(3 * thorough()) {
 			for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EIO} {
 				for step, hit := 0, true; hit; step++ {
 					var err error

@@ -373,7 +373,7 @@ func (s *small) put(key string, body []byte, old *entry) error {
 	if err := s.room(); err != nil {
 		return err
 	}
-	return s.log.append(item{record: record{key: key, body: body, size: uint32(len(body)), time: now()}, old: old}) //nolint:gosec // at most maxSmall
+	return s.log.append(item{record: record{key: key, body: body, size: uint32(len(body)), time: now()}, old: old})
 }
 
 // remove makes the segments hold nothing under key.

@@ -106,9 +106,9 @@ func (s *stress) round(t *testing.T, seed uint64) {
 	var writing, others sync.WaitGroup
 	var done atomic.Bool
 	for _, w := range s.writers {
-		rnd := rand.New(rand.NewPCG(seed, uint64(w.id))) //nolint:gosec // a test
+		rnd := rand.New(rand.NewPCG(seed, uint64(w.id)))
 		writing.Go(func() {
-			for range 250 {
+			for range 150 {
 				if err := w.step(t.Context(), s.d, rnd); err != nil {
 					t.Errorf("writer %d: %v", w.id, err)
 					return
@@ -117,7 +117,7 @@ func (s *stress) round(t *testing.T, seed uint64) {
 		})
 	}
 	for r := range 2 {
-		rnd := rand.New(rand.NewPCG(seed, uint64(100+r))) //nolint:gosec // a test
+		rnd := rand.New(rand.NewPCG(seed, uint64(100+r)))
 		others.Go(func() {
 			for !done.Load() {
 				key := s.writers[rnd.IntN(len(s.writers))].key(rnd)
@@ -247,7 +247,7 @@ func TestKillNine(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		most := 150 + rand.IntN(300) //nolint:gosec // a test
+		most := 150 + rand.IntN(300)
 		lines := 0
 		for in := bufio.NewScanner(out); in.Scan(); {
 			word, rest, _ := strings.Cut(in.Text(), " ")
@@ -315,13 +315,13 @@ func victim(t *testing.T, dir string) {
 	for w := range 4 {
 		go func() {
 			for i := 0; ; i++ {
-				key := fmt.Sprintf("%d/%d", w, rand.IntN(30)) //nolint:gosec // a test
+				key := fmt.Sprintf("%d/%d", w, rand.IntN(30))
 				text, err := "-", error(nil)
-				if rand.IntN(4) == 0 { //nolint:gosec // a test
+				if rand.IntN(4) == 0 {
 					say("try", key, text)
 					err = d.Delete(t.Context(), key)
 				} else {
-					text = fmt.Sprint(os.Getenv("PANAL_DIRBLOB_ROUND"), ".", w, ".", i, strings.Repeat(".", rand.IntN(400))) //nolint:gosec // a test
+					text = fmt.Sprint(os.Getenv("PANAL_DIRBLOB_ROUND"), ".", w, ".", i, strings.Repeat(".", rand.IntN(400)))
 					text = strings.ReplaceAll(text, " ", "")
 					say("try", key, text)
 					err = d.Put(t.Context(), key, strings.NewReader(text), -1, blob.PutOptions{})
