@@ -48,6 +48,9 @@ type Options struct {
 	// 32,768 and 256 MiB.
 	MemEntries int
 	MemLog     int64
+	// Reserve is how much disk is kept for the records of deletes when the disk is
+	// full: 0 means 1 MiB, less than 0 none.
+	Reserve int
 	// Manual leaves it to the caller when maintenance is done: by Maintain.
 	Manual bool
 }
@@ -64,6 +67,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MemLog == 0 {
 		o.MemLog = 256 << 20
+	}
+	if o.Reserve == 0 {
+		o.Reserve = 1 << 20
 	}
 	o.Small = min(o.Small, maxSmall)
 	return o

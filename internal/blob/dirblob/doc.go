@@ -12,6 +12,7 @@
 //	segments/   N.seg    records of small objects, the truth about them (record.go)
 //	            N.run    sorted pieces of their index (run.go)
 //	            manifest which runs count, and up to where in the log they know all
+//	            reserve  room for deletes when the disk is full
 //
 // Invariants. A file below objects/ is whole and synced before it gets its name, and
 // Put and Delete return only when that name, and the names of the directories above

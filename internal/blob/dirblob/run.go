@@ -21,8 +21,8 @@ import (
 // common beginning with the entry before is left out. An entry of a leaf says where the
 // object is, one of an inner block where the child block is.
 //
-// The filter is a Bloom filter cut into blocks of 64 bytes: one small read tells of
-// most keys that the run does not have them.
+// The filter is a Bloom filter cut into blocks of 64 bytes, with a checksum each: one
+// small read tells of most keys that the run does not have them.
 const (
 	runMagic    = 0x6e755250 // "PRun"
 	blockTarget = 4 << 10
@@ -32,7 +32,8 @@ const (
 	maxLevels   = 32
 
 	filterBlock   = 64
-	filterPerKey  = 10 // bits
+	filterBits    = (filterBlock - 4) * 8 // the rest is the checksum
+	filterPerKey  = 10                    // bits
 	filterProbes  = 6
 	maxRunEntries = 1 << 20 // bounds the filter that is built in memory
 )
@@ -64,13 +65,14 @@ func hashKey(key string) uint64 { // FNV-1a with a finish: stable, on disk
 	return h ^ h>>29
 }
 
-// filterBits returns the block of n that h falls into and sets or tests the bits.
+// filterIndex returns the block of n that h falls into.
 func filterIndex(h uint64, n int64) int64 { return int64((h >> 32) * uint64(n) >> 32) }
 
 func filterSet(block []byte, h uint64) {
 	step := h>>16 | 1
 	for range filterProbes {
-		block[h>>3&(filterBlock-1)] |= 1 << (h & 7)
+		bit := h % filterBits
+		block[bit>>3] |= 1 << (bit & 7)
 		h += step * 0x9e3779b1
 	}
 }
@@ -78,13 +80,16 @@ func filterSet(block []byte, h uint64) {
 func filterHas(block []byte, h uint64) bool {
 	step := h>>16 | 1
 	for range filterProbes {
-		if block[h>>3&(filterBlock-1)]&(1<<(h&7)) == 0 {
+		bit := h % filterBits
+		if block[bit>>3]&(1<<(bit&7)) == 0 {
 			return false
 		}
 		h += step * 0x9e3779b1
 	}
 	return true
 }
+
+func filterSum(block []byte) uint32 { return crc32.Checksum(block[:filterBits/8], castagnoli) }
 
 // runWriter writes one run.
 type runWriter struct {
@@ -105,7 +110,7 @@ type blockWriter struct {
 
 // newRunWriter writes to w, which is empty, at most n entries.
 func newRunWriter(w vfs.File, n int64) *runWriter {
-	blocks := max((n*filterPerKey+filterBlock*8-1)/(filterBlock*8), 1)
+	blocks := max((n*filterPerKey+filterBits-1)/filterBits, 1)
 	return &runWriter{w: w, filter: make([]byte, blocks*filterBlock), blocks: blocks}
 }
 
@@ -208,6 +213,10 @@ func (w *runWriter) close() error {
 		}
 	}
 	filterAt := w.off
+	for at := 0; at < len(w.filter); at += filterBlock {
+		block := w.filter[at : at+filterBlock]
+		binary.LittleEndian.PutUint32(block[filterBits/8:], filterSum(block))
+	}
 	if err := w.write(w.filter); err != nil {
 		return err
 	}
@@ -388,8 +397,15 @@ func (r *run) find(key string, h uint64) (e entry, ok bool, err error) {
 		return entry{}, false, nil
 	}
 	var filter [filterBlock]byte
-	if _, err := r.file.ReadAt(filter[:], r.filterAt+filterIndex(h, r.blocks)*filterBlock); err != nil {
+	_, err = r.file.ReadAt(filter[:], r.filterAt+filterIndex(h, r.blocks)*filterBlock)
+	if errors.Is(err, io.EOF) {
+		err = errRun
+	}
+	if err != nil {
 		return entry{}, false, err
+	}
+	if filterSum(filter[:]) != binary.LittleEndian.Uint32(filter[filterBits/8:]) {
+		return entry{}, false, errRun
 	}
 	if !filterHas(filter[:], h) {
 		return entry{}, false, nil

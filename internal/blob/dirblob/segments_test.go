@@ -92,7 +92,7 @@ func failOnce(t *testing.T, opt dirblob.Options, seed uint64, step int, errno sy
 // read whole or with an error, with the index and without, and is never just missing.
 // Only the last write may be taken for one that a power cut left half-written.
 func TestBitRotIsAnError(t *testing.T) {
-	opt := dirblob.Options{Manual: true}
+	opt := dirblob.Options{Reserve: -1, Manual: true}
 	texts := map[string]string{}
 	build := func() *crashfs.FS {
 		fsys := crashfs.New()
@@ -137,13 +137,131 @@ func TestBitRotIsAnError(t *testing.T) {
 	}
 }
 
+// withRuns returns a store that has runs of two tiers and a log behind them.
+func withRuns(t *testing.T, opt dirblob.Options) (*crashfs.FS, state) {
+	t.Helper()
+	fsys, s := crashfs.New(), state{}
+	d := openAs(t, fsys, opt)
+	put := func(i int) {
+		key := fmt.Sprintf("key/%02d", i)
+		s[key] = []string{strings.Repeat(key, 3)}
+		if err := putText(t, d, key, s[key][0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 30 {
+		put(i)
+		if i == 10 || i == 20 {
+			if err := d.Maintain(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for i := range 5 {
+		key := fmt.Sprintf("key/%02d", i*5)
+		s[key] = []string{absent}
+		if err := d.Delete(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return fsys, s
+}
+
+func runsOf(t *testing.T, fsys *crashfs.FS) (runs []string) {
+	t.Helper()
+	for _, n := range names(t, fsys, "segments") {
+		if strings.HasSuffix(n, ".run") {
+			runs = append(runs, n)
+		}
+	}
+	if len(runs) < 2 {
+		t.Fatalf("runs: %q", runs)
+	}
+	slices.Sort(runs)
+	return runs
+}
+
+// TestRotInARun flips a bit of bytes all over the runs: what is read is right or an
+// error, nothing is just missing, and a restart puts it right.
+func TestRotInARun(t *testing.T) {
+	opt := dirblob.Options{MemEntries: 8, Reserve: -1, Manual: true}
+	for which := range 2 {
+		stride := int64(5)
+		if thorough() > 1 {
+			stride = 1
+		}
+		for at, more := int64(which), true; more; at += stride {
+			fsys, s := withRuns(t, opt)
+			name := runsOf(t, fsys)[which]
+			fi, err := fsys.Stat(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			more = at+stride < fi.Size()
+			if err := fsys.Rot(name, at); err != nil {
+				t.Fatal(err)
+			}
+			d := openAs(t, fsys, opt)
+			for key, want := range s {
+				got, err := read(t.Context(), d, key)
+				switch {
+				case err == nil && got != want[0],
+					errors.Is(err, plat.ErrNotFound) && want[0] != absent:
+					t.Fatalf("%s, byte %d: %q holds %q, %v", name, at, key, got, err)
+				}
+			}
+			if infos, _, err := d.List(t.Context(), "", "", 100); err == nil && len(infos) != 25 {
+				t.Fatalf("%s, byte %d: %d are listed", name, at, len(infos))
+			}
+			if err := d.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if err := verify(t.Context(), fsys, opt, s); err != nil {
+				t.Fatalf("%s, byte %d: %v", name, at, err)
+			}
+		}
+	}
+}
+
+// TestIndexMadeAnewIsCutAnywhere cuts the power at each step of Open while it makes the
+// index anew, because of each of the runs, and of the manifest.
+func TestIndexMadeAnewIsCutAnywhere(t *testing.T) {
+	opt := dirblob.Options{MemEntries: 8, SegmentBytes: 700, Reserve: -1, Manual: true}
+	fsys, _ := withRuns(t, opt)
+	for _, lost := range append(runsOf(t, fsys), "segments/manifest") {
+		for step, cut := 0, true; cut; step++ {
+			for seed := range uint64(2 * thorough()) {
+				rnd := rand.New(rand.NewPCG(seed, uint64(step)))
+				fsys, s := withRuns(t, opt)
+				if err := fsys.Rot(lost, 3); err != nil { // the first block
+					t.Fatal(err)
+				}
+				if err := fsys.Truncate(lost, 20); err != nil {
+					t.Fatal(err)
+				}
+				fsys.CrashAt(step)
+				_, err := dirblob.OpenFS(t.Context(), fsys, opt)
+				if cut = err != nil; cut && !errors.Is(err, crashfs.ErrCrashed) {
+					t.Fatal(err)
+				}
+				if err := verify(t.Context(), fsys.Crash(rnd.IntN), opt, s); err != nil {
+					t.Fatalf("%s, cut at step %d: %v", lost, step, err)
+				}
+			}
+		}
+	}
+}
+
 // TestCompactionKeepsWhatIsBesideDamage: a damaged record is an error that names the
 // object, and all that lies in the same segment stays.
 func TestCompactionKeepsWhatIsBesideDamage(t *testing.T) {
 	const size = 20 + 32 + 2 + 50
 	for at := int64(20); at < size; at++ {
 		fsys := crashfs.New()
-		d := openAs(t, fsys, dirblob.Options{SegmentBytes: 600, MemEntries: 4, Manual: true})
+		d := openAs(t, fsys, dirblob.Options{SegmentBytes: 600, MemEntries: 4, Reserve: -1, Manual: true})
 		for round := range 3 {
 			for i := range 6 {
 				if round > 0 && i < 2 {

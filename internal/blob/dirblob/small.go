@@ -38,6 +38,7 @@ type small struct {
 	opt     Options
 	log     *log
 	handles *handles
+	reserve reserve
 	temp    func() string
 
 	mu      sync.RWMutex
@@ -79,29 +80,42 @@ type saved struct {
 const tornMost = 4 << 20
 
 func openSmall(ctx context.Context, fsys vfs.FS, opt Options, temp func() string) (*small, error) {
-	s := &small{
-		fs: fsys, opt: opt, temp: temp, mem: memtable{}, tiers: newTiers(nil), segs: map[uint32]*segment{}, nextRun: 1,
-		handles: &handles{fs: fsys, all: map[uint32]*handle{}},
-	}
-	s.log = newLog(fsys, opt.SegmentBytes, s.publish)
-	if err := s.load(ctx); err != nil {
+	for again := false; ; again = true {
+		s := &small{
+			fs: fsys, opt: opt, temp: temp, mem: memtable{}, tiers: newTiers(nil), segs: map[uint32]*segment{}, nextRun: 1,
+			handles: &handles{fs: fsys, all: map[uint32]*handle{}}, reserve: reserve{fs: fsys, size: opt.Reserve},
+		}
+		s.log = newLog(fsys, opt.SegmentBytes, s.publish)
+		err := s.load(ctx, again)
+		if err == nil {
+			return s, nil
+		}
 		s.close()
-		return nil, err
+		if again || !errors.Is(err, errRun) { // damage of a run that was met while the log was read
+			return nil, err
+		}
 	}
-	return s, nil
 }
 
-func (s *small) load(ctx context.Context) error {
+func (s *small) load(ctx context.Context, anew bool) error {
 	if err := s.fs.Mkdir(segmentsDir); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := s.reserve.load(); err != nil {
 		return err
 	}
 	numbers, err := findSegments(ctx, s.fs)
 	if err != nil {
 		return err
 	}
-	m, err := s.loadManifest()
+	m, err := manifest{}, errRun
+	if !anew {
+		m, err = s.loadManifest()
+	}
 	if errors.Is(err, errRun) || errors.Is(err, fs.ErrNotExist) {
-		m, err = manifest{}, nil // the segments say it all
+		// The segments say it all. A manifest must be gone, durably, before there are
+		// new runs: it would vouch for them by an old one's name.
+		m, err = manifest{}, errors.Join(ignoreMissing(s.fs.Remove(manifestFile)), s.fs.SyncDir(segmentsDir))
 	}
 	if err != nil {
 		return err
@@ -370,7 +384,7 @@ func (s *small) read(key string) (body []byte, e *entry, err error) {
 
 // put makes body the object of key; old is what find said. The caller has the key's lock.
 func (s *small) put(key string, body []byte, old *entry) error {
-	if err := s.room(); err != nil {
+	if err := errors.Join(s.room(), s.reserve.keep()); err != nil {
 		return err
 	}
 	return s.log.append(item{record: record{key: key, body: body, size: uint32(len(body)), time: now()}, old: old})
@@ -378,7 +392,9 @@ func (s *small) put(key string, body []byte, old *entry) error {
 
 // remove makes the segments hold nothing under key.
 func (s *small) remove(key string, old *entry) error {
-	return s.log.append(item{record: record{key: key, time: now(), gone: true}, old: old})
+	return s.reserve.spend(func() error {
+		return s.log.append(item{record: record{key: key, time: now(), gone: true}, old: old})
+	})
 }
 
 func now() int64 { return time.Now().UnixMicro() }
