@@ -215,6 +215,11 @@ func crashTwice(ctx context.Context, opt dirblob.Options, first, second history,
 		}
 	}
 
+	if rnd.IntN(3) == 0 {
+		if err := loseIndex(fsys, rnd.IntN); err != nil {
+			return err
+		}
+	}
 	fsys.SetHook(hook)
 	fsys.CrashAt(rnd.IntN(60))
 	if err := second.run(ctx, fsys, opt, s); err != nil && !errors.Is(err, crashfs.ErrCrashed) {
@@ -250,7 +255,7 @@ func loseIndex(fsys *crashfs.FS, pick choose) error {
 		}
 		return nil
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	slices.Sort(runs)
@@ -260,7 +265,7 @@ func loseIndex(fsys *crashfs.FS, pick choose) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
+	if err != nil || fi.Size() == 0 {
 		return err
 	}
 	switch pick(3) {
