@@ -144,6 +144,8 @@ func (m memtable) smallest(from string, n int) (page []keyed, more bool) {
 	for key, e := range m {
 		switch {
 		case key < from:
+		case n >= len(m): // all that is behind from: no heap is needed
+			kept = append(kept, keyed{key, e})
 		case len(kept) < n:
 			heap.Push(&kept, keyed{key, e})
 		case key < kept[0].key:
