@@ -80,8 +80,15 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 		Log: a.log.With(slog.String(plat.LogComponent, "deploy")),
 	})
 	proxy := dataplane.NewProxy(table, dataplane.Options{
-		FirstByte: a.cfg.IdleTimeout, Idle: a.cfg.IdleTimeout, Hold: a.cfg.HoldTimeout,
+		FirstByte: a.cfg.IdleTimeout, Idle: a.cfg.IdleTimeout, TunnelIdle: a.cfg.TunnelIdle, Hold: a.cfg.HoldTimeout,
 		Log: a.log.With(slog.String(plat.LogComponent, "gateway")), Metrics: a.metrics,
+	})
+	a.group.Add("tunnels", func(ctx context.Context) error {
+		<-ctx.Done()
+		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.Drain)
+		defer cancel()
+		proxy.Drain(limited)
+		return nil
 	})
 	a.group.Add("housekeeping", func(ctx context.Context) error { return a.keepTokens(ctx, orgs) })
 
