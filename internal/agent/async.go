@@ -32,7 +32,7 @@ const (
 	// asyncEnd is how long an ending service goes on bringing failures.
 	asyncEnd         = 5 * time.Second
 	headerAsyncID    = "X-Abeja-Arms-Async-Request-Id"
-	headerAsyncToken = "X-Abeja-Arms-Async-Request-Token"
+	headerAsyncToken = "X-Abeja-Arms-Async-Request-Token" //nolint:gosec // the name of a header
 	prefixAsync      = "x-abeja-arms-"
 )
 

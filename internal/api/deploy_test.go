@@ -572,10 +572,8 @@ func TestInferenceWire(t *testing.T) {
 		status, text := w.do("POST", c.path, c.as, strings.NewReader("x"))
 		isError(t, c.what, status, text, c.status, c.code)
 	}
-	status, text := w.do("POST", infer, "acme/regular", strings.NewReader("x"), "X-Abeja-Arms-Async", "True")
-	isError(t, "asynchronous", status, text, 501, "not_implemented")
 	w.call("POST", dep+"/services/"+a+"/stop", "")
-	status, text = w.do("POST", infer, "acme/regular", strings.NewReader("x"))
+	status, text := w.do("POST", infer, "acme/regular", strings.NewReader("x"))
 	isError(t, "stopped service", status, text, 503, "service_unavailable")
 
 	// A container's token is for its own work, not for calling models (§13.3).
