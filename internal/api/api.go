@@ -175,6 +175,7 @@ func (a *API) resources() []func() {
 		a.addServices,
 		a.addEndpoints,
 		a.addInference,
+		a.addResults,
 		a.addInstanceTypes,
 		a.addLogs,
 	}

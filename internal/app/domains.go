@@ -79,6 +79,13 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 		Store: deploys, Blobs: a.blobs, Models: modelRefs{training}, Publisher: services, Commands: a.commands, Now: a.now,
 		Log: a.log.With(slog.String(plat.LogComponent, "deploy")),
 	})
+	a.group.Add("results", func(ctx context.Context) error {
+		return a.every(ctx, asyncEvery, func(int) {
+			if _, _, err := manager.SweepAsync(ctx); err != nil {
+				a.warn(ctx, "sweep asynchronous calls", err)
+			}
+		})
+	})
 	proxy := dataplane.NewProxy(table, dataplane.Options{
 		FirstByte: a.cfg.IdleTimeout, Idle: a.cfg.IdleTimeout, TunnelIdle: a.cfg.TunnelIdle, Hold: a.cfg.HoldTimeout,
 		Log: a.log.With(slog.String(plat.LogComponent, "gateway")), Metrics: a.metrics,
@@ -220,6 +227,8 @@ func (a *App) ingestSpool(ctx context.Context, lines *logs.Service, st runner.St
 const (
 	reapEvery    = time.Minute
 	collectEvery = time.Hour
+	// asyncEvery is how often calls whose instance died are given up.
+	asyncEvery = 15 * time.Second
 	// collectGrace is older than any upload that may still be running.
 	collectGrace = 24 * time.Hour
 	tokensEvery  = 10 * time.Minute
