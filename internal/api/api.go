@@ -163,6 +163,7 @@ func (a *API) resources() []func() {
 		a.addFiles,
 		a.addPromises,
 		a.addFileChanges,
+		a.addBuckets,
 		a.addDatasets,
 		a.addSecrets,
 		a.addRepositories,
