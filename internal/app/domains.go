@@ -3,6 +3,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -238,12 +239,15 @@ const (
 
 // keepLake deletes expired files, and objects that no row refers to.
 func (a *App) keepLake(ctx context.Context, files *lake.Service) error {
-	return a.every(ctx, reapEvery, func(n int) {
+	grace := cmp.Or(a.cfg.CollectGrace, collectGrace)
+	collect := min(collectEvery, max(grace, time.Second)) // a short grace asks for it to be felt
+	reap := min(reapEvery, collect)
+	return a.every(ctx, reap, func(n int) {
 		if _, err := files.Reap(ctx); err != nil {
 			a.warn(ctx, "delete expired files", err)
 		}
-		if n%int(collectEvery/reapEvery) == 1 {
-			if _, err := files.Collect(ctx, collectGrace); err != nil {
+		if every := int(collect / reap); every == 1 || n%every == 1 {
+			if _, err := files.Collect(ctx, grace); err != nil {
 				a.warn(ctx, "collect garbage", err)
 			}
 		}
