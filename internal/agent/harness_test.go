@@ -71,6 +71,27 @@ type server struct {
 	failGet int          // so many downloads get 500 first
 	results [][]byte
 	putFail int // so many result uploads are cut first
+	brought []brought
+}
+
+// brought is the result of an asynchronous request.
+type brought struct{ id, auth, kind, body string }
+
+// result waits for the result of an asynchronous request.
+func (s *server) result(id string) brought {
+	s.t.Helper()
+	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		s.mu.Lock()
+		for _, b := range s.brought {
+			if b.id == id {
+				s.mu.Unlock()
+				return b
+			}
+		}
+		s.mu.Unlock()
+	}
+	s.t.Fatalf("no result for %s", id)
+	return brought{}
 }
 
 const (
@@ -139,6 +160,19 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 			}
 			s.results = append(s.results, body)
 		}
+		return
+	}
+	if id, ok := strings.CutPrefix(r.URL.Path, "/organizations/"+org+"/deployments/174/results/"); ok && r.Method == http.MethodPut {
+		body, err := io.ReadAll(r.Body)
+		if s.putFail > 0 {
+			s.putFail--
+			panic(http.ErrAbortHandler)
+		}
+		if err != nil || r.ContentLength != int64(len(body)) {
+			s.t.Errorf("result: %v, length %d of %d", err, len(body), r.ContentLength)
+		}
+		s.brought = append(s.brought, brought{id, r.Header.Get("Authorization"), r.Header.Get("Content-Type"), string(body)})
+		say(200, map[string]string{})
 		return
 	}
 	if r.Header.Get("Authorization") != "Bearer "+token {
@@ -277,7 +311,13 @@ func startIn(t testing.TB, s *server, kind string, env map[string]string, attr *
 			"HANDLER": "train:handler", "TRAINING_JOB_DEFINITION_NAME": "digits", "TRAINING_JOB_DEFINITION_VERSION": "3", "TRAINING_JOB_ID": "171",
 		})
 	}
+	if _, ok := env["+dial"]; ok {
+		vars[agentctl.EnvDialFD] = p.helper()
+	}
 	for k, v := range env {
+		if k == "+dial" {
+			continue
+		}
 		vars[k] = v
 		if k[0] == '-' {
 			delete(vars, k)
@@ -311,6 +351,30 @@ func startIn(t testing.TB, s *server, kind string, env map[string]string, attr *
 		}
 	})
 	return p
+}
+
+// helper starts the program that dials for an agent without network, and returns
+// the number of the agent's end of the socket between them.
+func (p *proc) helper() string {
+	ends, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, os.NewFile(uintptr(ends[0]), "agent"))
+	theirs := os.NewFile(uintptr(ends[1]), "helper")
+	cmd := exec.Command(os.Args[0], "dial")
+	cmd.Env = []string{beAgent + "=1", agentctl.EnvDialFD + "=3"}
+	cmd.ExtraFiles, cmd.Stderr = []*os.File{theirs}, os.Stderr
+	if err := cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	_ = theirs.Close()
+	p.t.Cleanup(func() { // it ends with the agent
+		if err := cmd.Wait(); err != nil {
+			p.t.Errorf("the helper: %v", err)
+		}
+	})
+	return fmt.Sprint(2 + len(p.cmd.ExtraFiles))
 }
 
 // wait waits for the agent's end and returns the exit it told.

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -53,6 +54,8 @@ type App struct {
 	keys    *keyring.Ring
 	agents  string // base URL at which workloads reach the API
 
+	releasing sync.WaitGroup // ends of backups that delete what was held
+
 	group   rungroup.Group
 	handler http.Handler
 }
@@ -68,6 +71,9 @@ func Build(ctx context.Context, cfg config.Server, log *slog.Logger) (_ *App, er
 	}()
 	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := a.openData(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.checkKeyFile(ctx); err != nil {
 		return nil, err
 	}
 	if a.keys, err = keyring.Open(keyFile(cfg)); err != nil {
@@ -189,8 +195,13 @@ func (a *App) Run(ctx context.Context) error {
 			return errors.Join(err, a.close())
 		}
 	}
+	if a.cfg.TLSListen != "" {
+		if err := a.addTLS(ctx); err != nil {
+			return errors.Join(err, a.close())
+		}
+	}
 	a.group.Add("http", func(ctx context.Context) error {
-		return serveHTTP(ctx, a.log, a.listener, a.handler, a.cfg.HeaderBytes, a.cfg.Drain, &a.draining)
+		return serveHTTP(ctx, a.log, a.listener, a.handler, a.cfg.HeaderBytes, a.cfg.Drain, &a.draining, nil)
 	})
 	level, _ := a.runner.Isolation()
 	a.log.LogAttrs(ctx, slog.LevelInfo, "panal is up", slog.String(plat.LogAddress, "http://"+a.listener.Addr().String()),
@@ -209,13 +220,14 @@ func (a *App) addAdminListener(ctx context.Context) error {
 	}
 	var draining atomic.Bool
 	a.group.Add("admin", func(ctx context.Context) error {
-		return serveHTTP(ctx, a.log, l, pprofHandler(), a.cfg.HeaderBytes, a.cfg.Drain, &draining)
+		return serveHTTP(ctx, a.log, l, pprofHandler(), a.cfg.HeaderBytes, a.cfg.Drain, &draining, nil)
 	})
 	return nil
 }
 
 // close closes what Build opened, newest first.
 func (a *App) close() error {
+	a.releasing.Wait()
 	var errs []error
 	for _, f := range slices.Backward(a.closers) {
 		errs = append(errs, f())

@@ -130,14 +130,40 @@ func appendHead(b []byte, r *http.Request, c *Call, rt *Route, key string, lengt
 	if key != "" {
 		b = appendField(b, headerInstanceKey, key)
 	}
+	if c.Async != nil {
+		b = appendField(b, "x-abeja-arms-async-request-id", c.Async.ID)
+		b = appendField(b, "x-abeja-arms-async-request-token", c.Async.Token)
+	}
+	if rt.command {
+		if to := upgradeOf(r); to != "" {
+			b = appendField(b, "Connection", "Upgrade")
+			b = appendField(b, "Upgrade", to)
+		}
+	}
 	switch {
 	case length < 0:
 		b = append(b, "\r\nTransfer-Encoding: chunked"...)
+		for name := range r.Trailer {
+			if passesAsTrailer(name) {
+				b = appendField(b, "Trailer", name)
+			}
+		}
 	case length > 0 || r.Method != http.MethodGet && r.Method != http.MethodHead:
 		b = append(b, "\r\nContent-Length: "...)
 		b = strconv.AppendInt(b, length, 10)
 	}
 	return append(b, "\r\n\r\n"...)
+}
+
+// passesAsTrailer tells whether a caller's trailer reaches the instance: those that
+// would not as a header don't, nor does what tells how to read the message (RFC
+// 9110 §6.5.1).
+func passesAsTrailer(name string) bool {
+	switch name {
+	case "Content-Type", "Content-Encoding", "Content-Range", "Cache-Control", "Max-Forwards", "Range":
+		return false
+	}
+	return !hopByHop(name) && !private(name) && tokenText(name) && !strings.Contains(name, "/")
 }
 
 // appendField appends a line break, the name and the value. The name is a token
@@ -203,6 +229,18 @@ func copyHeaders(dst http.Header, resp *http.Response) {
 		}
 		dst[name] = values
 	}
+}
+
+// AnswerHeaders sets the headers of a stored answer of user code, as those of one
+// that comes straight from an instance.
+func AnswerHeaders(dst http.Header, stored map[string]string) {
+	resp := &http.Response{Header: http.Header{}}
+	for name, v := range stored {
+		if tokenText(name) && !strings.Contains(name, "/") && !strings.EqualFold(name, "Content-Length") {
+			resp.Header.Set(name, v) // what could end its line is net/http's to clean
+		}
+	}
+	copyHeaders(dst, resp)
 }
 
 // copyTrailers sets the trailers that came after the body.
