@@ -276,7 +276,10 @@ func (b *bench) measure(ctx context.Context) ([]row, error) {
 		return b.store.Count(ctx, lake.Filter{Channel: channel, Query: q}, time.Now())
 	}
 	all := func(int) (string, string) { return "", "{}" }
-	label := func(int) (string, string) { l := b.r.IntN(10); return fmt.Sprintf("label:%d", l), fmt.Sprintf(`{"label":"%d"}`, l) }
+	label := func(int) (string, string) {
+		l := b.r.IntN(10)
+		return fmt.Sprintf("label:%d", l), fmt.Sprintf(`{"label":"%d"}`, l)
+	}
 	camera := func(int) (string, string) {
 		c := b.r.IntN(200)
 		return fmt.Sprintf("camera:cam%03d", c), fmt.Sprintf(`{"camera":"cam%03d"}`, c)
