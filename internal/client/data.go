@@ -208,6 +208,24 @@ func (c *Client) CountFiles(ctx context.Context, channel, q string) (int64, erro
 	return out.Count, err
 }
 
+// Facet is how many files have a value.
+type Facet struct {
+	Value string `json:"value"`
+	Count int64  `json:"count"`
+}
+
+// Facets returns up to limit values of a metadata key among the files that match q
+// ("" for all), most files first, and whether there are more.
+func (c *Client) Facets(ctx context.Context, channel, key, q string, limit int) ([]Facet, bool, error) {
+	var out struct {
+		Facets  []Facet `json:"facets"`
+		HasMore bool    `json:"has_more"`
+	}
+	err := c.JSON(ctx, http.MethodGet, Path("channels", channel, "facets"),
+		url.Values{"key": {key}, "q": {q}, "limit": {strconv.Itoa(limit)}}, nil, &out)
+	return out.Facets, out.HasMore, err
+}
+
 // ErrStop ends a listing early, without an error.
 var ErrStop = errors.New("stop")
 

@@ -43,6 +43,10 @@ type Store interface {
 	Files(ctx context.Context, s Search, now time.Time) (page []File, more bool, err error)
 	// Count returns how many files Files would list without a limit.
 	Count(ctx context.Context, f Filter, now time.Time) (int64, error)
+	// Facets counts the files of f by the decoded values of a field, exactly: up to
+	// limit values in the order of CompareFacets, and whether there are more.
+	// The field is content_type or a metadata name as in a query.
+	Facets(ctx context.Context, f Filter, field string, limit int, now time.Time) (all []Facet, more bool, err error)
 	// Usage returns how many files there are and how many bytes they hold.
 	Usage(ctx context.Context, channel plat.ChannelID, now time.Time) (Usage, error)
 	// Total returns what all channels hold together, with files that have expired

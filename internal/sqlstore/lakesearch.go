@@ -170,7 +170,7 @@ func (q *search) planClause(ctx context.Context, c query.Clause) ([]arm, error) 
 	}
 	var best arm
 	for i := range terms {
-		cost, err := q.cost(ctx, terms[i])
+		cost, err := q.termCost(ctx, terms[i])
 		if err != nil {
 			return nil, err
 		}
@@ -184,8 +184,8 @@ func (q *search) planClause(ctx context.Context, c query.Clause) ([]arm, error) 
 	return []arm{best}, nil
 }
 
-// cost estimates the length of a posting list.
-func (q *search) cost(ctx context.Context, t lake.Term) (int, error) {
+// termCost estimates the length of a posting list.
+func (q *search) termCost(ctx context.Context, t lake.Term) (int, error) {
 	var n, first, last int64
 	err := q.lake.db.Read().QueryRowContext(ctx,
 		`SELECT COUNT(*), COALESCE(MIN(at), 0), COALESCE(MAX(at), 0)
@@ -544,7 +544,13 @@ func (s *Lake) Count(ctx context.Context, f lake.Filter, now time.Time) (int64, 
 		err = q.each(ctx, span{limit: 1000}, func(lake.File) bool { n++; return true })
 		return n, err
 	}
-	var a sqlArgs
+	stmt, args := q.countSQL()
+	row := s.db.Read().QueryRowContext(ctx, stmt, args...)
+	return n, s.db.translate(row.Scan(&n))
+}
+
+// cost estimates how many entries all arms read.
+func (q *search) cost() int {
 	cost := 0
 	for _, m := range q.arms {
 		cost += m.cost
@@ -552,13 +558,18 @@ func (s *Lake) Count(ctx context.Context, f lake.Filter, now time.Time) (int64, 
 			cost += joinFrom // the whole channel
 		}
 	}
-	if cost >= joinFrom {
+	return cost
+}
+
+// countSQL counts the rows of all arms.
+func (q *search) countSQL() (string, []any) {
+	var a sqlArgs
+	if q.cost() >= joinFrom {
 		q.fence = ""
 	}
 	parts := make([]string, len(q.arms))
 	for i, m := range q.arms {
 		parts[i] = q.armSQL(&a, m, false, span{})
 	}
-	row := s.db.Read().QueryRowContext(ctx, "SELECT COUNT(*) FROM ("+strings.Join(parts, " UNION ")+") AS hits", a.list...)
-	return n, s.db.translate(row.Scan(&n))
+	return "SELECT COUNT(*) FROM (" + strings.Join(parts, " UNION ") + ") AS hits", a.list
 }
