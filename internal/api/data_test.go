@@ -840,11 +840,11 @@ func TestWireDatasetItems(t *testing.T) {
 	w.call("GET", base+"/items?limit=1000", nil)
 }
 
-// Routes of the DataLake that are not built answer 501 with the error body.
+// Routes of the documents that are not built answer 501 with the error body.
 func TestWireNotBuilt(t *testing.T) {
 	w := newWire(t)
 	for _, c := range []struct{ method, path string }{
-		{"GET", w.org + "/buckets"},
+		{"GET", w.org + "/training/definitions/x/notebooks"},
 	} {
 		w.refused(c.method+" "+c.path, 501, c.method, c.path, nil)
 	}

@@ -50,19 +50,6 @@ type CountAnswer struct {
 	Count int64 `json:"count"`
 }
 
-// Facet is how many files have a value.
-type Facet struct {
-	Value string `json:"value" doc:"decoded"`
-	Count int64  `json:"count"`
-}
-
-// FacetsAnswer is the values of a key.
-type FacetsAnswer struct {
-	Key     string  `json:"key"`
-	Facets  []Facet `json:"facets" doc:"most files first, then in the byte order of the values"`
-	HasMore bool    `json:"has_more" doc:"there are values beyond the limit"`
-}
-
 func uploadedWire(org plat.OrgID, f lake.File) Uploaded {
 	return Uploaded{
 		FileID: string(f.ID), ContentType: f.ContentType, Lifetime: orNull(string(f.Lifetime)),
@@ -156,32 +143,6 @@ func (a *API) addFiles() {
 		}
 		n, err := a.Lake.Count(ctx, caller(ctx).Org, s.Filter)
 		return &CountAnswer{Count: n}, err
-	})
-
-	type facetsIn struct {
-		listIn
-		Key   string `query:"key" doc:"a metadata name, or content_type"`
-		Limit string `query:"limit" doc:"1 to 1000, default 100"`
-	}
-	register(a, op("list-facets", http.MethodGet, base+"/facets", "Count a channel's files by the values of a key, exactly", authz.FileRead), func(ctx context.Context, in *facetsIn) (*FacetsAnswer, error) {
-		in.PageToken, in.PageSize = "", ""
-		s, err := search(&in.listIn)
-		if err != nil {
-			return nil, err
-		}
-		limit, err := a.pageSize("limit", in.Limit, 100)
-		if err != nil {
-			return nil, err
-		}
-		all, more, err := a.Lake.Facets(ctx, caller(ctx).Org, s.Filter, in.Key, limit)
-		if err != nil {
-			return nil, err
-		}
-		out := &FacetsAnswer{Key: in.Key, Facets: make([]Facet, len(all)), HasMore: more}
-		for i, f := range all {
-			out.Facets[i] = Facet{Value: f.Value, Count: f.Count}
-		}
-		return out, nil
 	})
 
 	register(a, op("get-file", http.MethodGet, one, "Get a file with a fresh download URL", authz.FileRead), func(ctx context.Context, in *FilePath) (*File, error) {

@@ -185,7 +185,7 @@ func normalize(r *http.Request) {
 		}
 	}
 	clean := "/" + strings.Join(segs, "/")
-	if opaqueTail(segs) {
+	if opaqueTail(segs) && (segs[0] != "organizations" || strings.Trim(rest, "/") != "") { // …/files/ is the list
 		clean += rest
 	}
 	u, err := r.URL.Parse(clean)
@@ -245,6 +245,16 @@ func (r *recorder) Write(p []byte) (int, error) {
 	}
 	n, err := r.ResponseWriter.Write(p)
 	r.sent += int64(n)
+	return n, err
+}
+
+// ReadFrom implements io.ReaderFrom: what is under it may have the kernel send a file.
+func (r *recorder) ReadFrom(src io.Reader) (int64, error) {
+	if r.status == 0 {
+		r.begin(http.StatusOK)
+	}
+	n, err := io.Copy(r.ResponseWriter, src)
+	r.sent += n
 	return n, err
 }
 

@@ -6,64 +6,85 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"panal/internal/plat"
 )
 
-// Facet is how many files have a value.
+// Facet is a value of a metadata key and how many files have it.
 type Facet struct {
 	Value string // decoded
-	Count int64
+	Files int64
 }
 
-// CompareFacets orders by count, most first, then by value in byte order. Values that
-// the index holds as a hash (longer than 64 bytes, or beginning with "~") come after
-// the others of the same count, by that hash: their order is stable, and no more.
-func CompareFacets(a, b Facet) int {
-	at, bt := WholeToken(a.Value), WholeToken(b.Value)
-	ah, bh := HashedToken(at), HashedToken(bt)
-	switch {
-	case a.Count != b.Count:
-		return cmp.Compare(b.Count, a.Count)
-	case ah && bh:
-		return strings.Compare(at, bt)
-	case ah:
-		return 1
-	case bh:
-		return -1
+// Facets are the values of a key among the files of a filter.
+type Facets struct {
+	Top      []Facet // the most frequent ones, by count and then by value
+	Distinct int64   // how many values there are
+	Files    int64   // how many files have the key
+}
+
+// FacetKey is the index key that a facet's key means: of content_type or of a
+// metadata name, bare or in full.
+func FacetKey(key string) string {
+	if key == FieldContentType {
+		return KeyContentType
 	}
-	return strings.Compare(a.Value, b.Value)
+	return TermKey(FieldKey(key))
 }
 
-// HashedToken tells whether a whole value's token is a hash, from which the value
-// can't be read.
-func HashedToken(token string) bool {
-	return strings.HasPrefix(token, "~") || strings.HasPrefix(token, "=~")
+// TopFacets returns the facets of counted values: the limit most frequent ones.
+func TopFacets(counts map[string]int64, limit int) Facets {
+	f := Facets{Distinct: int64(len(counts)), Top: make([]Facet, 0, len(counts))}
+	for value, n := range counts {
+		f.Files += n
+		f.Top = append(f.Top, Facet{value, n})
+	}
+	SortFacets(f.Top)
+	f.Top = f.Top[:min(limit, len(f.Top))]
+	return f
 }
 
-// FacetValue returns a file's value of a field as Store.Facets counts it.
-func FacetValue(f File, field string) (string, bool) {
-	if field == FieldContentType {
+// SortFacets orders by count, greatest first, and then by value.
+func SortFacets(all []Facet) {
+	slices.SortFunc(all, func(a, b Facet) int {
+		return cmp.Or(cmp.Compare(b.Files, a.Files), strings.Compare(a.Value, b.Value))
+	})
+}
+
+// FacetValue returns a file's value of a facet's key; ok is false where it has none.
+func FacetValue(f File, key string) (value string, ok bool) {
+	if key == FieldContentType {
 		return f.ContentType, true
 	}
-	return f.Metadata.Get(FieldKey(field))
+	return f.Metadata.Get(FieldKey(key))
 }
 
-// Facets counts the channel's files that match by the values of a field.
-func (s *Service) Facets(ctx context.Context, org plat.OrgID, f Filter, field string, limit int) ([]Facet, bool, error) {
-	switch field {
-	case "":
-		return nil, false, plat.InvalidField("key", "is missing: give a metadata name, or content_type")
-	case FieldFileID, FieldUploadedAt:
-		return nil, false, plat.InvalidField("key", "%s is different for each file; give a metadata name, or content_type", field)
+// TokenValue returns the value for which WholeToken is token; ok is false where the
+// token holds a hash in its place.
+func TokenValue(token string) (value string, ok bool) {
+	if strings.HasPrefix(token, "~") || strings.HasPrefix(token, "=~") {
+		return "", false
+	}
+	return strings.TrimPrefix(token, "="), true
+}
+
+// Facets returns the most frequent values of a metadata key (bare or in full, or
+// content_type) among the files that match f.
+func (s *Service) Facets(ctx context.Context, org plat.OrgID, f Filter, key string, limit int) (Facets, error) {
+	if key == "" {
+		return Facets{}, plat.InvalidField("key", "say of which metadata name, for example key=label")
+	}
+	if key != FieldContentType && FieldKey(key) == "" {
+		return Facets{}, plat.InvalidField("key", "no metadata name is empty")
 	}
 	if _, err := s.channel(ctx, org, f.Channel); err != nil {
-		return nil, false, err
+		return Facets{}, err
 	}
-	all, more, err := s.store.Facets(ctx, f, field, limit, s.now())
+	out, err := s.store.Facets(ctx, f, key, limit, s.now())
 	if err != nil {
-		return nil, false, fmt.Errorf("facets of channel %s: %w", f.Channel, err)
+		return Facets{}, fmt.Errorf("facets of channel %s: %w", f.Channel, err)
 	}
-	return all, more, nil
+	return out, nil
 }

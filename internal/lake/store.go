@@ -29,12 +29,18 @@ type Store interface {
 
 	// Commit makes files visible, in one durable transaction with an event each
 	// (topic "file", subject "<channel>/<file>"). Each gets its upload time: about
-	// now, unique in its channel. The outcomes are in the order of the files. An
+	// now, unique in its channel. A file with a path takes the place of the one that
+	// has it, which is gone then. The outcomes are in the order of the files. An
 	// error means that none was stored, or, when it has no kind or is
 	// ErrUnavailable, that it is not known.
 	Commit(ctx context.Context, files []NewFile) ([]Outcome, error)
 	// File returns one file.
 	File(ctx context.Context, channel plat.ChannelID, id plat.FileID, now time.Time) (File, error)
+	// PathFile returns the file of a bucket that has the path.
+	PathFile(ctx context.Context, bucket plat.ChannelID, path string, now time.Time) (File, error)
+	// Entries returns up to d.Limit entries of a directory of a bucket, in the byte order
+	// of their names, and whether more follow.
+	Entries(ctx context.Context, d Directory, now time.Time) (page []DirEntry, more bool, err error)
 	// FileWith returns a file of the channel whose decoded metadata value under the
 	// index key is value.
 	FileWith(ctx context.Context, channel plat.ChannelID, key, value string, now time.Time) (File, error)
@@ -43,10 +49,9 @@ type Store interface {
 	Files(ctx context.Context, s Search, now time.Time) (page []File, more bool, err error)
 	// Count returns how many files Files would list without a limit.
 	Count(ctx context.Context, f Filter, now time.Time) (int64, error)
-	// Facets counts the files of f by the decoded values of a field, exactly: up to
-	// limit values in the order of CompareFacets, and whether there are more.
-	// The field is content_type or a metadata name as in a query.
-	Facets(ctx context.Context, f Filter, field string, limit int, now time.Time) (all []Facet, more bool, err error)
+	// Facets returns the values of a key (see FacetKey) among the files of f, at most
+	// limit of them.
+	Facets(ctx context.Context, f Filter, key string, limit int, now time.Time) (Facets, error)
 	// Usage returns how many files there are and how many bytes they hold.
 	Usage(ctx context.Context, channel plat.ChannelID, now time.Time) (Usage, error)
 	// Total returns what all channels hold together, with files that have expired
@@ -99,6 +104,7 @@ type Store interface {
 
 // ChannelPage says which channels are wanted.
 type ChannelPage struct {
+	Buckets         bool // buckets instead of the other channels
 	IncludeArchived bool
 	Limit, Offset   int
 }
@@ -131,5 +137,7 @@ type GoneChannel struct {
 // (the channel is gone) or ErrForbidden (it is archived).
 type Outcome struct {
 	File File
-	Err  error
+	// Replaced is the file whose place File took, which had its path; nil: none.
+	Replaced *File
+	Err      error
 }

@@ -4,102 +4,93 @@ package sqlstore
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"time"
 
 	"panal/internal/lake"
+	"panal/internal/plat"
 )
 
-// Facets implements lake.Store. A query that matches few files, or that the index
-// can't decide, is answered from the rows; any other by one pass over the key's part
-// of the index, whose entries for whole values stand together.
-func (s *Lake) Facets(ctx context.Context, in lake.Filter, field string, limit int, now time.Time) ([]lake.Facet, bool, error) {
-	q, err := s.newSearch(ctx, in, now)
+// maxFacetValues bounds the values that are counted in memory, for queries that the
+// index can't decide alone.
+const maxFacetValues = 100_000
+
+// Facets implements lake.Store. A key's values are its whole postings, so the index
+// alone answers wherever it decides the query.
+func (s *Lake) Facets(ctx context.Context, f lake.Filter, key string, limit int, now time.Time) (lake.Facets, error) {
+	q, err := s.newSearch(ctx, f, now)
 	if err != nil {
-		return nil, false, err
+		return lake.Facets{}, err
 	}
-	var all []lake.Facet
-	if !q.exact || q.cost() < joinFrom {
-		all, err = q.facetsOfRows(ctx, field)
-	} else {
-		all, err = q.facetsOfIndex(ctx, field, limit+1)
-	}
-	if err != nil || len(all) <= limit {
-		return all, false, err
-	}
-	return all[:limit], true, nil
-}
-
-// facetsOfRows counts the values of all matches.
-func (q *search) facetsOfRows(ctx context.Context, field string) ([]lake.Facet, error) {
-	counts := map[string]int64{}
-	err := q.each(ctx, span{limit: 1000}, func(f lake.File) bool {
-		if v, ok := lake.FacetValue(f, field); ok {
-			counts[v]++
-		}
-		return true
-	})
-	all := make([]lake.Facet, 0, len(counts))
-	for v, n := range counts {
-		all = append(all, lake.Facet{Value: v, Count: n})
-	}
-	slices.SortFunc(all, lake.CompareFacets)
-	return all, err
-}
-
-// facetsOfIndex groups the index entries of the key. The files that are joined show
-// the values which the index holds as a hash.
-func (q *search) facetsOfIndex(ctx context.Context, field string, limit int) ([]lake.Facet, error) {
-	q.fence = "" // the whole key is read: joins are worth it
-	key := lake.KeyContentType
-	if field != lake.FieldContentType {
-		if key = lake.TermKey(lake.FieldKey(field)); key == lake.KeyContentType {
-			return nil, nil // no metadata name is empty
-		}
+	if !q.exact {
+		return q.countFacets(ctx, key, limit)
 	}
 	var a sqlArgs
-	var where strings.Builder
-	where.WriteString("d.channel = " + a.add(q.num) + " AND d.key = " + a.add(key) + " AND d.whole AND " + live("d", a.add(q.now)))
+	where := `v.channel = ` + a.add(q.num) + ` AND v.key = ` + a.add(lake.FacetKey(key)) + ` AND v.whole AND ` + live("v", a.add(q.now))
 	if q.from != 0 {
-		where.WriteString(" AND d.at >= " + a.add(q.from))
+		where += ` AND v.at >= ` + a.add(q.from)
 	}
 	if q.to != 0 {
-		where.WriteString(" AND d.at < " + a.add(q.to))
+		where += ` AND v.at < ` + a.add(q.to)
 	}
-	if q.f.Query != nil {
-		where.WriteString(" AND " + q.predicate(&a, "d", q.f.Query, true))
-	}
-	// The order of lake.CompareFacets. Tokens compare by bytes on both engines.
-	order := func(g string) string {
-		hashed := "substr(" + g + ".token, 1, 1) = '~' OR substr(" + g + ".token, 1, 2) = '=~'"
-		return g + ".n DESC, CASE WHEN " + hashed + " THEN 1 ELSE 0 END, CASE WHEN " + hashed + " THEN " + g + ".token WHEN substr(" + g +
-			".token, 1, 1) = '=' THEN substr(" + g + ".token, 2) ELSE " + g + ".token END"
-	}
-	type group struct {
-		token string
-		n     int64
-		file  lake.File
-	}
-	scan := func(r interface{ Scan(...any) error }) (g group, err error) {
-		var meta string
-		if err = r.Scan(&g.token, &g.n, &g.file.ContentType, &meta); err != nil || !lake.HashedToken(g.token) {
-			return g, err
+	if f.Query != nil {
+		if q.cost() >= joinFrom {
+			q.fence = ""
 		}
-		return g, fromJSON(meta, &g.file.Metadata)
+		parts := make([]string, len(q.arms))
+		for i, m := range q.arms {
+			parts[i] = q.armSQL(&a, m, false, span{})
+		}
+		where += ` AND v.at IN (` + strings.Join(parts, " UNION ") + `)`
 	}
-	groups, err := scanAll(ctx, q.lake.db, q.lake.db.Read(), scan,
-		"SELECT g.token, g.n, f.content_type, f.metadata FROM (SELECT t.token, t.n, t.at FROM (SELECT d.token AS token, COUNT(*) AS n, MIN(d.at) AS at FROM posting d WHERE "+
-			where.String()+" GROUP BY d.token) t ORDER BY "+order("t")+" LIMIT "+a.add(limit)+") g JOIN file f ON f.channel = "+a.add(q.num)+" AND f.at = g.at ORDER BY "+order("g"), a.list...)
+	type row struct {
+		token           string
+		files, first    int64
+		distinct, total int64
+	}
+	rows, err := scanAll(ctx, s.db, s.db.Read(), func(r interface{ Scan(...any) error }) (x row, err error) {
+		err = r.Scan(&x.token, &x.files, &x.first, &x.distinct, &x.total)
+		return x, err
+	}, `SELECT v.token, COUNT(*) AS n, MIN(v.at), COUNT(*) OVER (), CAST(SUM(COUNT(*)) OVER () AS BIGINT) FROM posting v WHERE `+where+`
+	    GROUP BY v.token ORDER BY n DESC, CASE WHEN SUBSTR(v.token, 1, 1) = '=' THEN SUBSTR(v.token, 2) ELSE v.token END LIMIT `+a.add(limit), a.list...)
 	if err != nil {
-		return nil, err
+		return lake.Facets{}, err
 	}
-	all := make([]lake.Facet, len(groups))
-	for i, g := range groups {
-		all[i] = lake.Facet{Value: strings.TrimPrefix(g.token, "="), Count: g.n}
-		if lake.HashedToken(g.token) {
-			all[i].Value, _ = lake.FacetValue(g.file, field)
+	out := lake.Facets{Top: make([]lake.Facet, 0, len(rows))}
+	for _, r := range rows {
+		out.Distinct, out.Files = r.distinct, r.total
+		value, ok := lake.TokenValue(r.token)
+		if !ok {
+			// Long values stand in the index by their hash: one of the files has it.
+			file, err := scanAll(ctx, s.db, s.db.Read(), scanFile(f.Channel), `SELECT `+fileColumns+` FROM file f WHERE f.channel = $1 AND f.at = $2`, q.num, r.first)
+			if err != nil {
+				return lake.Facets{}, err
+			}
+			if len(file) == 0 { // deleted meanwhile
+				continue
+			}
+			value, _ = lake.FacetValue(file[0], key)
 		}
+		out.Top = append(out.Top, lake.Facet{Value: value, Files: r.files})
 	}
-	return all, nil
+	lake.SortFacets(out.Top)
+	return out, nil
+}
+
+// countFacets reads every match.
+func (q *search) countFacets(ctx context.Context, key string, limit int) (lake.Facets, error) {
+	counts := map[string]int64{}
+	err := q.each(ctx, span{limit: 1000}, func(f lake.File) bool {
+		if value, ok := lake.FacetValue(f, key); ok {
+			counts[value]++
+		}
+		return len(counts) <= maxFacetValues
+	})
+	if err != nil {
+		return lake.Facets{}, err
+	}
+	if len(counts) > maxFacetValues {
+		return lake.Facets{}, plat.InvalidField("q", "finds more than %d values, and it has phrases or globs, for which they are counted one by one; narrow it", maxFacetValues)
+	}
+	return lake.TopFacets(counts, limit), nil
 }

@@ -85,8 +85,14 @@ func Run(t *testing.T, h Harness) {
 		{"Total/sums_all_channels", total},
 		{"Query/every_rule_of_the_language", language},
 		{"OrgUsage/sums_one_organization", orgUsage},
+		{"Channels/buckets_are_apart", bucketsApart},
+		{"Commit/a_path_takes_the_place_of_the_file_before", pathReplaces},
+		{"Commit/one_path_from_two_processes", pathParallel},
+		{"Entries/one_level_in_byte_order", entriesOneLevel},
+		{"Entries/equal_the_naive_listing", entriesProperty},
 		{"Query/phrases_and_globs", phrases},
 		{"Query/long_terms", longTerms},
+		{"Facets/long_values_expiry_and_changes", facets},
 		{"Query/equals_the_naive_evaluation", queryProperty},
 	} {
 		t.Run(c.name, func(t *testing.T) {
