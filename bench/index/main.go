@@ -169,8 +169,10 @@ func (b *bench) load(ctx context.Context) (float64, error) {
 			for c := range work {
 				files := make([]lake.NewFile, 0, batch)
 				for n := c.from; n < c.to; n++ {
-					files = append(files, lake.NewFile{File: lake.File{ID: plat.NewFileID(plat.SystemClock()), Channel: channel, Size: 200,
-						ETag: "d41d8cd98f00b204e9800998ecf8427e", ContentType: "image/jpeg", Metadata: draw(r, n)}})
+					files = append(files, lake.NewFile{File: lake.File{
+						ID: plat.NewFileID(plat.SystemClock()), Channel: channel, Size: 200,
+						ETag: "d41d8cd98f00b204e9800998ecf8427e", ContentType: "image/jpeg", Metadata: draw(r, n),
+					}})
 				}
 				if _, err := b.store.Commit(ctx, files); err != nil {
 					errs <- err
