@@ -34,6 +34,9 @@ type Dialect struct {
 	// EventColumns and EventVisible are the outbox's: see events.go.
 	EventXID     string
 	EventVisible string
+	// Backup copies what a connection sees to a new file, calling step now and then; nil
+	// where the engine has tools of its own.
+	Backup func(raw any, path string, step func() error) error
 }
 
 // DB is one database (on SQLite one file, on PostgreSQL the whole database),
