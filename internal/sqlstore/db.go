@@ -36,6 +36,9 @@ type Dialect struct {
 	EventVisible string
 	// Keep: statements that come often are kept prepared by us (pgx does so itself).
 	Keep bool
+	// Backup copies what a connection sees to a new file, calling step now and then; nil
+	// where the engine has tools of its own.
+	Backup func(raw any, path string, step func() error) error
 }
 
 // DB is one database (on SQLite one file, on PostgreSQL the whole database),
