@@ -28,6 +28,11 @@ type Dialect struct {
 	// Positional: placeholders of long statements are written "?" (SQLite looks
 	// each $n up among all before it).
 	Positional bool
+	// Unnest: many rows are inserted as one array for each column.
+	Unnest bool
+	// Fence at the end of a subquery keeps the planner from making a join of it:
+	// each row is looked up on its own.
+	Fence string
 	// AdvisoryLock takes a lock on a number until the transaction ends; empty where
 	// there is one writer.
 	AdvisoryLock string
