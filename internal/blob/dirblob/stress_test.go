@@ -109,7 +109,7 @@ func (s *stress) round(t *testing.T, seed uint64) {
 	for _, w := range s.writers {
 		rnd := rand.New(rand.NewPCG(seed, uint64(w.id)))
 		writing.Go(func() {
-			for range 150 {
+			for range 100 {
 				if err := w.step(t.Context(), s.d, rnd); err != nil {
 					t.Errorf("writer %d: %v", w.id, err)
 					return
