@@ -42,7 +42,8 @@ func TestEveryOperationHasARow(t *testing.T) {
 	table, used := authz.Table(), map[authz.Op]bool{authz.NotBuilt: true}
 	for _, o := range api.Operations() {
 		if o.Public {
-			if !strings.HasPrefix(o.Path, "/blobs/") && !strings.HasPrefix(o.Path, "/uploads/") { // signed URLs
+			// Signed URLs, and results, which show their call's own token (TestAsyncWire).
+			if !strings.HasPrefix(o.Path, "/blobs/") && !strings.HasPrefix(o.Path, "/uploads/") && o.ID != "put-result" {
 				t.Errorf("%s %s is public", o.Method, o.Path)
 			}
 			continue

@@ -28,8 +28,6 @@ func notBuilt() []string {
 		"GET " + p + "/runs/{run_id}/logs", "GET " + p + "/runs/{run_id}/recentlogs",
 		"POST " + p + "/triggers", "GET " + p + "/triggers", "GET " + p + "/triggers/{trigger_id}", "DELETE " + p + "/triggers/{trigger_id}",
 		"GET " + p + "/triggers/{trigger_id}/runs",
-		"PUT " + p + "/results/{request_id}", "GET " + p + "/results/{request_id}",
-		"GET /deployments/{deployment_id}/results/{request_id}",
 		"GET " + o + "/models", "POST " + o + "/models",
 	}
 }

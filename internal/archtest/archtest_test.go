@@ -57,6 +57,8 @@ var layers = []struct {
 	{"internal/train/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/runner", "internal/outbox", "internal/dataset", "internal/train/..."}},
 	{"internal/deploy/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/runner", "internal/outbox", "internal/train", "internal/deploy/..."}},
 
+	{"internal/backup", []string{"internal/plat", "internal/blob"}},
+
 	// stores
 	{"internal/sqlstore/sqlstoretest", []string{"internal/plat", "internal/sqlstore/..."}},
 	{"internal/sqlstore/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/outbox", "internal/audit", "internal/org/...", "internal/lake/...", "internal/dataset/...", "internal/logs/...", "internal/train/...", "internal/deploy/...", "internal/secret/...", "internal/registry/...", "internal/sqlstore"}},
@@ -71,13 +73,14 @@ var layers = []struct {
 	{"internal/api", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/authz", "internal/blob", "internal/runner", "internal/audit", "internal/org", "internal/lake/...", "internal/dataset", "internal/train", "internal/deploy", "internal/logs", "internal/dataplane", "internal/secret", "internal/registry", "internal/api/compat"}},
 	{"internal/client", []string{"internal/plat", "internal/x/..."}},
 	{"internal/config", []string{"internal/plat", "internal/x/..."}},
-	{"internal/cli", []string{"internal/plat", "internal/x/...", "internal/client", "internal/config", "internal/app"}},
+	{"internal/cli", []string{"internal/plat", "internal/x/...", "internal/client", "internal/config", "internal/backup", "internal/app"}},
 	{"internal/app", []string{"internal/..."}},
 	{"internal/archtest", nil},
 	{"cmd/panal", []string{"internal/cli"}},
 
 	// outside the product
 	{"e2e/...", []string{"internal/..."}},
+	{"bench/index", []string{"internal/plat", "internal/blob", "internal/blob/memblob", "internal/lake/...", "internal/sqlstore", "internal/sqlstore/postgres"}},
 	{"bench/...", []string{"internal/plat", "internal/x/...", "internal/client"}},
 	{"examples/...", []string{"internal/client"}},
 }

@@ -11,6 +11,7 @@ const (
 	OrgManage Op = "organization.manage" // create, list, change, suspend, delete
 	OrgUsage  Op = "organization.usage"
 	AuditList Op = "audit.list"
+	Backup    Op = "installation.backup" // everything of every organization
 
 	UserRead        Op = "user.read"
 	UserAdmin       Op = "user.admin"
@@ -103,6 +104,7 @@ func Table() map[Op]Row {
 		OrgManage: {Operators: OnlyByOperator},
 		OrgUsage:  {Roles: admins, Operators: AnyOrg},
 		AuditList: {Roles: admins, Operators: AnyOrg},
+		Backup:    {Operators: OnlyByOperator},
 
 		UserRead: read, UserAdmin: admin,
 		TokenAdmin:     {Roles: admin.Roles, Self: true},

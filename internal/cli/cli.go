@@ -46,6 +46,8 @@ type root struct {
 	Stop    stopCmd    `cmd:"" help:"Stop the server of a data directory." group:"Server"`
 	Env     envCmd     `cmd:"" help:"Print how to reach a server, as export lines." group:"Server"`
 	Config  configCmd  `cmd:"" help:"Show the configuration." group:"Server"`
+	Backup  backupCmd  `cmd:"" help:"Back an installation up, while it runs or not." group:"Server"`
+	Restore restoreCmd `cmd:"" help:"Make a data directory from a backup." group:"Server"`
 	Key     keyCmd     `cmd:"" help:"The keys that seal secrets." group:"Server"`
 	Version versionCmd `cmd:"" help:"Print the version." group:"Server"`
 

@@ -153,17 +153,14 @@ func (s *Lake) FileWith(ctx context.Context, channel plat.ChannelID, key, value 
 // Usage implements lake.Store.
 func (s *Lake) Usage(ctx context.Context, channel plat.ChannelID, now time.Time) (lake.Usage, error) {
 	var u lake.Usage
-	num, err := s.channelNum(ctx, s.db.Read(), channel)
-	if err != nil {
-		return u, err
-	}
 	// What has expired and is not reaped yet is still in the deltas.
 	row := s.db.Read().QueryRowContext(ctx,
-		`SELECT CAST(d.files - e.files AS BIGINT), CAST(d.bytes - e.bytes AS BIGINT)
-		 FROM (SELECT COALESCE(SUM(files), 0) AS files, COALESCE(SUM(bytes), 0) AS bytes FROM file_delta WHERE channel = $1) d
-		 CROSS JOIN (SELECT COUNT(*) AS files, COALESCE(SUM(size), 0) AS bytes FROM file WHERE channel = $1 AND expires_at > 0 AND expires_at <= $2) e`,
-		num, micros(now))
-	return u, s.db.translate(row.Scan(&u.Files, &u.Bytes))
+		`SELECT CAST((SELECT COALESCE(SUM(files), 0) FROM file_delta WHERE channel = c.num)
+		   - (SELECT COUNT(*) FROM file WHERE channel = c.num AND expires_at > 0 AND expires_at <= $2) AS BIGINT),
+		 CAST((SELECT COALESCE(SUM(bytes), 0) FROM file_delta WHERE channel = c.num)
+		   - (SELECT COALESCE(SUM(size), 0) FROM file WHERE channel = c.num AND expires_at > 0 AND expires_at <= $2) AS BIGINT)
+		 FROM channel c WHERE c.id = $1`, string(channel), micros(now))
+	return u, s.db.one(row, "channel", channel, &u.Files, &u.Bytes)
 }
 
 // Total implements lake.Store.
@@ -415,8 +412,21 @@ func appendPostings(rows []any, num, at, expires int64, terms []lake.Term) []any
 	return rows
 }
 
+// insertPostings adds the rows in the order of the index: neighbours land on one page.
 func (s *Lake) insertPostings(ctx context.Context, tx *Tx, rows []any) error {
-	return tx.insert(ctx, "posting (channel, key, token, at, whole, expires_at)", "", 6, rows)
+	const width = 6
+	text := func(row []any, i int) string { v, _ := row[i].(string); return v }
+	all := slices.Collect(slices.Chunk(rows, width))
+	slices.SortFunc(all, func(a, b []any) int {
+		// Of one key and token they come in order of the time already, or nearly.
+		return cmp.Or(strings.Compare(text(a, 1), text(b, 1)), strings.Compare(text(a, 2), text(b, 2)))
+	})
+	sorted := make([]any, 0, len(rows))
+	for _, row := range all {
+		sorted = append(sorted, row...)
+	}
+	rows = sorted
+	return tx.insert(ctx, "posting (channel, key, token, at, whole, expires_at)", "", width, rows)
 }
 
 func deletePostings(ctx context.Context, tx *Tx, num, at int64, terms []lake.Term) error {
