@@ -45,9 +45,9 @@ test: ## Everything CI runs
 	@scripts/test
 
 .PHONY: torture
-torture: ## Kill the server 50 times under load (PANAL_TORTURE_SEED=… repeats a run)
+torture: ## Kill server, PostgreSQL and S3 50 times under load (PANAL_TORTURE_SEED=… repeats a run)
 	@scripts/setup
-	@PANAL_TORTURE_KILLS=$${PANAL_TORTURE_KILLS:-50} scripts/with-postgres go test ./e2e -run TestTorture -count 1 -v -timeout 30m
+	@PANAL_TORTURE_KILLS=$${PANAL_TORTURE_KILLS:-50} go test ./e2e -run TestTorture -count 1 -v -timeout 30m
 
 .PHONY: dist
 dist: build ## dist/: the static binary and a systemd unit

@@ -168,6 +168,7 @@ func (a *API) resources() []func() {
 		a.addFiles,
 		a.addPromises,
 		a.addFileChanges,
+		a.addBuckets,
 		a.addDatasets,
 		a.addSecrets,
 		a.addRepositories,
@@ -179,6 +180,7 @@ func (a *API) resources() []func() {
 		a.addServices,
 		a.addEndpoints,
 		a.addInference,
+		a.addResults,
 		a.addInstanceTypes,
 		a.addLogs,
 	}

@@ -3,6 +3,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -79,6 +80,13 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	manager := deploy.NewManager(deploy.Config{
 		Store: deploys, Blobs: a.blobs, Models: modelRefs{training}, Publisher: services, Commands: a.commands, Now: a.now,
 		Log: a.log.With(slog.String(plat.LogComponent, "deploy")),
+	})
+	a.group.Add("results", func(ctx context.Context) error {
+		return a.every(ctx, asyncEvery, func(int) {
+			if _, _, err := manager.SweepAsync(ctx); err != nil {
+				a.warn(ctx, "sweep asynchronous calls", err)
+			}
+		})
 	})
 	proxy := dataplane.NewProxy(table, dataplane.Options{
 		FirstByte: a.cfg.IdleTimeout, Idle: a.cfg.IdleTimeout, TunnelIdle: a.cfg.TunnelIdle, Hold: a.cfg.HoldTimeout,
@@ -223,6 +231,8 @@ func (a *App) ingestSpool(ctx context.Context, lines *logs.Service, st runner.St
 const (
 	reapEvery    = time.Minute
 	collectEvery = time.Hour
+	// asyncEvery is how often calls whose instance died are given up.
+	asyncEvery = 15 * time.Second
 	// collectGrace is older than any upload that may still be running.
 	collectGrace = 24 * time.Hour
 	tokensEvery  = 10 * time.Minute
@@ -232,12 +242,15 @@ const (
 
 // keepLake deletes expired files, and objects that no row refers to.
 func (a *App) keepLake(ctx context.Context, files *lake.Service) error {
-	return a.every(ctx, reapEvery, func(n int) {
+	grace := cmp.Or(a.cfg.CollectGrace, collectGrace)
+	collect := min(collectEvery, max(grace, time.Second)) // a short grace asks for it to be felt
+	reap := min(reapEvery, collect)
+	return a.every(ctx, reap, func(n int) {
 		if _, err := files.Reap(ctx); err != nil {
 			a.warn(ctx, "delete expired files", err)
 		}
-		if n%int(collectEvery/reapEvery) == 1 {
-			if _, err := files.Collect(ctx, collectGrace); err != nil {
+		if every := int(collect / reap); every == 1 || n%every == 1 {
+			if _, err := files.Collect(ctx, grace); err != nil {
 				a.warn(ctx, "collect garbage", err)
 			}
 		}

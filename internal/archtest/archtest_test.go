@@ -86,17 +86,18 @@ var layers = []struct {
 
 // owners names the packages that alone may import a library (a prefix of its path).
 var owners = map[string][]string{
-	"github.com/danielgtaylor/huma": {"internal/api"},
-	"github.com/go-chi/chi":         {"internal/api"},
-	"modernc.org/sqlite":            {"internal/sqlstore/sqlite"},
-	"github.com/jackc/pgx":          {"internal/sqlstore/postgres", "internal/sqlstore/sqlstoretest"},
-	"github.com/pressly/goose":      {"internal/sqlstore/sqlite", "internal/sqlstore/postgres"},
-	"github.com/alecthomas/kong":    {"internal/cli"},
-	"github.com/bmatcuk/doublestar": {"internal/cli"},
-	"github.com/landlock-lsm":       {"internal/runner/procrunner"},
-	"github.com/minio/minio-go":     {"internal/blob/s3blob", "bench/s3store"},
-	"golang.org/x/time":             {"internal/api"},
-	"database/sql":                  {"internal/sqlstore"},
+	"github.com/danielgtaylor/huma":             {"internal/api"},
+	"github.com/go-chi/chi":                     {"internal/api"},
+	"modernc.org/sqlite":                        {"internal/sqlstore/sqlite"},
+	"github.com/jackc/pgx":                      {"internal/sqlstore/postgres", "internal/sqlstore/sqlstoretest"},
+	"github.com/pressly/goose":                  {"internal/sqlstore/sqlite", "internal/sqlstore/postgres"},
+	"github.com/alecthomas/kong":                {"internal/cli"},
+	"github.com/jmespath-community/go-jmespath": {"internal/lake/pagequery"},
+	"github.com/bmatcuk/doublestar":             {"internal/cli"},
+	"github.com/landlock-lsm":                   {"internal/runner/procrunner"},
+	"github.com/minio/minio-go":                 {"internal/blob/s3blob", "bench/s3store"},
+	"golang.org/x/time":                         {"internal/api"},
+	"database/sql":                              {"internal/sqlstore"},
 }
 
 // everyday may stand in no production package.

@@ -29,6 +29,13 @@ const (
 	FileUpdate    Op = "file.update"
 	FileDelete    Op = "file.delete"
 
+	BucketCreate     Op = "bucket.create"
+	BucketRead       Op = "bucket.read" // and its files
+	BucketUpdate     Op = "bucket.update"
+	BucketDelete     Op = "bucket.delete"
+	BucketFileUpload Op = "bucket_file.upload"
+	BucketFileDelete Op = "bucket_file.delete"
+
 	DatasetCreate Op = "dataset.create"
 	DatasetRead   Op = "dataset.read"
 	DatasetUpdate Op = "dataset.update"
@@ -108,6 +115,9 @@ func Table() map[Op]Row {
 		FileUpload: {Roles: makers, Container: InOrg, Datasource: true},
 		FileRead:   {Roles: everyone, Container: InOrg, Datasource: true},
 		FileUpdate: write, FileDelete: write,
+
+		BucketCreate: write, BucketRead: readInOrg, BucketUpdate: write, BucketDelete: write,
+		BucketFileUpload: {Roles: makers, Container: InOrg}, BucketFileDelete: write,
 
 		DatasetCreate: write, DatasetRead: readInOrg, DatasetUpdate: write, DatasetDelete: write,
 
