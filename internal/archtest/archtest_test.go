@@ -80,6 +80,7 @@ var layers = []struct {
 
 	// outside the product
 	{"e2e/...", []string{"internal/..."}},
+	{"bench/index", []string{"internal/plat", "internal/blob", "internal/blob/memblob", "internal/lake/...", "internal/sqlstore", "internal/sqlstore/postgres"}},
 	{"bench/...", []string{"internal/plat", "internal/x/...", "internal/client"}},
 	{"examples/...", []string{"internal/client"}},
 }

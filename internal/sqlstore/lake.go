@@ -65,7 +65,7 @@ func scanChannel(r interface{ Scan(...any) error }) (lake.Channel, error) {
 
 // Channel implements lake.Store.
 func (s *Lake) Channel(ctx context.Context, id plat.ChannelID) (lake.Channel, error) {
-	c, err := scanChannel(s.db.Read().QueryRowContext(ctx, `SELECT `+channelColumns+` FROM channel WHERE id = $1`, string(id)))
+	c, err := scanChannel(s.db.row(ctx, `SELECT `+channelColumns+` FROM channel WHERE id = $1`, string(id)))
 	if errors.Is(err, sql.ErrNoRows) {
 		return lake.Channel{}, plat.NotFound("channel", id)
 	}
@@ -128,7 +128,7 @@ func live(alias, now string) string {
 
 // File implements lake.Store.
 func (s *Lake) File(ctx context.Context, channel plat.ChannelID, id plat.FileID, now time.Time) (lake.File, error) {
-	f, err := scanFile(channel)(s.db.Read().QueryRowContext(ctx,
+	f, err := scanFile(channel)(s.db.row(ctx,
 		`SELECT `+fileColumns+` FROM file f WHERE f.channel = (SELECT num FROM channel WHERE id = $1) AND f.id = $2 AND `+live("f", "$3"),
 		string(channel), string(id), micros(now)))
 	if errors.Is(err, sql.ErrNoRows) {
@@ -139,7 +139,7 @@ func (s *Lake) File(ctx context.Context, channel plat.ChannelID, id plat.FileID,
 
 // FileWith implements lake.Store.
 func (s *Lake) FileWith(ctx context.Context, channel plat.ChannelID, key, value string, now time.Time) (lake.File, error) {
-	f, err := scanFile(channel)(s.db.Read().QueryRowContext(ctx,
+	f, err := scanFile(channel)(s.db.row(ctx,
 		`SELECT `+fileColumns+` FROM posting p CROSS JOIN file f
 		 WHERE p.channel = (SELECT num FROM channel WHERE id = $1) AND p.key = $2 AND p.token = $3 AND p.whole AND `+live("p", "$4")+`
 		 AND f.channel = p.channel AND f.at = p.at ORDER BY p.at LIMIT 1`,
@@ -153,17 +153,14 @@ func (s *Lake) FileWith(ctx context.Context, channel plat.ChannelID, key, value 
 // Usage implements lake.Store.
 func (s *Lake) Usage(ctx context.Context, channel plat.ChannelID, now time.Time) (lake.Usage, error) {
 	var u lake.Usage
-	num, err := s.channelNum(ctx, s.db.Read(), channel)
-	if err != nil {
-		return u, err
-	}
 	// What has expired and is not reaped yet is still in the deltas.
 	row := s.db.Read().QueryRowContext(ctx,
-		`SELECT CAST(d.files - e.files AS BIGINT), CAST(d.bytes - e.bytes AS BIGINT)
-		 FROM (SELECT COALESCE(SUM(files), 0) AS files, COALESCE(SUM(bytes), 0) AS bytes FROM file_delta WHERE channel = $1) d
-		 CROSS JOIN (SELECT COUNT(*) AS files, COALESCE(SUM(size), 0) AS bytes FROM file WHERE channel = $1 AND expires_at > 0 AND expires_at <= $2) e`,
-		num, micros(now))
-	return u, s.db.translate(row.Scan(&u.Files, &u.Bytes))
+		`SELECT CAST((SELECT COALESCE(SUM(files), 0) FROM file_delta WHERE channel = c.num)
+		   - (SELECT COUNT(*) FROM file WHERE channel = c.num AND expires_at > 0 AND expires_at <= $2) AS BIGINT),
+		 CAST((SELECT COALESCE(SUM(bytes), 0) FROM file_delta WHERE channel = c.num)
+		   - (SELECT COALESCE(SUM(size), 0) FROM file WHERE channel = c.num AND expires_at > 0 AND expires_at <= $2) AS BIGINT)
+		 FROM channel c WHERE c.id = $1`, string(channel), micros(now))
+	return u, s.db.one(row, "channel", channel, &u.Files, &u.Bytes)
 }
 
 // Total implements lake.Store.
@@ -343,7 +340,7 @@ func (c *commit) channels(ctx context.Context, tx *Tx) (map[plat.ChannelID]commi
 		}
 		asked[f.Channel] = true
 		var ch commitChannel
-		err := tx.QueryRowContext(ctx, `SELECT num, archived FROM channel WHERE id = $1`, string(f.Channel)).Scan(&ch.num, &ch.archived)
+		err := tx.row(ctx, `SELECT num, archived FROM channel WHERE id = $1`, string(f.Channel)).Scan(&ch.num, &ch.archived)
 		switch {
 		case err == nil:
 			found[f.Channel] = ch
@@ -415,8 +412,21 @@ func appendPostings(rows []any, num, at, expires int64, terms []lake.Term) []any
 	return rows
 }
 
+// insertPostings adds the rows in the order of the index: neighbours land on one page.
 func (s *Lake) insertPostings(ctx context.Context, tx *Tx, rows []any) error {
-	return tx.insert(ctx, "posting (channel, key, token, at, whole, expires_at)", "", 6, rows)
+	const width = 6
+	text := func(row []any, i int) string { v, _ := row[i].(string); return v }
+	all := slices.Collect(slices.Chunk(rows, width))
+	slices.SortFunc(all, func(a, b []any) int {
+		// Of one key and token they come in order of the time already, or nearly.
+		return cmp.Or(strings.Compare(text(a, 1), text(b, 1)), strings.Compare(text(a, 2), text(b, 2)))
+	})
+	sorted := make([]any, 0, len(rows))
+	for _, row := range all {
+		sorted = append(sorted, row...)
+	}
+	rows = sorted
+	return tx.insert(ctx, "posting (channel, key, token, at, whole, expires_at)", "", width, rows)
 }
 
 func deletePostings(ctx context.Context, tx *Tx, num, at int64, terms []lake.Term) error {
@@ -457,7 +467,7 @@ func (s *Lake) addDelta(ctx context.Context, tx *Tx, num int64, u lake.Usage) er
 			u.Files, u.Bytes = u.Files+d.Files, u.Bytes+d.Bytes
 		}
 	}
-	_, err := tx.ExecContext(ctx, `INSERT INTO file_delta (channel, files, bytes) VALUES ($1, $2, $3)`, num, u.Files, u.Bytes)
+	_, err := tx.exec(ctx, `INSERT INTO file_delta (channel, files, bytes) VALUES ($1, $2, $3)`, num, u.Files, u.Bytes)
 	return err
 }
 

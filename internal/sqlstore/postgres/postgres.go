@@ -90,6 +90,8 @@ func Dialect() sqlstore.Dialect {
 		SkipLocked:   " FOR UPDATE SKIP LOCKED",
 		Translate:    translate,
 		MaxParams:    65_000,
+		Unnest:       true,
+		Fence:        " OFFSET 0",
 		AdvisoryLock: "SELECT pg_advisory_xact_lock($1)",
 		EventXID:     "pg_current_xact_id()::text::bigint",
 		EventVisible: "txid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint",
