@@ -196,6 +196,12 @@ func (a *API) receiveBucketFile(w http.ResponseWriter, r *http.Request) (lake.Fi
 		return lake.File{}, err
 	}
 	in.Path, in.ContentType, in.Body, in.Lifetime = file.name, file.contentType, file.body, form.params.lifetime()
+	if err := lake.CheckPath("file", in.Path); err != nil {
+		return lake.File{}, err
+	}
+	if info := infoOf(r.Context()); info != nil && info.audit != nil {
+		info.audit.row.Targets["key"] = in.Path // no path of the request says it
+	}
 	in.After = func() (string, error) {
 		if again, err := form.untilFile(); err != nil || again != nil {
 			if err == nil {

@@ -3,6 +3,7 @@
 package api
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"mime"
@@ -25,6 +26,7 @@ const (
 // held. See readForm for forms that must be whole before they are used.
 type streamForm struct {
 	parts  *multipart.Reader
+	end    []byte // what stands where the form ends
 	budget *budgetReader
 	n      int
 	seen   bool // a file
@@ -50,12 +52,16 @@ type formFile struct {
 	body        io.Reader
 }
 
-// budgetReader ends when more is read than was allowed, as long as something is.
+// budgetReader ends when more is read than was allowed, as long as something is. It
+// remembers the last bytes: more than multipart.Reader reads ahead.
 type budgetReader struct {
 	r     io.Reader
 	left  int
 	bound bool
+	last  []byte
 }
+
+const keptBytes = 8 << 10
 
 var errPartHeader = plat.Errorf(plat.ErrInvalid, "the headers of a part of the form are longer than %d bytes", maxPartHeader)
 
@@ -66,6 +72,9 @@ func (b *budgetReader) Read(p []byte) (int, error) {
 	}
 	n, err := b.r.Read(p)
 	b.left -= n
+	if b.last = append(b.last, p[:n]...); len(b.last) > 2*keptBytes {
+		b.last = append(b.last[:0], b.last[len(b.last)-keptBytes:]...)
+	}
 	return n, err
 }
 
@@ -75,7 +84,7 @@ func openForm(w http.ResponseWriter, r *http.Request) (*streamForm, error) {
 		return nil, plat.Errorf(plat.ErrInvalid, "the body must be multipart/form-data with the parts file and parameters")
 	}
 	b := &budgetReader{r: clientBody{httpx.IdleReader(w, r.Body, idleLimit)}}
-	return &streamForm{parts: multipart.NewReader(b, params["boundary"]), budget: b}, nil
+	return &streamForm{parts: multipart.NewReader(b, params["boundary"]), end: []byte("\n--" + params["boundary"] + "--"), budget: b}, nil
 }
 
 // next returns the next part, its name and file name; nil at the end.
@@ -84,8 +93,10 @@ func (f *streamForm) next() (part *multipart.Part, name, filename string, err er
 	part, err = f.parts.NextRawPart()
 	f.budget.bound = false
 	switch {
-	case errors.Is(err, io.EOF):
+	case errors.Is(err, io.EOF) && bytes.Contains(f.budget.last, f.end):
 		return nil, "", "", nil
+	case errors.Is(err, io.EOF): // one that is cut between its parts ends so too
+		return nil, "", "", &httpx.BodyError{Err: io.ErrUnexpectedEOF}
 	case errors.Is(err, errPartHeader):
 		return nil, "", "", errPartHeader
 	case err != nil:

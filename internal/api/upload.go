@@ -56,7 +56,7 @@ func (a *API) readForm(w http.ResponseWriter, r *http.Request, fileField string,
 	for n := 0; ; n++ {
 		part, err := mr.NextPart()
 		switch {
-		case errors.Is(err, io.EOF):
+		case err == io.EOF: //nolint:errorlint // a form that is cut gives it too, wrapped
 			if !hasParams {
 				return up, decodeParameters([]byte("{}"), params)
 			}

@@ -183,22 +183,70 @@ func (c *datasetItemsCmd) Run(e *env) error {
 
 type datasetImportCmd struct {
 	datasetArg
-	File    string `arg:"" optional:"" help:"JSON lines, one item each ({\"source_data\":[…],\"attributes\":{…}}); - for stdin."`
-	Channel string `help:"Instead: one item for each file of this channel (id or name) …"`
-	Query   string `help:"… that this finds …" short:"q"`
-	Label   string `help:"… classified by this metadata key, whose values are labels of the dataset." default:"label"`
+	Source  string `arg:"" optional:"" help:"A file of JSON lines, one item each ({\"source_data\":[…],\"attributes\":{…}}); - for stdin; or a channel (id or name): one item for each of its files …"`
+	Find    string `arg:"" optional:"" name:"query" help:"… that this finds."`
+	Channel string `help:"The channel, where a file of its name is in the way."`
+	Query   string `help:"The same as the argument." short:"q"`
+	Label   string `help:"Metadata key of a channel's files whose values are labels of the dataset." default:"label"`
+	Any     bool   `help:"Add files that have no such metadata too, without attributes." name:"unlabelled"`
+}
+
+// Help implements kong's interface.
+func (*datasetImportCmd) Help() string {
+	return `  panal dataset import pets items.jsonl
+  panal dataset import pets raw 'split:train AND NOT label:unknown' --label label
+
+Items are added 500 at a time; what was added before an error stays.`
+}
+
+// resolve tells a file from a channel.
+func (c *datasetImportCmd) resolve() error {
+	if c.Source != "" && c.Channel != "" {
+		return plat.Errorf(plat.ErrInvalid, "name a file of JSON lines or a channel, not both")
+	}
+	if c.Source != "" && c.Source != "-" {
+		if info, err := os.Stat(c.Source); err != nil || info.IsDir() {
+			c.Channel, c.Source = c.Source, ""
+		}
+	}
+	if c.Find != "" && c.Query != "" {
+		return plat.InvalidField("query", "is given twice")
+	}
+	c.Query += c.Find
+	switch {
+	case c.Source == "" && c.Channel == "":
+		return plat.Errorf(plat.ErrInvalid, "name a file of JSON lines, or a channel")
+	case c.Source != "" && c.Query != "":
+		return plat.InvalidField("query", "is about a channel's files; %s is a file of JSON lines", c.Source)
+	}
+	return nil
 }
 
 // Run adds items.
 func (c *datasetImportCmd) Run(e *env) error {
-	if (c.File == "") == (c.Channel == "") {
-		return plat.Errorf(plat.ErrInvalid, "name a file of JSON lines, or --channel")
+	if err := c.resolve(); err != nil {
+		return err
 	}
 	d, err := c.get(e)
 	if err != nil {
 		return err
 	}
-	bar := e.progress(-1, "importing", "items")
+	total := int64(-1)
+	if c.Channel != "" {
+		channel, err := channelArg{c.Channel}.id(e)
+		if errors.Is(err, plat.ErrNotFound) {
+			return plat.Errorf(plat.ErrNotFound, "there is neither a file nor a channel named %q", c.Channel)
+		}
+		if err != nil {
+			return err
+		}
+		if c.Channel = channel; isTerminal(e.stderr) { // for the bar alone
+			if total, err = e.api.CountFiles(e.ctx, channel, c.Query); err != nil {
+				return err
+			}
+		}
+	}
+	bar := e.progress(int(total), "importing", "items")
 	defer bar.done()
 	var batch []client.DatasetItem
 	count := 0
@@ -240,8 +288,8 @@ const maxLine = 16 << 20
 
 func (c *datasetImportCmd) fromFile(e *env, add func(client.DatasetItem) error) error {
 	in := e.stdin
-	if c.File != "-" {
-		f, err := os.Open(c.File)
+	if c.Source != "-" {
+		f, err := os.Open(c.Source)
 		if err != nil {
 			return plat.Errorf(plat.ErrInvalid, "%v", err)
 		}
@@ -270,10 +318,7 @@ func (c *datasetImportCmd) fromFile(e *env, add func(client.DatasetItem) error) 
 }
 
 func (c *datasetImportCmd) fromChannel(e *env, d client.Dataset, add func(client.DatasetItem) error) error {
-	channel, err := channelArg{c.Channel}.id(e)
-	if err != nil {
-		return err
-	}
+	channel := c.Channel
 	var p props
 	_ = json.Unmarshal(d.Props, &p) // props of another shape have no labels, as the loop below will say
 	type entry struct {
@@ -288,17 +333,20 @@ func (c *datasetImportCmd) fromChannel(e *env, d client.Dataset, add func(client
 		}
 	}
 	return e.api.Files(e.ctx, channel, c.Query, false, 1000, func(f client.File) error {
+		source, err := json.Marshal([]map[string]string{{"data_uri": "datalake://" + channel + "/" + f.ID, "data_type": f.ContentType}})
+		if err != nil {
+			return err
+		}
 		value, ok := f.Meta()[c.Label]
-		if !ok {
-			return plat.Errorf(plat.ErrInvalid, "file %s has no metadata %s", f.ID, c.Label)
+		switch {
+		case !ok && c.Any:
+			return add(client.DatasetItem{SourceData: source, Attributes: json.RawMessage("null")})
+		case !ok:
+			return plat.Errorf(plat.ErrInvalid, "file %s has no metadata %s; leave it out by a query, or add --unlabelled", f.ID, c.Label)
 		}
 		l, ok := labels[value]
 		if !ok {
 			return plat.Errorf(plat.ErrInvalid, "file %s: %q is no label of the dataset; make it with --labels", f.ID, value)
-		}
-		source, err := json.Marshal([]map[string]string{{"data_uri": "datalake://" + channel + "/" + f.ID, "data_type": f.ContentType}})
-		if err != nil {
-			return err
 		}
 		attributes, err := json.Marshal(map[string][]entry{"classification": {l}})
 		if err != nil {

@@ -107,13 +107,8 @@ func (s *Lake) Entries(ctx context.Context, d lake.Directory, now time.Time) ([]
 	from, op, ok := begin(d)
 	out := []lake.DirEntry{}
 	for size := leastEntries; ok; {
-		var a sqlArgs
-		q := `SELECT ` + fileColumns + ` FROM file f WHERE f.channel = ` + a.add(num) + ` AND f.path <> '' AND f.path ` + op + ` ` + a.add(from)
-		if d.Prefix != "" {
-			q += ` AND f.path < ` + a.add(behind(d.Prefix))
-		}
-		q += ` AND ` + live("f", a.add(micros(now))) + ` ORDER BY f.path LIMIT ` + a.add(size)
-		files, err := scanAll(ctx, s.db, s.db.Read(), scanFile(d.Bucket), q, a.list...)
+		q, args := entriesSQL(num, d.Prefix, from, op, size, now)
+		files, err := scanAll(ctx, s.db, s.db.Read(), scanFile(d.Bucket), q, args...)
 		if err != nil {
 			return nil, false, err
 		}
@@ -144,6 +139,17 @@ func (s *Lake) Entries(ctx context.Context, d lake.Directory, now time.Time) ([]
 		}
 	}
 	return out, false, nil
+}
+
+// entriesSQL is one look at the index by path.
+func entriesSQL(num int64, prefix, from, op string, size int, now time.Time) (string, []any) {
+	var a sqlArgs
+	q := `SELECT ` + fileColumns + ` FROM file f WHERE f.channel = ` + a.add(num) + ` AND f.path <> '' AND f.path ` + op + ` ` + a.add(from)
+	if prefix != "" {
+		q += ` AND f.path < ` + a.add(behind(prefix))
+	}
+	q += ` AND ` + live("f", a.add(micros(now))) + ` ORDER BY f.path LIMIT ` + a.add(size)
+	return q, a.list
 }
 
 // begin returns where a listing goes on; not ok where nothing can follow.
