@@ -36,6 +36,8 @@ var layers = []struct {
 	// ports and their adapters
 	{"internal/blob", []string{"internal/plat", "internal/x/..."}},
 	{"internal/blob/...", []string{"internal/plat", "internal/x/...", "internal/blob/..."}},
+	{"internal/feed", []string{"internal/plat", "internal/x/..."}},
+	{"internal/feed/...", []string{"internal/plat", "internal/x/...", "internal/feed/..."}},
 	{"internal/runner", []string{"internal/plat", "internal/x/..."}},
 	{"internal/runner/agentctl", nil},
 	{"internal/runner/...", []string{"internal/plat", "internal/x/...", "internal/runner/...", "internal/logs/spool"}},
@@ -48,6 +50,7 @@ var layers = []struct {
 	{"internal/outbox", []string{"internal/plat", "internal/x/..."}},
 	{"internal/audit/...", []string{"internal/plat", "internal/x/...", "internal/audit"}},
 	{"internal/org/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/org/..."}},
+	{"internal/lake/link/...", []string{"internal/plat", "internal/x/...", "internal/feed", "internal/feed/memfeed", "internal/lake", "internal/lake/link/..."}},
 	{"internal/lake/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/outbox", "internal/lake/..."}},
 	{"internal/dataset/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/lake/...", "internal/dataset/..."}},
 	{"internal/secret/...", []string{"internal/plat", "internal/x/...", "internal/secret"}},
