@@ -97,6 +97,7 @@ var owners = map[string][]string{
 	"github.com/landlock-lsm":       {"internal/runner/procrunner"},
 	"github.com/minio/minio-go":     {"internal/blob/s3blob", "bench/s3store"},
 	"golang.org/x/time":             {"internal/api"},
+	"github.com/failsafe-go":        {"internal/lake/link"},
 	"database/sql":                  {"internal/sqlstore"},
 }
 
