@@ -50,7 +50,7 @@ var layers = []struct {
 	{"internal/outbox", []string{"internal/plat", "internal/x/..."}},
 	{"internal/audit/...", []string{"internal/plat", "internal/x/...", "internal/audit"}},
 	{"internal/org/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/org/..."}},
-	{"internal/lake/link/...", []string{"internal/plat", "internal/x/...", "internal/feed", "internal/feed/memfeed", "internal/lake", "internal/lake/link/..."}},
+	{"internal/lake/link/...", []string{"internal/plat", "internal/x/...", "internal/feed", "internal/feed/memfeed", "internal/lake", "internal/lake/query", "internal/lake/link/..."}},
 	{"internal/lake/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/outbox", "internal/lake/..."}},
 	{"internal/dataset/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/lake/...", "internal/dataset/..."}},
 	{"internal/secret/...", []string{"internal/plat", "internal/x/...", "internal/secret"}},
@@ -62,7 +62,7 @@ var layers = []struct {
 
 	// stores
 	{"internal/sqlstore/sqlstoretest", []string{"internal/plat", "internal/sqlstore/..."}},
-	{"internal/sqlstore/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/outbox", "internal/audit", "internal/org/...", "internal/lake/...", "internal/dataset/...", "internal/logs/...", "internal/train/...", "internal/deploy/...", "internal/secret/...", "internal/registry/...", "internal/sqlstore"}},
+	{"internal/sqlstore/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/outbox", "internal/audit", "internal/org/...", "internal/lake/...", "internal/dataset/...", "internal/logs/...", "internal/train/...", "internal/deploy/...", "internal/secret/...", "internal/registry/...", "internal/feed", "internal/sqlstore"}},
 
 	// machines
 	{"internal/control/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/runner", "internal/outbox", "internal/train", "internal/deploy", "internal/logs", "internal/dataplane", "internal/control/..."}},
