@@ -28,6 +28,9 @@ import (
 // it is what users get.
 var binary string
 
+// exampleServer is the program of examples/server-go.
+var exampleServer string
+
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "panal-e2e")
 	if err != nil {
@@ -38,6 +41,13 @@ func TestMain(m *testing.M) {
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
+		os.Exit(1)
+	}
+	exampleServer = filepath.Join(dir, "server")
+	cmd = exec.Command("go", "build", "-trimpath", "-o", exampleServer, ".")
+	cmd.Dir, cmd.Env = "../examples/server-go", append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build the example: %v\n%s", err, out)
 		os.Exit(1)
 	}
 	code := m.Run()
@@ -88,6 +98,7 @@ func TestScripts(t *testing.T) {
 						return err
 					}
 					env.Setenv("EXAMPLES", examples)
+					env.Setenv("SERVER_GO", exampleServer)
 					env.Setenv("PANAL_DATA", filepath.Join(env.WorkDir, "data"))
 					env.Setenv("DATABASE", s.database)
 					env.Setenv("BLOB", s.blob)

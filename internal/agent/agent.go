@@ -40,9 +40,20 @@ type agent struct {
 // Main runs `panal agent ARGS…` to its end and returns the exit code: 0 or 1.
 // It belongs to the process as a whole: it reaps all of its children.
 func Main(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
+	if len(args) == 1 && args[0] == "dial" {
+		return dialMain(environ, stderr)
+	}
 	cfg, err := parse(args, environ)
 	if err != nil {
 		return notBegun(environ, stderr, err)
+	}
+	conn, err := dialSocketOf(environ)
+	if err != nil {
+		return notBegun(environ, stderr, err)
+	}
+	if conn != nil {
+		defer func() { _ = conn.Close() }()
+		cfg.dial = &dialer{conn}
 	}
 	a := &agent{cfg: cfg, api: newAPIClient(cfg), state: newState()}
 	code, err := a.run(ctx, stdout)
@@ -116,6 +127,11 @@ func (a *agent) run(ctx context.Context, stdout io.Writer) (code int, err error)
 		defer end(time.Second)
 	}
 
+	endProxy, err := a.openWayOut()
+	if err != nil {
+		return 1, err
+	}
+	defer endProxy()
 	work := a.training
 	if a.cfg.kind == runner.KindService {
 		work = a.serve

@@ -41,6 +41,9 @@ func newAPIClient(cfg *config) *apiClient {
 	tr := http.DefaultTransport.(*http.Transport).Clone()
 	tr.ResponseHeaderTimeout = idleLimit
 	tr.MaxIdleConnsPerHost = 2
+	if cfg.dial != nil {
+		tr.DialContext = cfg.dial.DialContext
+	}
 	return &apiClient{base: cfg.api, auth: cfg.auth, http: &http.Client{Transport: tr}}
 }
 

@@ -27,6 +27,8 @@ const (
 	EnvQueue = "PANAL_QUEUE"
 	// EnvHandlerTimeout is how long a handler may take (a duration such as 30s).
 	EnvHandlerTimeout = "PANAL_HANDLER_TIMEOUT"
+	// EnvConcurrency is how many requests a command takes at a time.
+	EnvConcurrency = "PANAL_CONCURRENCY"
 	// EnvMaxRequestBytes bounds the body of a request.
 	EnvMaxRequestBytes = "PANAL_MAX_REQUEST_BYTES"
 )
@@ -42,6 +44,7 @@ func flagNames() []string {
 		"ABEJA_TRAINING_MODEL_DOWNLOAD", "TRAINING_JOB_DEFINITION_NAME", "TRAINING_JOB_DEFINITION_VERSION", "TRAINING_JOB_ID",
 		"ABEJA_USER_MODEL_ROOT", "ABEJA_TRAINING_RESULT_DIR", "ABEJA_RUNTIME", "PORT", "HEALTHCHECK_PORT", "HANDLER",
 		EnvWorkers, EnvQueue, EnvHandlerTimeout, EnvMaxRequestBytes,
+		EnvConcurrency, agentctl.EnvCommand, agentctl.EnvHealthPath,
 	}
 }
 
@@ -71,6 +74,10 @@ type config struct {
 	workload, stream   string
 
 	workers, queue int
+	command        []string // instead of a handler
+	healthPath     string
+	concurrency    int     // of the command
+	dial           *dialer // nil: on this network
 	handlerTimeout time.Duration
 	maxRequest     int64
 
@@ -212,6 +219,11 @@ func (c *config) fill(vars map[string]string) error {
 		}
 		c.handlerTimeout = d
 	}
+	c.concurrency = number(EnvConcurrency, 64, 1, runner.MaxLimit)
+	if s := vars[agentctl.EnvCommand]; s != "" && (json.Unmarshal([]byte(s), &c.command) != nil || len(c.command) == 0) {
+		missing = append(missing, agentctl.EnvCommand+" (a JSON array of strings)")
+	}
+	c.healthPath = orDefault(vars[agentctl.EnvHealthPath], "/")
 	if s := vars[agentctl.EnvPipArgs]; s != "" && json.Unmarshal([]byte(s), &c.pip) != nil {
 		missing = append(missing, agentctl.EnvPipArgs+" (a JSON array of strings)")
 	}

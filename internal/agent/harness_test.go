@@ -277,7 +277,13 @@ func startIn(t testing.TB, s *server, kind string, env map[string]string, attr *
 			"HANDLER": "train:handler", "TRAINING_JOB_DEFINITION_NAME": "digits", "TRAINING_JOB_DEFINITION_VERSION": "3", "TRAINING_JOB_ID": "171",
 		})
 	}
+	if _, ok := env["+dial"]; ok {
+		vars[agentctl.EnvDialFD] = p.helper()
+	}
 	for k, v := range env {
+		if k == "+dial" {
+			continue
+		}
 		vars[k] = v
 		if k[0] == '-' {
 			delete(vars, k)
@@ -311,6 +317,30 @@ func startIn(t testing.TB, s *server, kind string, env map[string]string, attr *
 		}
 	})
 	return p
+}
+
+// helper starts the program that dials for an agent without network, and returns
+// the number of the agent's end of the socket between them.
+func (p *proc) helper() string {
+	ends, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, os.NewFile(uintptr(ends[0]), "agent"))
+	theirs := os.NewFile(uintptr(ends[1]), "helper")
+	cmd := exec.Command(os.Args[0], "dial")
+	cmd.Env = []string{beAgent + "=1", agentctl.EnvDialFD + "=3"}
+	cmd.ExtraFiles, cmd.Stderr = []*os.File{theirs}, os.Stderr
+	if err := cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	_ = theirs.Close()
+	p.t.Cleanup(func() { // it ends with the agent
+		if err := cmd.Wait(); err != nil {
+			p.t.Errorf("the helper: %v", err)
+		}
+	})
+	return fmt.Sprint(2 + len(p.cmd.ExtraFiles))
 }
 
 // wait waits for the agent's end and returns the exit it told.

@@ -59,14 +59,15 @@ const (
 )
 
 type service struct {
-	a      *agent
-	pool   *pool
-	health atomic.Int32
-	ready  atomic.Int32  // workers
-	slots  chan struct{} // requests that are being read, waiting or answered
-	ended  chan struct{} // closed when the runtime has ended by itself
-	bodies string
-	common http.Header // of each answer
+	a       *agent
+	pool    *pool                   // of a handler
+	command atomic.Pointer[command] // instead
+	health  atomic.Int32
+	ready   atomic.Int32  // workers
+	slots   chan struct{} // requests that are being read, waiting or answered
+	ended   chan struct{} // closed when the runtime has ended by itself
+	bodies  string
+	common  http.Header // of each answer
 }
 
 // serve runs a service until it is stopped or its runtime ends (§13.5).
@@ -106,8 +107,12 @@ func (a *agent) serve(ctx context.Context) error {
 	for _, stop := range stops {
 		stop(max(drainLimit-time.Since(begun), 100*time.Millisecond))
 	}
+	grace := min(childGrace, endLimit-time.Since(begun))
 	if s.pool != nil {
-		s.pool.stop(min(childGrace, endLimit-time.Since(begun)))
+		s.pool.stop(grace)
+	}
+	if c := s.command.Load(); c != nil {
+		c.stop(grace)
 	}
 	return err
 }
@@ -155,6 +160,9 @@ func (s *service) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(a.cfg.command) > 0 {
+		return s.runCommand(ctx, root, site)
+	}
 	a.state.step("import")
 	s.pool = a.newPool(a.sink.ctx, root, site, s.readyChanged)
 	unhook := context.AfterFunc(ctx, s.pool.cancel) // a stop also ends a start
@@ -164,7 +172,7 @@ func (s *service) run(ctx context.Context) error {
 	}
 	s.health.Store(healthReady)
 	a.state.update(func(st *agentctl.State) {
-		st.Phase, st.Step, st.Healthy = string(runner.PhaseRunning), "", s.ready.Load() > 0
+		st.Phase, st.Step, st.Healthy, st.Limit = string(runner.PhaseRunning), "", s.ready.Load() > 0, a.cfg.workers
 	})
 	a.sink.say("info", "ready")
 	select {
@@ -191,6 +199,8 @@ func (s *service) readyChanged(n int) {
 func (s *service) handler(probesOnly bool) http.Handler {
 	return demandKey(s.a.cfg.key, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
+		case len(s.a.cfg.command) > 0 && !probesOnly:
+			s.pass(w, r) // all paths are the command's
 		case r.URL.Path == "/health_check":
 			s.healthCheck(w)
 		case probesOnly:
@@ -199,6 +209,17 @@ func (s *service) handler(probesOnly bool) http.Handler {
 			s.infer(w, r)
 		}
 	}))
+}
+
+// pass hands a request to the command.
+func (s *service) pass(w http.ResponseWriter, r *http.Request) {
+	if c := s.command.Load(); c != nil && s.health.Load() == healthReady {
+		c.serve(w, r)
+		return
+	}
+	maps.Copy(w.Header(), s.common)
+	w.Header().Set(agentctl.HeaderUnhandled, "1")
+	writeJSON(w, http.StatusServiceUnavailable, statusBody(textUnavailable))
 }
 
 func (s *service) healthCheck(w http.ResponseWriter) {

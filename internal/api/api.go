@@ -159,6 +159,7 @@ func (a *API) resources() []func() {
 		a.addBlobs,
 		a.addChannels,
 		a.addVerify,
+		a.addFacets,
 		a.addFiles,
 		a.addPromises,
 		a.addFileChanges,

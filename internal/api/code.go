@@ -21,6 +21,8 @@ type CodeVersion struct {
 	Image                string           `json:"image" example:"abeja-inc/all-cpu:19.10"`
 	UserParameters       compat.StringMap `json:"user_parameters"`
 	Description          string           `json:"description"`
+	Command              compat.Words     `json:"command" doc:"extension: the words of the program that listens on $PORT; null for a handler"`
+	HealthPath           *string          `json:"health_path" doc:"extension: where the command is asked whether it works; null for a handler"`
 	Creator              *User            `json:"creator"`
 	JobDefinitionID      *string          `json:"job_definition_id" doc:"legacy, null"`
 	JobDefinitionVersion *int             `json:"job_definition_version" doc:"legacy, null"`
@@ -50,7 +52,7 @@ func wireCode(v deploy.Version, u *users) (CodeVersion, error) {
 	creator, err := u.get(v.Creator)
 	return CodeVersion{
 		VersionID: string(v.ID), Version: v.Label, DeploymentID: string(v.Deployment), Handler: v.Handler, Image: v.Image,
-		UserParameters: v.Environment, Description: v.Description, Creator: creator, CreatedAt: micro(v.CreatedAt), ModifiedAt: micro(v.ModifiedAt),
+		UserParameters: v.Environment, Description: v.Description, Command: v.Command, HealthPath: orNull(v.HealthPath), Creator: creator, CreatedAt: micro(v.CreatedAt), ModifiedAt: micro(v.ModifiedAt),
 	}, err
 }
 
@@ -60,7 +62,8 @@ type newCode struct {
 	Image          string           `json:"image" example:"abeja-inc/all-cpu:19.10"`
 	Handler        *string          `json:"handler" doc:"default main:handler"`
 	UserParameters compat.StringMap `json:"user_parameters"`
-	Command        compat.Any       `json:"command" doc:"not built yet"`
+	Command        compat.Words     `json:"command" doc:"instead of a handler: a program that listens on $PORT of 127.0.0.1, as words, or as a line for the shell"`
+	HealthPath     *string          `json:"health_path" doc:"path that answers 200 when the command works; default /"`
 }
 
 func (a *API) addCodes() {
@@ -74,12 +77,10 @@ func (a *API) addCodes() {
 	register(a, op("create-deployment-version", http.MethodPost, pathCodes, "Create a code version; its answer says where to upload the source", authz.CodeCreate),
 		func(ctx context.Context, in *createInput) (*CodeVersion, error) {
 			b := value(in.Body)
-			if len(b.Command) > 0 && string(b.Command) != "null" {
-				return nil, plat.Errorf(plat.ErrUnsupported, "command: versions that name a command are not built yet in this version; name a handler")
-			}
 			id := caller(ctx)
 			v, err := a.Deploy.CreateVersion(ctx, id.Org, id.User, in.id(), deploy.NewVersion{
 				Label: b.Version, Image: b.Image, Handler: value(b.Handler), Environment: b.UserParameters,
+				Command: b.Command, HealthPath: value(b.HealthPath),
 			})
 			if err != nil {
 				return nil, err

@@ -313,7 +313,7 @@ func TestCodeVersionWire(t *testing.T) {
 	want := map[string]any{
 		"version_id": id, "version": "0.0.1", "deployment_id": dep[len(w.deps)+1:], "handler": "main:handler", "image": "abeja-inc/all-cpu:19.10",
 		"user_parameters": map[string]any{"TOP_K": "3"}, "description": "", "creator": got["creator"], "job_definition_id": nil,
-		"job_definition_version": nil, "training_job_id": nil, "model_id": nil, "created_at": got["created_at"], "modified_at": got["modified_at"],
+		"job_definition_version": nil, "training_job_id": nil, "model_id": nil, "command": nil, "health_path": nil, "created_at": got["created_at"], "modified_at": got["modified_at"],
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("created (-want +got):\n%s", d)
@@ -346,7 +346,6 @@ func TestCodeVersionWire(t *testing.T) {
 	} {
 		w.refused(what, "POST", dep+"/versions", body, 400)
 	}
-	w.refused("command", "POST", dep+"/versions", `{"version":"2","image":"a/b:1","command":["x"]}`, 501)
 	w.refused("git", "POST", dep+"/git/versions", `{}`, 501)
 	s := w.service(dep, id, "")
 	w.refused("delete of a used version", "DELETE", one, ``, 400)
@@ -355,6 +354,32 @@ func TestCodeVersionWire(t *testing.T) {
 		t.Errorf("delete = %v", got)
 	}
 	w.refused("after it", "GET", one, ``, 404)
+}
+
+// TestCommandWire: a version that names a command (compute.md §8.1, extension).
+func TestCommandWire(t *testing.T) {
+	w := newDeployWorld(t)
+	dep := w.deployment()
+	got := w.call("POST", dep+"/versions", `{"version":"1","image":"a/b:1","command":["./server","$PORT"],"health_path":"/v2/health/ready?x=1"}`)
+	if cmd, ok := got["command"].([]any); !ok || len(cmd) != 2 || cmd[1] != "$PORT" || got["health_path"] != "/v2/health/ready?x=1" || got["handler"] != "main:handler" {
+		t.Errorf("version = %v", got)
+	}
+	got = w.call("POST", dep+"/versions", `{"version":"2","image":"a/b:1","command":"exec ./server","handler":null}`)
+	if cmd, ok := got["command"].([]any); !ok || len(cmd) != 3 || cmd[0] != "/bin/sh" || cmd[2] != "exec ./server" || got["health_path"] != "/" {
+		t.Errorf("a line for the shell = %v", got)
+	}
+	got = w.call("POST", dep+"/versions", `{"version":"3","image":"a/b:1","command":null}`)
+	if got["command"] != nil || got["health_path"] != nil {
+		t.Errorf("a handler's version = %v", got)
+	}
+	for what, body := range map[string]string{
+		"a handler too": `"command":["x"],"handler":"a:b"`, "no words": `"command":[" "]`, "numbers": `"command":[1]`, "object": `"command":{}`,
+		"NUL": `"command":["a\u0000"]`, "long": `"command":["` + strings.Repeat("x", 17<<10) + `"]`,
+		"health of a handler": `"health_path":"/x"`, "relative health path": `"command":["x"],"health_path":"x"`,
+		"two lines": `"command":["x"],"health_path":"/x\r\nHost: y"`, "its variable": `"user_parameters":{"PANAL_COMMAND":"[]"}`,
+	} {
+		w.refused(what, "POST", dep+"/versions", `{"version":"4","image":"a/b:1",`+body+`}`, 400)
+	}
 }
 
 // TestServiceWire: compute.md §6.

@@ -248,6 +248,16 @@ func (r *recorder) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// ReadFrom implements io.ReaderFrom: what is under it may have the kernel send a file.
+func (r *recorder) ReadFrom(src io.Reader) (int64, error) {
+	if r.status == 0 {
+		r.begin(http.StatusOK)
+	}
+	n, err := io.Copy(r.ResponseWriter, src)
+	r.sent += n
+	return n, err
+}
+
 // Flush implements http.Flusher.
 func (r *recorder) Flush() {
 	if f, ok := r.ResponseWriter.(http.Flusher); ok {

@@ -161,6 +161,24 @@ func TestOneOrganizationWithoutIsolation(t *testing.T) {
 	}
 }
 
+// TestOneOrganizationWhile: some things that run allow no second organization.
+func TestOneOrganizationWhile(t *testing.T) {
+	why := "the port of a command is open here"
+	w := newWorld(t, func(w *world, _ *sqlstore.DB) {
+		w.deps.Orgs.OneWhile(func(context.Context) (string, error) { return why, nil })
+	})
+	body := func() io.Reader { return strings.NewReader(`{"name":"second"}`) }
+	status, text := w.do(http.MethodPost, "/organizations", "operator/admin", body(), "Content-Type", "application/json")
+	isError(t, "a second organization", status, text, 403, "forbidden")
+	if !strings.Contains(text, why) {
+		t.Errorf("no reason: %s", text)
+	}
+	why = ""
+	if status, text := w.do(http.MethodPost, "/organizations", "operator/admin", body(), "Content-Type", "application/json"); status != 200 {
+		t.Errorf("later: %d %s", status, text)
+	}
+}
+
 // TestStorageQuota: 507 with the quota's name, before a body of known length is read
 // (data.md §5.2 has no class for it; design §6.9).
 func TestStorageQuota(t *testing.T) {

@@ -189,8 +189,13 @@ func (a *App) Run(ctx context.Context) error {
 			return errors.Join(err, a.close())
 		}
 	}
+	if a.cfg.TLSListen != "" {
+		if err := a.addTLS(ctx); err != nil {
+			return errors.Join(err, a.close())
+		}
+	}
 	a.group.Add("http", func(ctx context.Context) error {
-		return serveHTTP(ctx, a.log, a.listener, a.handler, a.cfg.HeaderBytes, a.cfg.Drain, &a.draining)
+		return serveHTTP(ctx, a.log, a.listener, a.handler, a.cfg.HeaderBytes, a.cfg.Drain, &a.draining, nil)
 	})
 	level, _ := a.runner.Isolation()
 	a.log.LogAttrs(ctx, slog.LevelInfo, "panal is up", slog.String(plat.LogAddress, "http://"+a.listener.Addr().String()),
@@ -209,7 +214,7 @@ func (a *App) addAdminListener(ctx context.Context) error {
 	}
 	var draining atomic.Bool
 	a.group.Add("admin", func(ctx context.Context) error {
-		return serveHTTP(ctx, a.log, l, pprofHandler(), a.cfg.HeaderBytes, a.cfg.Drain, &draining)
+		return serveHTTP(ctx, a.log, l, pprofHandler(), a.cfg.HeaderBytes, a.cfg.Drain, &draining, nil)
 	})
 	return nil
 }

@@ -67,20 +67,28 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	table := dataplane.NewTable()
 	services := service.New(service.Config{
 		Log: a.log.With(slog.String(plat.LogComponent, "service")), Now: a.now, Store: deploys, Models: modelRefs{training},
-		Runner: a.runner, Tokens: orgs, Routes: table, IngestSpool: spool, APIURL: a.agents,
+		Runner: a.runner, Tokens: orgs, Routes: table, Commands: a.commands, IngestSpool: spool, APIURL: a.agents,
 		Wake: a.control.Hub().Watch(ctx, deploy.TopicService),
 	})
 	if err := services.Prime(ctx); err != nil {
 		return fmt.Errorf("routes: %w", err)
 	}
 	a.group.Add("service", services.Run)
+	a.orgs.OneWhile(a.openPorts(deploys))
 	manager := deploy.NewManager(deploy.Config{
-		Store: deploys, Blobs: a.blobs, Models: modelRefs{training}, Publisher: services, Now: a.now,
+		Store: deploys, Blobs: a.blobs, Models: modelRefs{training}, Publisher: services, Commands: a.commands, Now: a.now,
 		Log: a.log.With(slog.String(plat.LogComponent, "deploy")),
 	})
 	proxy := dataplane.NewProxy(table, dataplane.Options{
-		FirstByte: a.cfg.IdleTimeout, Idle: a.cfg.IdleTimeout, Hold: a.cfg.HoldTimeout,
+		FirstByte: a.cfg.IdleTimeout, Idle: a.cfg.IdleTimeout, TunnelIdle: a.cfg.TunnelIdle, Hold: a.cfg.HoldTimeout,
 		Log: a.log.With(slog.String(plat.LogComponent, "gateway")), Metrics: a.metrics,
+	})
+	a.group.Add("tunnels", func(ctx context.Context) error {
+		<-ctx.Done()
+		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.Drain)
+		defer cancel()
+		proxy.Drain(limited)
+		return nil
 	})
 	a.group.Add("housekeeping", func(ctx context.Context) error { return a.keepTokens(ctx, orgs) })
 

@@ -5,6 +5,7 @@ package app
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -65,17 +66,30 @@ func writeStatus(w http.ResponseWriter, status int, body string) {
 }
 
 // serveHTTP serves h on l until ctx ends, then drains: no new connections, and
-// requests in flight get up to drain to finish.
-func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Handler, headers int, drain time.Duration, draining *atomic.Bool) error {
+// requests in flight get up to drain to finish. It speaks HTTP/1.1 and HTTP/2, over
+// TLS when secure is given; without, HTTP/2 is for clients that begin with it (h2c with
+// prior knowledge: a proxy in front that took TLS off).
+func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Handler, headers int, drain time.Duration, draining *atomic.Bool, secure *tls.Config) error {
 	srv := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    maxHeaderBytes(headers),
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		Protocols:         new(http.Protocols),
+		TLSConfig:         secure,
 	}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetHTTP2(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
 	done := make(chan error, 1)
-	go func() { done <- srv.Serve(l) }()
+	go func() {
+		if secure != nil {
+			done <- srv.ServeTLS(l, "", "")
+		} else {
+			done <- srv.Serve(l)
+		}
+	}()
 	select {
 	case err := <-done:
 		return err

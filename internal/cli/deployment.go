@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 
 	"panal/internal/client"
 	"panal/internal/plat"
@@ -137,20 +138,41 @@ type deploymentVersionCmd struct {
 }
 
 func codeHeader() []string {
-	return []string{"ID", "VERSION", "HANDLER", "IMAGE", "ENVIRONMENT", "CREATED"}
+	return []string{"ID", "VERSION", "RUNS", "IMAGE", "ENVIRONMENT", "CREATED"}
 }
 
 func codeRow(v client.Code) []string {
-	return []string{v.ID, v.Label, v.Handler, v.Image, pairs(v.Environment), v.CreatedAt}
+	what := v.Handler
+	if len(v.Command) > 0 {
+		what = strings.Join(v.Command, " ")
+	}
+	return []string{v.ID, v.Label, what, v.Image, pairs(v.Environment), v.CreatedAt}
 }
 
 type codeCreateCmd struct {
 	deploymentArg
 	Source  string            `arg:"" help:"Directory of code (packed without .git and __pycache__), or a zip or tar.gz file." type:"path"`
 	Label   string            `help:"Your name for the version, unique in the deployment, such as 0.0.1." required:"" short:"l"`
-	Handler string            `help:"module:function to call." default:"main:handler"`
+	Handler string            `help:"module:function to call; default main:handler."`
 	Image   string            `help:"Profile to run in: namespace/name:tag." default:"abeja-inc/all-cpu:19.10"`
 	Env     map[string]string `help:"Default variables of this code: --env TOP_K=3." short:"e" mapsep:"none"`
+	Command string            `help:"Instead of a handler: a command line for the shell, of a program that listens on 127.0.0.1:$PORT." placeholder:"LINE"`
+	Health  string            `help:"Path of the command that answers 200 when it works; default /." placeholder:"PATH"`
+}
+
+// Help teaches.
+func (codeCreateCmd) Help() string {
+	return `A handler is called for each request:
+
+  panal deployment version create leaf-api ./predict --label 0.0.1
+
+A command is any HTTP server. It gets the rest of the path after the service or
+alias, all methods, streams and WebSockets; its port is its own, on 127.0.0.1:
+
+  panal deployment version create leaf-api ./server --label 0.0.2 \\
+    --command 'exec python3 server.py --port $PORT' --health /v2/health/ready
+
+It takes up to 64 requests at a time; set PANAL_CONCURRENCY for another number.`
 }
 
 // Run packs and uploads the code.
@@ -182,7 +204,13 @@ func (c codeCreateCmd) Run(e *env) error {
 	if _, err := tmp.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	v, err := e.api.CreateCode(e.ctx, id, client.CodeParams{Label: c.Label, Handler: c.Handler, Image: c.Image, Environment: c.Env}, tmp, size)
+	var words []string
+	if c.Command != "" {
+		words = []string{"/bin/sh", "-c", c.Command}
+	}
+	v, err := e.api.CreateCode(e.ctx, id, client.CodeParams{
+		Label: c.Label, Handler: c.Handler, Image: c.Image, Environment: c.Env, Command: words, HealthPath: c.Health,
+	}, tmp, size)
 	if err != nil {
 		return err
 	}

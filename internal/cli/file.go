@@ -15,6 +15,7 @@ type fileCmd struct {
 	List     fileListCmd     `cmd:"" help:"List a channel's files, newest first."`
 	Find     fileFindCmd     `cmd:"" help:"Find files by metadata, for example: panal file find CHANNEL 'label:7 AND split:train'."`
 	Count    fileCountCmd    `cmd:"" help:"Count files, exactly."`
+	Facets   fileFacetsCmd   `cmd:"" help:"Count files by the values of a metadata name, for example: panal file facets CHANNEL label."`
 	Get      fileGetCmd      `cmd:"" help:"Show a file."`
 	Download fileDownloadCmd `cmd:"" help:"Download files, or a whole channel."`
 	Delete   fileDeleteCmd   `cmd:"" help:"Delete files: by id, or all that a query finds."`

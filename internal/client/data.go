@@ -208,6 +208,25 @@ func (c *Client) CountFiles(ctx context.Context, channel, q string) (int64, erro
 	return out.Count, err
 }
 
+// Facets is the values of a metadata key with the files that have them.
+type Facets struct {
+	Key    string `json:"key"`
+	Values []struct {
+		Value string `json:"value"`
+		Count int64  `json:"count"`
+	} `json:"values"`
+	Distinct int64 `json:"distinct"`
+	Files    int64 `json:"files"`
+}
+
+// Facets returns the most frequent values of a metadata key among the files that match
+// q ("" for all).
+func (c *Client) Facets(ctx context.Context, channel, key, q string, limit int) (Facets, error) {
+	var out Facets
+	err := c.JSON(ctx, http.MethodGet, Path("channels", channel, "facets"), url.Values{"key": {key}, "q": {q}, "limit": {strconv.Itoa(limit)}}, nil, &out)
+	return out, err
+}
+
 // ErrStop ends a listing early, without an error.
 var ErrStop = errors.New("stop")
 

@@ -38,6 +38,8 @@ type Code struct {
 	Handler     string            `json:"handler"`
 	Image       string            `json:"image"`
 	Environment map[string]string `json:"user_parameters"`
+	Command     []string          `json:"command"`
+	HealthPath  string            `json:"health_path"`
 	CreatedAt   string            `json:"created_at"`
 	ModifiedAt  string            `json:"modified_at"`
 	UploadURL   string            `json:"upload_url,omitempty"`
@@ -49,6 +51,8 @@ type CodeParams struct {
 	Handler     string            `json:"handler,omitempty"`
 	Image       string            `json:"image"`
 	Environment map[string]string `json:"user_parameters,omitempty"`
+	Command     []string          `json:"command,omitempty"`
+	HealthPath  string            `json:"health_path,omitempty"`
 }
 
 // Service is a number of instances of a code version.

@@ -27,6 +27,9 @@ type Server struct {
 	Data          string            `help:"Data directory." default:"./panal-data" env:"PANAL_DATA" type:"path"`
 	Listen        string            `help:"Address to listen on. A non-loopback one needs TLS in front, or --insecure." default:"127.0.0.1:8600" env:"PANAL_LISTEN"`
 	Insecure      bool              `help:"Allow a non-loopback address without TLS." env:"PANAL_INSECURE"`
+	TLSListen     string            `name:"tls-listen" help:"Address that speaks TLS (HTTP/1.1 and HTTP/2), for the world; --listen stays for workloads and this machine." env:"PANAL_TLS_LISTEN"`
+	TLSCert       string            `name:"tls-cert" help:"PEM file of its certificate and chain, read again when it changes." type:"path" env:"PANAL_TLS_CERT"`
+	TLSKey        string            `name:"tls-key" help:"PEM file of the certificate's key." type:"path" env:"PANAL_TLS_KEY"`
 	PublicURL     string            `name:"public-url" help:"Base of absolute URLs in answers; default: the request's Host." env:"PANAL_PUBLIC_URL"`
 	Trusted       string            `name:"trusted-proxies" help:"CIDRs or addresses of proxies in front, by comma: X-Forwarded-For counts only from these. IP rules need it behind a proxy." env:"PANAL_TRUSTED_PROXIES"`
 	AgentURL      string            `name:"agent-url" help:"Base URL at which workloads reach the API; default: the listen address." env:"PANAL_AGENT_URL"`
@@ -61,6 +64,7 @@ type Server struct {
 	Rate          float64           `name:"rate-limit" help:"Calls a second that one token may make; more is 429 with Retry-After. Inference and log lines are not counted. 0: no limit." env:"PANAL_RATE_LIMIT"`
 	RateBurst     int               `name:"rate-burst" help:"Calls that a token which was quiet may make at once; 0: two seconds' worth." env:"PANAL_RATE_BURST"`
 	IdleTimeout   time.Duration     `name:"idle-timeout" help:"How long an inference stream may make no progress." default:"30s" env:"PANAL_IDLE_TIMEOUT"`
+	TunnelIdle    time.Duration     `name:"tunnel-idle-timeout" help:"How long a WebSocket to a command may be silent in both directions." default:"5m" env:"PANAL_TUNNEL_IDLE_TIMEOUT"`
 }
 
 // Validate checks everything that can be checked before anything starts.
@@ -70,12 +74,18 @@ func (c *Server) Validate() error {
 		return plat.InvalidField("listen", "%q is not HOST:PORT", c.Listen)
 	}
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) && !c.Insecure {
-		return plat.InvalidField("listen", "%s is not a loopback address and nothing here speaks TLS; put a TLS proxy in front and pass --insecure, or listen on 127.0.0.1", c.Listen)
+		return plat.InvalidField("listen", "%s is not a loopback address and does not speak TLS; use --tls-listen for the world, or put a TLS proxy in front and pass --insecure", c.Listen)
 	}
 	for name, v := range map[string]string{"public-url": c.PublicURL, "agent-url": c.AgentURL} {
 		if u, err := url.Parse(v); v != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.User != nil) {
 			return plat.InvalidField(name, "%q is not http(s)://HOST[:PORT]", v)
 		}
+	}
+	if set := c.TLSListen != ""; set != (c.TLSCert != "") || set != (c.TLSKey != "") {
+		return plat.InvalidField("tls-listen", "goes together with tls-cert and tls-key")
+	}
+	if _, port, err := net.SplitHostPort(c.TLSListen); c.TLSListen != "" && (err != nil || port == "") {
+		return plat.InvalidField("tls-listen", "%q is not HOST:PORT", c.TLSListen)
 	}
 	if _, err := c.Proxies(); err != nil {
 		return err
@@ -95,7 +105,7 @@ func (c *Server) Validate() error {
 			return plat.InvalidField("admin-listen", "%q must be a loopback IP and port: the profiler shows memory", c.Admin)
 		}
 	}
-	for name, d := range map[string]time.Duration{"drain": c.Drain, "hold-timeout": c.HoldTimeout, "idle-timeout": c.IdleTimeout} {
+	for name, d := range map[string]time.Duration{"drain": c.Drain, "hold-timeout": c.HoldTimeout, "idle-timeout": c.IdleTimeout, "tunnel-idle-timeout": c.TunnelIdle} {
 		if d < 0 {
 			return plat.InvalidField(name, "can't be negative")
 		}

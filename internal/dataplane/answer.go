@@ -174,7 +174,7 @@ func (m *pump) run(u *upstream) {
 			}
 		}
 		if err == io.EOF && chunked && sendErr == nil {
-			sendErr = u.conn.sendLastChunk()
+			sendErr = u.conn.sendLastChunk(x.r.Trailer)
 		}
 		switch {
 		case sendErr != nil:

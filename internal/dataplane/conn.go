@@ -96,8 +96,9 @@ func (c *conn) alive() bool {
 func (c *conn) close() { _ = c.nc.Close() }
 
 // readAnswer reads the head of the answer to r, past interim ones. Its body
-// reads from the connection and must not be closed: closing it would read on.
-func (c *conn) readAnswer(r *http.Request) (*http.Response, error) {
+// reads from the connection and must not be closed: closing it would read on. An
+// answer 101 is final, and is only taken when upgrade says that it was asked for.
+func (c *conn) readAnswer(r *http.Request, upgrade bool) (*http.Response, error) {
 	c.src.bounded, c.src.left = true, maxAnswerHead
 	defer func() { c.src.bounded = false }()
 	for range maxInterim {
@@ -106,6 +107,8 @@ func (c *conn) readAnswer(r *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		switch {
+		case resp.StatusCode == http.StatusSwitchingProtocols && upgrade:
+			return resp, nil
 		case resp.StatusCode == http.StatusSwitchingProtocols:
 			return nil, errSwitched
 		case resp.StatusCode < 100:
@@ -151,8 +154,22 @@ func (c *conn) sendChunk(buf []byte, n int) error {
 	return err
 }
 
-func (c *conn) sendLastChunk() error {
-	_, err := io.WriteString(c.nc, "0\r\n\r\n")
+// sendLastChunk ends a body in chunks, with the trailers that came after it.
+func (c *conn) sendLastChunk(trailers http.Header) error {
+	if len(trailers) == 0 {
+		_, err := io.WriteString(c.nc, "0\r\n\r\n")
+		return err
+	}
+	b := []byte("0")
+	for name, values := range trailers {
+		if !passesAsTrailer(name) {
+			continue
+		}
+		for _, v := range values {
+			b = appendField(b, name, v)
+		}
+	}
+	_, err := c.nc.Write(append(b, "\r\n\r\n"...))
 	return err
 }
 

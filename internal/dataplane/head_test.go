@@ -46,6 +46,31 @@ func FuzzHead(f *testing.F) {
 	})
 }
 
+// FuzzUpgrade: whatever a caller asks to switch to, the instance is asked for one
+// protocol or none, in one request head.
+func FuzzUpgrade(f *testing.F) {
+	f.Add("websocket", "Upgrade")
+	f.Add("websocket, h2c", "keep-alive, upgrade")
+	f.Add("h2c", "Upgrade, HTTP2-Settings")
+	f.Add("a/1.1\r\nX: y", "upgrade\r\nHost: z")
+	f.Fuzz(func(t *testing.T, upgrade, connection string) {
+		h := http.Header{"Connection": {connection}, "Upgrade": {upgrade}}
+		r := &http.Request{Method: http.MethodGet, URL: &url.URL{}, Host: "host", Header: h, ProtoMajor: 1, ProtoMinor: 1}
+		head := appendHead(nil, r, &Call{User: "me", RequestID: "id"}, &Route{command: true}, "", 0)
+		br := bufio.NewReader(strings.NewReader(string(head)))
+		got, err := http.ReadRequest(br)
+		if err != nil || br.Buffered() != 0 || got.Host != "host" {
+			t.Fatalf("%v, %v from\n%q", got, err, head)
+		}
+		switch v := got.Header["Upgrade"]; {
+		case len(v) == 0 && len(got.Header["Connection"]) == 0:
+		case len(v) == 1 && v[0] == upgrade && got.Header.Get("Connection") == "Upgrade" && !strings.EqualFold(v[0], "h2c"):
+		default:
+			t.Fatalf("upgrade %q, connection %q", v, got.Header["Connection"])
+		}
+	})
+}
+
 func token(s string) bool {
 	for _, c := range s {
 		if c <= ' ' || c >= 0x7f || strings.ContainsRune(`()<>@,;:\"/[]?={}`, c) {

@@ -130,14 +130,36 @@ func appendHead(b []byte, r *http.Request, c *Call, rt *Route, key string, lengt
 	if key != "" {
 		b = appendField(b, headerInstanceKey, key)
 	}
+	if rt.command {
+		if to := upgradeOf(r); to != "" {
+			b = appendField(b, "Connection", "Upgrade")
+			b = appendField(b, "Upgrade", to)
+		}
+	}
 	switch {
 	case length < 0:
 		b = append(b, "\r\nTransfer-Encoding: chunked"...)
+		for name := range r.Trailer {
+			if passesAsTrailer(name) {
+				b = appendField(b, "Trailer", name)
+			}
+		}
 	case length > 0 || r.Method != http.MethodGet && r.Method != http.MethodHead:
 		b = append(b, "\r\nContent-Length: "...)
 		b = strconv.AppendInt(b, length, 10)
 	}
 	return append(b, "\r\n\r\n"...)
+}
+
+// passesAsTrailer tells whether a caller's trailer reaches the instance: those that
+// would not as a header don't, nor does what tells how to read the message (RFC
+// 9110 §6.5.1).
+func passesAsTrailer(name string) bool {
+	switch name {
+	case "Content-Type", "Content-Encoding", "Content-Range", "Cache-Control", "Max-Forwards", "Range":
+		return false
+	}
+	return !hopByHop(name) && !private(name) && tokenText(name) && !strings.Contains(name, "/")
 }
 
 // appendField appends a line break, the name and the value. The name is a token

@@ -89,7 +89,16 @@ func rawUpstream(t testing.TB, h func(c net.Conn)) dataplane.Instance {
 func gateway(t testing.TB, opt dataplane.Options) (*dataplane.Table, *httptest.Server) {
 	t.Helper()
 	table := dataplane.NewTable()
-	p := dataplane.NewProxy(table, opt)
+	t.Cleanup(func() { table.Replace(dataplane.Snapshot{Version: 1 << 60}) })
+	s := server(t, dataplane.NewProxy(table, opt))
+	return table, s
+}
+
+// serving is a gateway's URL.
+func serving(t testing.TB, p *dataplane.Proxy) string { return server(t, p).URL }
+
+func server(t testing.TB, p *dataplane.Proxy) *httptest.Server {
+	t.Helper()
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p.ServeCall(w, r, dataplane.Call{
 			Target: dataplane.Target{Org: org, Deployment: dep, Service: plat.ServiceID(r.Header.Get("Test-Service"))},
@@ -101,9 +110,8 @@ func gateway(t testing.TB, opt dataplane.Options) (*dataplane.Table, *httptest.S
 	t.Cleanup(func() {
 		s.CloseClientConnections()
 		s.Close()
-		table.Replace(dataplane.Snapshot{Version: 1 << 60})
 	})
-	return table, s
+	return s
 }
 
 func routes(alias plat.ServiceID, services ...dataplane.Service) dataplane.Deployment {

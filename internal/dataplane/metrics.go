@@ -55,6 +55,13 @@ func newMetrics(reg prometheus.Registerer, t *Table) *metrics {
 	return m
 }
 
+// tunnels registers the number of upgraded calls under way.
+func (m *metrics) tunnels(reg prometheus.Registerer, read func() int64) {
+	if reg != nil {
+		reg.MustRegister(gauge("panal_gateway_tunnels", "Upgraded calls (WebSocket) under way.", read))
+	}
+}
+
 func gauge(name, help string, read func() int64) prometheus.GaugeFunc {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(read()) })
 }

@@ -24,6 +24,9 @@ type Options struct {
 	FirstByte time.Duration
 	// Idle is how long either side may be silent within a body; default 30 s.
 	Idle time.Duration
+	// TunnelIdle is how long an upgraded call (WebSocket) may be silent in both
+	// directions; default 5 min.
+	TunnelIdle time.Duration
 	// Hold is how long a call may wait for an instance; default 30 s. Then 503.
 	Hold time.Duration
 	// MaxHeld is how many calls may wait per service; default 1,000.
@@ -43,6 +46,7 @@ type Proxy struct {
 	log     limitedLog
 	metrics *metrics
 	bufs    sync.Pool // of *[]byte, bufSize long
+	tunnels tunnels
 }
 
 // smallBody is the longest body that is read before an instance is taken, so
@@ -63,6 +67,7 @@ const maxSafeTries = 3
 func NewProxy(t *Table, opt Options) *Proxy {
 	opt.FirstByte = cmp.Or(opt.FirstByte, 30*time.Second)
 	opt.Idle = cmp.Or(opt.Idle, 30*time.Second)
+	opt.TunnelIdle = cmp.Or(opt.TunnelIdle, 5*time.Minute)
 	opt.Hold = cmp.Or(opt.Hold, 30*time.Second)
 	opt.MaxHeld = cmp.Or(opt.MaxHeld, 1000)
 	opt.MaxHeldBytes = cmp.Or(opt.MaxHeldBytes, 64<<20)
@@ -70,6 +75,7 @@ func NewProxy(t *Table, opt Options) *Proxy {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
 	p := &Proxy{table: t, opt: opt, log: limitedLog{log: opt.Log}, metrics: newMetrics(opt.Metrics, t)}
+	p.metrics.tunnels(opt.Metrics, p.tunnels.count)
 	p.bufs.New = func() any { b := make([]byte, bufSize); return &b }
 	return p
 }
@@ -97,7 +103,11 @@ func (p *Proxy) ServeCall(w http.ResponseWriter, r *http.Request, call Call) {
 	buf := p.bufs.Get().(*[]byte)
 	x := &exchange{p: p, w: w, r: r, call: &call, buf: *buf, rc: http.NewResponseController(w), class: classCut}
 	defer func() {
-		p.metrics.done(x.class, time.Since(start))
+		if x.tunnel { // how long it stood says nothing of how fast it was answered
+			p.metrics.calls[x.class].Inc()
+		} else {
+			p.metrics.done(x.class, time.Since(start))
+		}
 		p.bufs.Put(buf)
 	}()
 	x.serve(start)
@@ -116,6 +126,10 @@ type exchange struct {
 	stream bool   // the body is sent on as it comes
 	pump   *pump  // of a streamed body, once that has begun
 	class  int    // of the outcome
+
+	upgrade string          // the protocol that the caller wants to switch to
+	tunnel  bool            // it has switched
+	ended   context.Context //nolint:containedctx // ends when the tunnel must
 }
 
 // result is what became of one try.
@@ -263,6 +277,10 @@ func (x *exchange) try(in *instance, rt *Route, tries int, until time.Time) resu
 	if x.stream {
 		length = x.r.ContentLength
 	}
+	x.upgrade = ""
+	if rt.command {
+		x.upgrade = upgradeOf(x.r)
+	}
 	c.head = appendHead(c.head[:0], x.r, x.call, rt, in.key, length)
 	_ = c.nc.SetDeadline(time.Now().Add(u.firstByte)) // fails only when closed; send tells
 	sent, err := c.send(c.head, x.body)
@@ -282,13 +300,17 @@ func (x *exchange) try(in *instance, rt *Route, tries int, until time.Time) resu
 		x.pump = startPump(x, u)
 		defer x.pump.stop()
 	}
-	resp, err := c.readAnswer(x.r) //nolint:bodyclose // answer closes it, with the connection
+	resp, err := c.readAnswer(x.r, x.upgrade != "") //nolint:bodyclose // answer closes it, with the connection
 	if err != nil {
 		return x.noAnswer(u, err, tries)
 	}
 	if !x.stream && resp.Header.Get(headerUnhandled) != "" && time.Now().Before(until) {
 		u.refused = true
 		return result{untouched: true, again: true, avoid: in}
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		x.switchProtocols(u, resp)
+		return result{}
 	}
 	x.answer(u, resp)
 	return result{}

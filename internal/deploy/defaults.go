@@ -10,6 +10,8 @@ const (
 	DefaultInstanceType = "cpu-0.25"
 	DefaultAlias        = "default"
 	DefaultNumber       = 1
+	// DefaultHealthPath is where a command is asked whether it works.
+	DefaultHealthPath = "/"
 	// MaxNumber is the most instances of a service.
 	MaxNumber = 300
 	// MaxSourceBytes is the most that a version's archive may have.

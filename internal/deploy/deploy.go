@@ -32,9 +32,13 @@ type Version struct {
 	Image       string
 	Environment map[string]string // user_parameters
 	Description string
-	Creator     plat.UserID
-	CreatedAt   time.Time
-	ModifiedAt  time.Time
+	// Command is the words of a program that listens on $PORT, for a version that
+	// is one instead of a handler; HealthPath is where it is asked whether it works.
+	Command    []string
+	HealthPath string
+	Creator    plat.UserID
+	CreatedAt  time.Time
+	ModifiedAt time.Time
 }
 
 // SourceKey is where the version's archive is in blob.
@@ -49,6 +53,7 @@ type Service struct {
 	Deployment    plat.DeploymentID
 	Version       plat.VersionID
 	VersionLabel  string
+	Command       bool                    // the version names a command
 	Models        map[string]plat.ModelID // by alias; at most one
 	Status        Status
 	StatusMessage string // why it is not READY; empty means null

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"time"
 
 	"panal/internal/blob"
@@ -35,8 +36,11 @@ type Config struct {
 	Blobs     *blob.Store
 	Models    Models
 	Publisher Publisher
-	Now       plat.Clock
-	Log       *slog.Logger
+	// Commands returns why services can't run commands here, if they can't: their
+	// port is open to every workload of the machine. nil: they always can.
+	Commands func(ctx context.Context) error
+	Now      plat.Clock
+	Log      *slog.Logger
 }
 
 // Manager is the rules around deployments, versions, services and endpoints. The
@@ -142,11 +146,16 @@ type NewVersion struct {
 	Handler     string
 	Image       string
 	Environment map[string]string
+	Command     []string // instead of Handler
+	HealthPath  string   // of Command; "" means DefaultHealthPath
 }
 
 // CreateVersion makes a code version. Its source is to be stored under SourceKey.
 func (m *Manager) CreateVersion(ctx context.Context, org plat.OrgID, by plat.UserID, dep plat.DeploymentID, in NewVersion) (Version, error) {
 	if _, err := m.Store.Deployment(ctx, org, dep); err != nil {
+		return Version{}, err
+	}
+	if err := in.checkCommand(); err != nil {
 		return Version{}, err
 	}
 	if in.Handler == "" {
@@ -163,7 +172,7 @@ func (m *Manager) CreateVersion(ctx context.Context, org plat.OrgID, by plat.Use
 	now := m.Now()
 	v := Version{
 		ID: plat.VersionID(plat.NewHexID("ver")), Org: org, Deployment: dep, Label: in.Label, Handler: in.Handler,
-		Image: in.Image, Environment: maps.Clone(in.Environment), Creator: by, CreatedAt: now, ModifiedAt: now,
+		Image: in.Image, Environment: maps.Clone(in.Environment), Command: slices.Clone(in.Command), HealthPath: in.HealthPath, Creator: by, CreatedAt: now, ModifiedAt: now,
 	}
 	switch err := m.Store.CreateVersion(ctx, v); {
 	case errors.Is(err, plat.ErrExists):

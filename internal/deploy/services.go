@@ -50,9 +50,14 @@ func (m *Manager) CreateService(ctx context.Context, org plat.OrgID, by plat.Use
 	case err != nil:
 		return Service{}, err
 	}
+	if len(v.Command) > 0 && m.Commands != nil {
+		if err := m.Commands(ctx); err != nil {
+			return Service{}, err
+		}
+	}
 	now := m.Now()
 	s := Service{
-		ID: plat.ServiceID(plat.NewHexID("ser")), Org: org, Deployment: dep, Version: v.ID, VersionLabel: v.Label,
+		ID: plat.ServiceID(plat.NewHexID("ser")), Org: org, Deployment: dep, Version: v.ID, VersionLabel: v.Label, Command: len(v.Command) > 0,
 		Status: InProgress, StatusMessage: "waiting for its instances to start",
 		InstanceType: DefaultInstanceType, Autoscale: true, Creator: by, CreatedAt: now, ModifiedAt: now, Generation: 1,
 	}

@@ -69,6 +69,9 @@ type ServiceStore interface {
 	// ServiceCounts returns how many services of all deployments are in each
 	// status; one that none is in may be missing.
 	ServiceCounts(ctx context.Context) (map[Status]int, error)
+	// CommandServices returns up to limit services of any organization whose
+	// version names a command.
+	CommandServices(ctx context.Context, limit int) ([]plat.ServiceID, error)
 	// CountServices returns how many services an organization has.
 	CountServices(ctx context.Context, org plat.OrgID) (int64, error)
 	// UpdateService changes a service. A change of the status that the state

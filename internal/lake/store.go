@@ -43,6 +43,9 @@ type Store interface {
 	Files(ctx context.Context, s Search, now time.Time) (page []File, more bool, err error)
 	// Count returns how many files Files would list without a limit.
 	Count(ctx context.Context, f Filter, now time.Time) (int64, error)
+	// Facets returns the values of a key (see FacetKey) among the files of f, at most
+	// limit of them.
+	Facets(ctx context.Context, f Filter, key string, limit int, now time.Time) (Facets, error)
 	// Usage returns how many files there are and how many bytes they hold.
 	Usage(ctx context.Context, channel plat.ChannelID, now time.Time) (Usage, error)
 	// Total returns what all channels hold together, with files that have expired

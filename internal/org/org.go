@@ -97,6 +97,8 @@ type Service struct {
 	now    plat.Clock
 	// single is the reason why a second organization is refused; "" allows many.
 	single string
+	// oneWhile tells why there may be only one organization for now; see OneWhile.
+	oneWhile func(ctx context.Context) (string, error)
 
 	mu     sync.Mutex
 	seen   map[plat.OrgID]seen
@@ -110,6 +112,10 @@ type Service struct {
 func NewService(s Store, tokens authn.Store, now plat.Clock, singleReason string) *Service {
 	return &Service{store: s, tokens: tokens, now: now, single: singleReason, seen: map[plat.OrgID]seen{}}
 }
+
+// OneWhile sets who is asked before a second organization is made: a reason that
+// is not empty refuses it. Call it before the service is used.
+func (s *Service) OneWhile(why func(ctx context.Context) (string, error)) { s.oneWhile = why }
 
 var namePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
@@ -125,13 +131,20 @@ func (s *Service) Create(ctx context.Context, name string) (Organization, error)
 	if err := checkName(name); err != nil {
 		return Organization{}, err
 	}
-	if s.single != "" {
+	why := s.single
+	if why == "" && s.oneWhile != nil {
+		var err error
+		if why, err = s.oneWhile(ctx); err != nil {
+			return Organization{}, err
+		}
+	}
+	if why != "" {
 		all, err := s.store.Organizations(ctx)
 		if err != nil {
 			return Organization{}, err
 		}
 		if len(all) > 0 {
-			return Organization{}, plat.Errorf(plat.ErrForbidden, "a second organization needs walls between workloads, and this machine gives none: %s", s.single)
+			return Organization{}, plat.Errorf(plat.ErrForbidden, "a second organization needs walls between workloads, and this machine gives none: %s", why)
 		}
 	}
 	now := s.now()

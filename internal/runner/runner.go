@@ -47,6 +47,14 @@ type Runner interface {
 	Close() error
 }
 
+// PortWaller is a Runner that knows whether it can give a workload a loopback
+// network of its own. One that isn't can't.
+type PortWaller interface {
+	// WallsPorts tells whether a port that a Command listens on can be reached by
+	// nothing but its own workload; otherwise reason says what is missing.
+	WallsPorts() (ok bool, reason string)
+}
+
 // Kind is what an agent does with the user's code.
 type Kind string
 
@@ -71,6 +79,11 @@ type Spec struct {
 	Token string
 	// LogStream is the stream that the workload's lines belong to (logs.Stream).
 	LogStream string
+	// Command is the words of the program that a service runs instead of a handler;
+	// it listens on a TCP port of 127.0.0.1. Where the runner walls ports
+	// (PortWaller), that port is the workload's own. HealthPath tells its health.
+	Command    []string
+	HealthPath string
 	// Reserve marks work that may use the share of the machine that is kept for
 	// services (true for services, false for jobs).
 	Reserve bool
@@ -122,7 +135,13 @@ type Addr struct {
 	// and the agent demands, so that nobody else on the machine can call the
 	// instance. Empty when the network itself is walled.
 	Key string
+	// Limit is how many requests the instance takes at a time; 0 means 1.
+	Limit int
 }
+
+// MaxLimit bounds Addr.Limit: it is the word of an agent, which user code can
+// have replaced.
+const MaxLimit = 1024
 
 // SpoolBatch is a run of log lines as the agent spooled them: encoded
 // logs.Batch JSON, one per element.

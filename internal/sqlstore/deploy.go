@@ -162,30 +162,46 @@ func serviceIDs(all []deploy.Service) []string {
 	return ids
 }
 
-const codeColumns = `id, org_id, deployment_id, label, handler, image, environment, description, creator, created_at, modified_at`
+const codeColumns = `id, org_id, deployment_id, label, handler, image, environment, description, creator, created_at, modified_at, command, health_path`
 
 func scanCode(r scanner) (deploy.Version, error) {
 	var v deploy.Version
-	var env string
+	var env, command string
 	var created, modified int64
-	if err := r.Scan(&v.ID, &v.Org, &v.Deployment, &v.Label, &v.Handler, &v.Image, &env, &v.Description, &v.Creator, &created, &modified); err != nil {
+	if err := r.Scan(&v.ID, &v.Org, &v.Deployment, &v.Label, &v.Handler, &v.Image, &env, &v.Description, &v.Creator, &created, &modified,
+		&command, &v.HealthPath); err != nil {
 		return v, err
 	}
 	v.CreatedAt, v.ModifiedAt = fromMicros(created), fromMicros(modified)
+	if command != noCommand {
+		if err := fromJSON(command, &v.Command); err != nil {
+			return v, err
+		}
+	}
 	return v, fromJSON(env, &v.Environment)
 }
 
 // CreateVersion implements deploy.Store.
 func (s *Deploys) CreateVersion(ctx context.Context, v deploy.Version) error {
 	err := s.db.Write(ctx, func(tx *Tx) error {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO code_version (`+codeColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+		if _, err := tx.ExecContext(ctx, `INSERT INTO code_version (`+codeColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
 			string(v.ID), string(v.Org), string(v.Deployment), v.Label, v.Handler, v.Image, toJSON(v.Environment), v.Description,
-			string(v.Creator), micros(v.CreatedAt), micros(v.ModifiedAt)); err != nil {
+			string(v.Creator), micros(v.CreatedAt), micros(v.ModifiedAt), commandJSON(v.Command), v.HealthPath); err != nil {
 			return err
 		}
 		return tx.Event(ctx, deploy.TopicVersion, string(v.ID), "created", v.CreatedAt)
 	})
 	return missing(err, deploymentNoun, v.Deployment)
+}
+
+// noCommand is how no command is stored.
+const noCommand = "[]"
+
+func commandJSON(words []string) string {
+	if len(words) == 0 {
+		return noCommand
+	}
+	return toJSON(words)
 }
 
 // missing turns a broken foreign key of an INSERT into ErrNotFound of what it

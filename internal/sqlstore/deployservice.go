@@ -12,7 +12,7 @@ import (
 
 const serviceColumns = `id, org_id, deployment_id, version_id, version_label, models, status, status_message, instance_type,
 	number, min_number, max_number, autoscale, record_channel, environment, merged, creator, created_at, modified_at,
-	generation, ready_generation, failures, last_failure, retry_at`
+	generation, ready_generation, failures, last_failure, retry_at, command`
 
 func scanService(r scanner) (deploy.Service, error) {
 	var s deploy.Service
@@ -20,7 +20,7 @@ func scanService(r scanner) (deploy.Service, error) {
 	var created, modified, failed, retry int64
 	if err := r.Scan(&s.ID, &s.Org, &s.Deployment, &s.Version, &s.VersionLabel, &models, &s.Status, &s.StatusMessage, &s.InstanceType,
 		&s.Number, &s.Min, &s.Max, &s.Autoscale, &s.RecordChannel, &env, &merged, &s.Creator, &created, &modified,
-		&s.Generation, &s.ReadyGeneration, &s.Failures, &failed, &retry); err != nil {
+		&s.Generation, &s.ReadyGeneration, &s.Failures, &failed, &retry, &s.Command); err != nil {
 		return s, err
 	}
 	s.CreatedAt, s.ModifiedAt, s.LastFailure, s.RetryAt = fromMicros(created), fromMicros(modified), fromMicros(failed), fromMicros(retry)
@@ -51,11 +51,11 @@ func (s *Deploys) services(ctx context.Context, q Querier, where string, args ..
 func (s *Deploys) CreateService(ctx context.Context, v deploy.Service) error {
 	err := s.db.Write(ctx, func(tx *Tx) error {
 		if _, err := tx.ExecContext(ctx, `INSERT INTO service (`+serviceColumns+`)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)`,
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)`,
 			string(v.ID), string(v.Org), string(v.Deployment), string(v.Version), v.VersionLabel, modelsJSON(v.Models),
 			string(v.Status), v.StatusMessage, v.InstanceType, v.Number, v.Min, v.Max, v.Autoscale, string(v.RecordChannel),
 			toJSON(v.Environment), toJSON(v.Merged), string(v.Creator), micros(v.CreatedAt), micros(v.ModifiedAt),
-			v.Generation, v.ReadyGeneration, v.Failures, micros(v.LastFailure), micros(v.RetryAt)); err != nil {
+			v.Generation, v.ReadyGeneration, v.Failures, micros(v.LastFailure), micros(v.RetryAt), v.Command); err != nil {
 			return err
 		}
 		return tx.Event(ctx, deploy.TopicService, string(v.ID), "created", v.CreatedAt)
@@ -175,6 +175,12 @@ func (s *Deploys) DeleteService(ctx context.Context, id plat.ServiceID) error {
 		}
 		return tx.Event(ctx, deploy.TopicService, string(id), "deleted", v.ModifiedAt)
 	})
+}
+
+// CommandServices implements deploy.Store.
+func (s *Deploys) CommandServices(ctx context.Context, limit int) ([]plat.ServiceID, error) {
+	scan := func(r scanner) (id plat.ServiceID, err error) { err = r.Scan(&id); return id, err }
+	return scanAll(ctx, s.db, s.db.Read(), scan, `SELECT id FROM service WHERE command ORDER BY org_id LIMIT $1`, limit)
 }
 
 // ServicesOfModel implements deploy.Store. Ids are decimal, so a quoted one in

@@ -3,12 +3,14 @@
 package dirblob
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -21,28 +23,81 @@ import (
 )
 
 const (
-	formatLine = "dirblob 1\n"
+	formatLine = "dirblob 2\n"
+	olderLine  = "dirblob 1\n" // without segments
 
 	// copyBuffer is a compromise: fewer system calls, yet small beside a
 	// process that takes hundreds of uploads at once.
 	copyBuffer = 128 << 10
 )
 
+var errExists = plat.Errorf(plat.ErrExists, "the object already exists")
+
 var errClosed = plat.Errorf(plat.ErrUnavailable, "the object store is closed")
+
+// Options are how a store keeps small objects. The zero value has good ones.
+type Options struct {
+	// Small is the length up to which an object goes into a segment; the rest are
+	// files. 0 means 64 KiB, less than 0 none; objects stay where they are when it
+	// changes.
+	Small int
+	// SegmentBytes is the length from which a segment is followed by another: 0 means 64 MiB.
+	SegmentBytes int64
+	// MemEntries and MemLog bound the part of the index that is in memory, by
+	// objects and by the bytes of segments that are read again at Open: 0 means
+	// 32,768 and 256 MiB.
+	MemEntries int
+	MemLog     int64
+	// Reserve is how much disk is kept for the records of deletes when the disk is
+	// full: 0 means 1 MiB, less than 0 none.
+	Reserve int
+	// Manual leaves it to the caller when maintenance is done: by Maintain.
+	Manual bool
+}
+
+func (o Options) withDefaults() Options {
+	if o.Small == 0 {
+		o.Small = 64 << 10
+	}
+	if o.SegmentBytes == 0 {
+		o.SegmentBytes = 64 << 20
+	}
+	if o.MemEntries == 0 {
+		o.MemEntries = 32 << 10
+	}
+	if o.MemLog == 0 {
+		o.MemLog = 256 << 20
+	}
+	if o.Reserve == 0 {
+		o.Reserve = 1 << 20
+	}
+	o.Small = min(o.Small, maxSmall)
+	return o
+}
 
 // Driver keeps objects in a directory.
 type Driver struct {
 	fs    vfs.FS
+	opt   Options
+	small *small // segments
 	dirs  *dirs
 	locks keyLocks
 
 	session string // tells this process's temporary names from another's
 	serial  atomic.Uint64
 	buffers sync.Pool
+	smalls  sync.Pool // whole small bodies
 
 	// closing is held for reading while the tree is changed, for writing by Close.
 	closing sync.RWMutex
 	closed  atomic.Bool
+
+	moves       atomic.Uint64 // objects that went from a file to a segment or back
+	maintaining atomic.Bool
+	retryAt     atomic.Int64
+	working     sync.WaitGroup // maintenance
+	background  func() error
+	cancel      context.CancelFunc
 }
 
 var _ blob.Driver = (*Driver)(nil)
@@ -54,7 +109,7 @@ func Open(ctx context.Context, dir string) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open object directory %s: %w", dir, translate(err))
 	}
-	d, err := OpenFS(ctx, fsys)
+	d, err := OpenFS(ctx, fsys, Options{})
 	if err != nil {
 		return nil, fmt.Errorf("open object directory %s: %w", dir, err)
 	}
@@ -62,12 +117,14 @@ func Open(ctx context.Context, dir string) (*Driver, error) {
 }
 
 // OpenFS is Open on a file layer.
-func OpenFS(ctx context.Context, fsys vfs.FS) (*Driver, error) {
+func OpenFS(ctx context.Context, fsys vfs.FS, opt Options) (*Driver, error) {
 	d := &Driver{
 		fs:      fsys,
+		opt:     opt.withDefaults(),
 		dirs:    newDirs(fsys),
 		session: strconv.FormatUint(rand.Uint64(), 36),
 		buffers: sync.Pool{New: func() any { b := make([]byte, copyBuffer); return &b }},
+		smalls:  sync.Pool{New: func() any { return new([]byte) }},
 	}
 	for _, name := range []string{tmpDir, objectsDir} {
 		if err := fsys.Mkdir(name); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -80,10 +137,17 @@ func OpenFS(ctx context.Context, fsys vfs.FS) (*Driver, error) {
 	if err := d.checkFormat(); err != nil {
 		return nil, err
 	}
-	// Also when all was there: an earlier process may have ended before its sync.
-	if err := fsys.SyncDir("."); err != nil {
+	var err error
+	if d.small, err = openSmall(ctx, fsys, d.opt, d.tempName); err != nil {
 		return nil, translate(err)
 	}
+	// Also when all was there: an earlier process may have ended before its sync.
+	if err := fsys.SyncDir("."); err != nil {
+		d.small.close()
+		return nil, translate(err)
+	}
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	d.cancel, d.background = cancel, func() error { return d.Maintain(life) }
 	return d, nil
 }
 
@@ -118,6 +182,9 @@ func (d *Driver) checkFormat() error {
 	line, err := io.ReadAll(io.LimitReader(f, int64(len(formatLine))+1))
 	if err := errors.Join(err, f.Close()); err != nil {
 		return translate(err)
+	}
+	if string(line) == olderLine {
+		return translate(d.writeFormat())
 	}
 	if string(line) != formatLine {
 		return plat.Errorf(plat.ErrUnsupported, "the object directory has format %q; this version reads %q", line, formatLine)
@@ -154,9 +221,30 @@ func (d *Driver) Put(ctx context.Context, key string, r io.Reader, size int64, o
 	dir, name := keyPath(key)
 	if opt.IfNoneMatch {
 		// Most losers are told before they send their body; commit decides.
+		e, err := d.small.live(key)
+		if err != nil {
+			return translate(err)
+		}
+		if e != nil {
+			return errExists
+		}
 		if _, err := d.fs.Stat(name); err == nil {
 			return d.refuse(ctx, key, dir)
 		}
+	}
+	if d.opt.Small >= 0 && size <= int64(d.opt.Small) {
+		buf, ok := d.smalls.Get().(*[]byte)
+		if !ok {
+			panic("BUG: dirblob's pool holds something else")
+		}
+		defer d.smalls.Put(buf)
+		if err := d.readSmall(ctx, buf, r, size); err != nil {
+			return err
+		}
+		if len(*buf) <= d.opt.Small {
+			return d.putSmall(ctx, key, dir, name, *buf, opt.IfNoneMatch)
+		}
+		r = io.MultiReader(bytes.NewReader(*buf), r)
 	}
 	tmp := d.tempName()
 	if err := d.receive(ctx, tmp, r, size); err != nil {
@@ -165,6 +253,85 @@ func (d *Driver) Put(ctx context.Context, key string, r io.Reader, size int64, o
 	if err := d.commit(ctx, key, dir, name, tmp, opt.IfNoneMatch); err != nil {
 		_ = d.fs.Remove(tmp)
 		return err
+	}
+	return nil
+}
+
+// readSmall reads the body into buf: all of it, or, of one whose length is not known,
+// a byte more than is small.
+func (d *Driver) readSmall(ctx context.Context, buf *[]byte, r io.Reader, size int64) error {
+	b := (*buf)[:0]
+	most := d.opt.Small + 1
+	if size >= 0 {
+		most = int(size) + 1
+	}
+	for {
+		if cap(b) < min(most, len(b)+512) {
+			b = slices.Grow(b, min(most, max(2*cap(b), 4<<10))-len(b))
+		}
+		if err := d.check(ctx); err != nil {
+			return err
+		}
+		n, err := r.Read(b[len(b):min(cap(b), most)])
+		b = b[:len(b)+n]
+		*buf = b
+		switch {
+		case size >= 0 && int64(len(b)) > size:
+			return plat.Errorf(plat.ErrInvalid, "the body is longer than the declared %d bytes", size)
+		case err == io.EOF:
+			if int64(len(b)) < size {
+				return plat.Errorf(plat.ErrInvalid, "the body ended after %d of the declared %d bytes", len(b), size)
+			}
+			return nil
+		case err != nil:
+			return fmt.Errorf("read body: %w", err)
+		case len(b) == most:
+			return nil
+		}
+	}
+}
+
+// putSmall makes body the object of key, in a segment.
+func (d *Driver) putSmall(ctx context.Context, key, dir, name string, body []byte, ifNoneMatch bool) error {
+	end, err := d.begin(ctx, key)
+	if err != nil {
+		return err
+	}
+	err = d.putSmallLocked(key, dir, name, body, ifNoneMatch)
+	end()
+	d.kick()
+	return err
+}
+
+func (d *Driver) putSmallLocked(key, dir, name string, body []byte, ifNoneMatch bool) error {
+	old, err := d.small.find(key)
+	if err != nil {
+		return translate(err)
+	}
+	if ifNoneMatch {
+		if old != nil && !old.gone {
+			return errExists
+		}
+		if _, err := d.fs.Stat(name); err == nil {
+			line := d.dirs.acquire(dir)
+			defer d.dirs.release(line)
+			return d.refuseLocked(line, dir)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return translate(err)
+		}
+	}
+	if err := d.small.put(key, body, old); err != nil {
+		return translate(err)
+	}
+	if old == nil || old.gone {
+		// From here on the segment hides a file of the key. One that stays is only
+		// space lost, until the next change of the key.
+		if _, err := d.fs.Stat(name); err == nil {
+			d.moves.Add(1)
+			if d.remove(dir, name) == nil {
+				d.dirs.prune(dir)
+			}
+		}
 	}
 	return nil
 }
@@ -231,6 +398,13 @@ func (d *Driver) commit(ctx context.Context, key, dir, name, tmp string, ifNoneM
 	line := d.dirs.acquire(dir)
 	defer d.dirs.release(line)
 
+	inSegment, err := d.small.live(key)
+	if err != nil {
+		return translate(err)
+	}
+	if inSegment != nil && ifNoneMatch {
+		return errExists
+	}
 	_, err = d.fs.Stat(name)
 	exists := err == nil
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -266,7 +440,14 @@ func (d *Driver) commit(ctx context.Context, key, dir, name, tmp string, ifNoneM
 	if kept {
 		_ = d.fs.Remove(old) // else Open removes it
 	}
-	return nil
+	if inSegment == nil {
+		return nil
+	}
+	// The new version counts from here on: until now the segment hid the file. Should
+	// this fail the file stays, hidden: whether the disk has the record is not known,
+	// and after a power cut one of the two must be there.
+	d.moves.Add(1)
+	return translate(d.small.remove(key, inSegment))
 }
 
 // refuse returns ErrExists for an object that was seen.
@@ -290,7 +471,7 @@ func (d *Driver) refuseLocked(line []string, dir string) error {
 	if err := d.dirs.sync(dir); err != nil {
 		return translate(err)
 	}
-	return plat.Errorf(plat.ErrExists, "the object already exists")
+	return errExists
 }
 
 // begin starts a change of key's object: it holds off other changes of it and Close.
@@ -332,12 +513,26 @@ func (d *Driver) Delete(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	defer end()
+	err = d.deleteLocked(key, dir, name)
+	end()
+	d.kick()
+	return err
+}
+
+func (d *Driver) deleteLocked(key, dir, name string) error {
+	inSegment, err := d.small.live(key)
+	if err != nil {
+		return translate(err)
+	}
+	// A file first: the segment may hide one, which must not come to light.
 	if err := d.remove(dir, name); err != nil {
 		return translate(err)
 	}
 	d.dirs.prune(dir)
-	return nil
+	if inSegment == nil {
+		return nil
+	}
+	return translate(d.small.remove(key, inSegment))
 }
 
 func (d *Driver) remove(dir, name string) error {
@@ -355,16 +550,43 @@ func (d *Driver) remove(dir, name string) error {
 }
 
 // Stat implements blob.Driver.
-func (d *Driver) Stat(ctx context.Context, key string) (blob.Info, error) {
-	if err := d.check(ctx); err != nil {
-		return blob.Info{}, err
+func (d *Driver) Stat(ctx context.Context, key string) (info blob.Info, err error) {
+	err = d.look(ctx, func() (bool, error) {
+		e, err := d.small.live(key)
+		if e != nil {
+			info = e.info(key)
+		}
+		return e != nil, err
+	}, func() error {
+		_, name := keyPath(key)
+		fi, err := d.fs.Stat(name)
+		if err == nil {
+			info = infoOf(key, fi)
+		}
+		return err
+	})
+	return info, err
+}
+
+// look looks for an object in the segments, then for a file, and once more when one
+// has moved between the two meanwhile.
+func (d *Driver) look(ctx context.Context, segments func() (found bool, err error), file func() error) error {
+	for {
+		if err := d.check(ctx); err != nil {
+			return err
+		}
+		moves := d.moves.Load()
+		found, err := segments()
+		if err != nil || found {
+			return translate(err)
+		}
+		if err = file(); err == nil {
+			return nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) || d.moves.Load() == moves {
+			return translateFind(err)
+		}
 	}
-	_, name := keyPath(key)
-	fi, err := d.fs.Stat(name)
-	if err != nil {
-		return blob.Info{}, translateFind(err)
-	}
-	return infoOf(key, fi), nil
 }
 
 func infoOf(key string, fi fs.FileInfo) blob.Info {
@@ -372,36 +594,52 @@ func infoOf(key string, fi fs.FileInfo) blob.Info {
 }
 
 // Open implements blob.Driver.
-func (d *Driver) Open(ctx context.Context, key string, off, n int64) (io.ReadCloser, blob.Info, error) {
-	if err := d.check(ctx); err != nil {
+func (d *Driver) Open(ctx context.Context, key string, off, n int64) (rc io.ReadCloser, info blob.Info, err error) {
+	err = d.look(ctx, func() (bool, error) {
+		body, e, err := d.small.read(key)
+		if e != nil {
+			rc, info = newBodyReader(body, off, n), e.info(key)
+		}
+		return e != nil, err
+	}, func() error {
+		_, name := keyPath(key)
+		f, err := d.fs.Open(name)
+		if err != nil {
+			return err
+		}
+		fi, err := f.Stat()
+		if err == nil && off > 0 {
+			_, err = f.Seek(off, io.SeekStart)
+		}
+		if err != nil {
+			_ = f.Close()
+			return err
+		}
+		left := max(fi.Size()-off, 0)
+		if n >= 0 {
+			left = min(left, n)
+		}
+		rc, info = &reader{file: f, body: io.LimitedReader{R: f, N: left}}, infoOf(key, fi)
+		return nil
+	})
+	if err != nil {
 		return nil, blob.Info{}, err
 	}
-	_, name := keyPath(key)
-	f, err := d.fs.Open(name)
-	if err != nil {
-		return nil, blob.Info{}, translateFind(err)
-	}
-	fi, err := f.Stat()
-	if err == nil && off > 0 {
-		_, err = f.Seek(off, io.SeekStart)
-	}
-	if err != nil {
-		_ = f.Close()
-		return nil, blob.Info{}, translate(err)
-	}
-	left := max(fi.Size()-off, 0)
-	if n >= 0 {
-		left = min(left, n)
-	}
-	return &reader{file: f, body: io.LimitedReader{R: f, N: left}}, infoOf(key, fi), nil
+	return rc, info, nil
 }
 
 // Close implements blob.Driver. Changes under way are finished first, bodies
 // still coming in are dropped; open readers stay usable.
 func (d *Driver) Close() error {
 	d.closing.Lock()
-	defer d.closing.Unlock()
-	d.closed.Store(true)
+	was := d.closed.Swap(true)
+	d.closing.Unlock()
+	if was {
+		return nil
+	}
+	d.cancel()
+	d.working.Wait()
+	d.small.close()
 	return nil
 }
 

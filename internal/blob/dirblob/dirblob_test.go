@@ -12,9 +12,15 @@ import (
 	"panal/internal/blob/dirblob/vfs"
 )
 
+// open opens a store of files alone; openAs one of another layout.
 func open(tb testing.TB, fsys vfs.FS) *dirblob.Driver {
 	tb.Helper()
-	d, err := dirblob.OpenFS(tb.Context(), fsys)
+	return openAs(tb, fsys, layouts["files"])
+}
+
+func openAs(tb testing.TB, fsys vfs.FS, opt dirblob.Options) *dirblob.Driver {
+	tb.Helper()
+	d, err := dirblob.OpenFS(tb.Context(), fsys, opt)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -23,12 +29,14 @@ func open(tb testing.TB, fsys vfs.FS) *dirblob.Driver {
 }
 
 // full returns a store whose disk has little space left.
-func full(tb testing.TB) blob.Driver {
-	tb.Helper()
-	fsys := crashfs.New()
-	d := open(tb, fsys)
-	fsys.SetQuota(64 << 10)
-	return d
+func full(opt dirblob.Options) func(testing.TB) blob.Driver {
+	return func(tb testing.TB) blob.Driver {
+		tb.Helper()
+		fsys := crashfs.New()
+		d := openAs(tb, fsys, opt)
+		fsys.SetQuota(64 << 10)
+		return d
+	}
 }
 
 func osHarness() blobtest.Harness {
@@ -42,18 +50,25 @@ func osHarness() blobtest.Harness {
 			tb.Cleanup(func() { _ = d.Close() })
 			return d
 		},
-		Full: full,
+		Full: full(dirblob.Options{}),
 	}
 }
 
 func TestContract(t *testing.T) { blobtest.Run(t, osHarness()) }
 
+// TestContractOnCrashfs runs the suite on each layout. Segments and what is kept in
+// memory are so small that maintenance goes on all the time.
 func TestContractOnCrashfs(t *testing.T) {
-	blobtest.Run(t, blobtest.Harness{
-		New:  func(tb testing.TB) blob.Driver { return open(tb, crashfs.New()) },
-		Full: full,
-		Caps: blobtest.Caps{BuffersBody: true}, // the file layer is memory
-	})
+	for name, opt := range layouts {
+		opt.Manual = false
+		t.Run(name, func(t *testing.T) {
+			blobtest.Run(t, blobtest.Harness{
+				New:  func(tb testing.TB) blob.Driver { return openAs(tb, crashfs.New(), opt) },
+				Full: full(opt),
+				Caps: blobtest.Caps{BuffersBody: true}, // the file layer is memory
+			})
+		})
+	}
 }
 
 func BenchmarkContract(b *testing.B) { blobtest.Bench(b, osHarness()) }

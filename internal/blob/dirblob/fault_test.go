@@ -58,10 +58,17 @@ func mustRead(t *testing.T, d *dirblob.Driver, key, want string) {
 
 // TestDiskFullAnywhere runs out of space after every possible number of bytes.
 func TestDiskFullAnywhere(t *testing.T) {
+	for name, opt := range layouts {
+		t.Run(name, func(t *testing.T) { diskFullAnywhere(t, opt) })
+	}
+}
+
+func diskFullAnywhere(t *testing.T, opt dirblob.Options) {
+	t.Helper()
 	text := strings.Repeat("x", 40)
 	for quota := range int64(len(text)) {
 		fsys := crashfs.New()
-		d := open(t, fsys)
+		d := openAs(t, fsys, opt)
 		if err := putText(t, d, "old", "old"); err != nil {
 			t.Fatal(err)
 		}
@@ -87,6 +94,13 @@ func TestDiskFullAnywhere(t *testing.T) {
 // TestOneFailingOperation fails each operation of a put in turn: the put fails
 // and leaves what was there, or the failure did not matter and it is stored.
 func TestOneFailingOperation(t *testing.T) {
+	for name, opt := range layouts {
+		t.Run(name, func(t *testing.T) { oneFailingOperation(t, opt) })
+	}
+}
+
+func oneFailingOperation(t *testing.T, opt dirblob.Options) {
+	t.Helper()
 	for _, c := range []struct {
 		name string
 		errs syscall.Errno
@@ -100,7 +114,7 @@ func TestOneFailingOperation(t *testing.T) {
 		for _, before := range []string{absent, "old"} {
 			for step, passed := 0, false; !passed; step++ {
 				fsys := crashfs.New()
-				d := open(t, fsys)
+				d := openAs(t, fsys, opt)
 				if before != absent {
 					if err := putText(t, d, "a/b", before); err != nil {
 						t.Fatal(err)
@@ -173,7 +187,7 @@ func TestOpenMakesParents(t *testing.T) {
 	if err := putText(t, d, "k", "x"); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{dir, dir + "/objects", dir + "/objects/k.o"} {
+	for _, name := range []string{dir, dir + "/objects", dir + "/segments", dir + "/segments/1.seg"} {
 		fi, err := os.Stat(name)
 		if err != nil {
 			t.Fatal(err)
@@ -186,7 +200,7 @@ func TestOpenMakesParents(t *testing.T) {
 
 func TestOpenRefusesAnotherFormat(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "format"), []byte("dirblob 2\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "format"), []byte("dirblob 3\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := dirblob.Open(t.Context(), dir); !errors.Is(err, plat.ErrUnsupported) {
@@ -277,10 +291,11 @@ func TestForeignNamesAreNotObjects(t *testing.T) {
 // TestATruncatedFileIsNotAnEnd: bytes lost under us are an error of the read.
 func TestATruncatedFileIsNotAnEnd(t *testing.T) {
 	dir := t.TempDir()
-	d, err := dirblob.Open(t.Context(), dir)
+	fsys, err := vfs.NewOS(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
+	d := open(t, fsys)
 	if err := putText(t, d, "k", "0123456789"); err != nil {
 		t.Fatal(err)
 	}

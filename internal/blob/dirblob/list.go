@@ -23,15 +23,50 @@ func (d *Driver) List(ctx context.Context, prefix, after string, limit int) ([]b
 	if len(prefix) > blob.MaxKeyLen {
 		return nil, false, nil
 	}
-	l := lister{d: d, prefix: prefix, after: after, want: min(limit, math.MaxInt-1) + 1}
-	dir, text := prefixDir(prefix)
-	if err := l.walk(ctx, dir, text); err != nil {
-		return nil, false, translate(err)
+	want := min(limit, math.MaxInt-1) + 1
+	for tries := 0; ; tries++ {
+		moves := d.moves.Load()
+		l := lister{d: d, prefix: prefix, after: after, want: want}
+		dir, text := prefixDir(prefix)
+		if err := l.walk(ctx, dir, text); err != nil {
+			return nil, false, translate(err)
+		}
+		small, err := d.small.list(ctx, prefix, after, want)
+		if err != nil {
+			return nil, false, translate(err)
+		}
+		if d.moves.Load() != moves && tries < 10 {
+			continue // one may have been missed on its way between a file and a segment
+		}
+		found := mergeInfos(small, l.found)
+		if len(found) > limit {
+			return found[:limit], true, nil
+		}
+		return found, false, nil
 	}
-	if len(l.found) > limit {
-		return l.found[:limit], true, nil
+}
+
+// mergeInfos merges two ordered lists. Of two infos with the same key the one of a
+// counts.
+func mergeInfos(a, b []blob.Info) []blob.Info {
+	if len(a) == 0 {
+		return b
 	}
-	return l.found, false, nil
+	if len(b) == 0 {
+		return a
+	}
+	out := make([]blob.Info, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		switch c := strings.Compare(a[0].Key, b[0].Key); {
+		case c > 0:
+			out, b = append(out, b[0]), b[1:]
+		case c == 0:
+			b = b[1:]
+		default:
+			out, a = append(out, a[0]), a[1:]
+		}
+	}
+	return append(append(out, a...), b...)
 }
 
 // lister collects one page.

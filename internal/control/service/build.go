@@ -49,7 +49,7 @@ func Spec(i deploy.Instance, s deploy.Service, v deploy.Version, model *deploy.M
 		env["ABEJA_TRAINING_MODEL_DOWNLOAD"] = apiPath("organizations", string(s.Org), "training", "definitions", model.DefinitionName, "models", string(model.ID), "download")
 	}
 	return runner.Spec{
-		ID: i.Workload, Org: s.Org, Kind: runner.KindService, Image: v.Image, Resources: it.Resources,
+		Command: v.Command, HealthPath: v.HealthPath, ID: i.Workload, Org: s.Org, Kind: runner.KindService, Image: v.Image, Resources: it.Resources,
 		Env: env, Token: token, LogStream: logs.ServiceStream(string(s.ID)), Reserve: true,
 	}
 }

@@ -374,6 +374,11 @@ func (c *Controller) launch(ctx context.Context, s deploy.Service, v deploy.Vers
 		Workload: plat.WorkloadID(plat.NewHexID("wl")), Org: s.Org, Deployment: s.Deployment, Service: s.ID,
 		Generation: s.Generation, State: deploy.InstanceUp, CreatedAt: c.Now(),
 	}
+	if s.Command && c.Commands != nil {
+		if err := c.Commands(ctx); err != nil {
+			return err
+		}
+	}
 	// The runner has the last word on room; asking first spares the records.
 	room, err := c.Runner.Capacity(ctx)
 	if err != nil {

@@ -141,8 +141,9 @@ func (r *registry) ready() map[plat.ServiceID][]dataplane.Instance {
 
 func route(id plat.WorkloadID, l *liveInstance) dataplane.Instance {
 	a := l.status.Addr
-	// One request at a time is what the runtime contract promises (compute.md §13.5).
-	return dataplane.Instance{ID: id, Network: a.Network, Address: a.Address, Key: a.Key, Limit: 1}
+	// One request at a time and worker is what the runtime contract promises
+	// (compute.md §13.5); our agent says how many it has.
+	return dataplane.Instance{ID: id, Network: a.Network, Address: a.Address, Key: a.Key, Limit: max(a.Limit, 1)}
 }
 
 // apply routes a deployment as it is in memory. The caller holds mu.
@@ -167,7 +168,7 @@ func (r *registry) apply(dep plat.DeploymentID) {
 func build(dep plat.DeploymentID, recs *records, ready map[plat.ServiceID][]dataplane.Instance) dataplane.Deployment {
 	d := dataplane.Deployment{ID: dep, Org: recs.org, Aliases: recs.aliases, Services: make([]dataplane.Service, 0, len(recs.services))}
 	for _, s := range recs.services {
-		out := dataplane.Service{ID: s.ID}
+		out := dataplane.Service{ID: s.ID, Command: s.Command}
 		switch s.Status {
 		case deploy.Stopped:
 			out.Refuse = fmt.Sprintf("service %s is %s", s.ID, s.Status)

@@ -38,6 +38,9 @@ type Config struct {
 	// so that a repeat stores nothing twice. The workload's own user can have
 	// written the batches: whoever stores them holds them to st.ID and st.LogStream.
 	IngestSpool func(ctx context.Context, st runner.Status, batches []runner.SpoolBatch) error
+	// Commands returns why services can't run commands here, if they can't
+	// (deploy.Config.Commands); nil: they can.
+	Commands func(ctx context.Context) error
 	// APIURL is where workloads reach the API.
 	APIURL string
 	// Wake receives when services may have changed in another process (the

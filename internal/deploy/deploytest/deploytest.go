@@ -45,6 +45,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Harness) {
 		{"Service/an_error_of_change_stores_nothing", refused},
 		{"Service/delete_is_refused_while_an_endpoint_uses_it", serviceDelete},
 		{"Service/of_model", serviceOfModel},
+		{"Service/of_a_command", commands},
 		{"Instance/outlives_its_service", instances},
 		{"Endpoint/alias_is_unique_and_found_by_either_name", endpoints},
 		{"Endpoint/target_must_be_of_the_deployment", endpointTarget},
@@ -206,6 +207,31 @@ func versionDelete(t *testing.T, h Harness) {
 	ok(t, h.Store.DeleteVersion(ctx, d.ID, v.ID))
 	isKind(t, "second delete", h.Store.DeleteVersion(ctx, d.ID, v.ID), plat.ErrNotFound)
 	isKind(t, "service of a deleted version", h.Store.CreateService(ctx, s), plat.ErrNotFound)
+}
+
+// commands: a version keeps the words of its command, and services of such
+// versions are found.
+func commands(t *testing.T, h Harness) {
+	ctx, d := t.Context(), h.deployment(t, 1)
+	v := h.version(t, d, "1")
+	plain := h.service(t, v, 1)
+	if got := get(h.Store.CommandServices(ctx, 5))(t); len(got) != 0 {
+		t.Errorf("CommandServices without one = %v", got)
+	}
+	v.ID, v.Label = plat.VersionID(plat.NewHexID("ver")), "2"
+	v.Command, v.HealthPath = []string{"./server", "--port=$PORT", "", "ä \"b\""}, "/v2/health/ready"
+	ok(t, h.Store.CreateVersion(ctx, v))
+	same(t, "Version", v, get(h.Store.Version(ctx, d.ID, v.ID))(t))
+	s := plain
+	s.ID, s.Version, s.VersionLabel, s.Command = plat.ServiceID(plat.NewHexID("ser")), v.ID, v.Label, true
+	ok(t, h.Store.CreateService(ctx, s))
+	same(t, "Service", s, get(h.Store.Service(ctx, s.ID))(t))
+	s.ModifiedAt = at(9)
+	same(t, "updated service", s, get(h.Store.UpdateService(ctx, s.ID, func(c *deploy.Service) error { c.ModifiedAt = at(9); return nil }))(t))
+	same(t, "CommandServices", []plat.ServiceID{s.ID}, get(h.Store.CommandServices(ctx, 5))(t))
+	if got := get(h.Store.CommandServices(ctx, 0))(t); len(got) != 0 {
+		t.Errorf("CommandServices of at most 0 = %v", got)
+	}
 }
 
 func services(t *testing.T, h Harness) {

@@ -29,7 +29,7 @@ const org = plat.OrgID("1000000000001")
 // put here because it changes nothing that a rebuild needs.
 func TestEveryMethodIsDecided(t *testing.T) {
 	passes := []string{
-		"Channel", "Channels", "File", "FileWith", "Files", "Count", "Usage", "Total", "OrgUsage", "Known", // read
+		"Channel", "Channels", "File", "FileWith", "Files", "Count", "Facets", "Usage", "Total", "OrgUsage", "Known", // read
 		"CreatePending", "Pending", "DeletePending", // promises: no files yet, answered again by whoever was promised
 		"Gone", "Sweep", "Forget", // of a channel whose end is in the journal
 	}

@@ -87,6 +87,7 @@ func Run(t *testing.T, h Harness) {
 		{"OrgUsage/sums_one_organization", orgUsage},
 		{"Query/phrases_and_globs", phrases},
 		{"Query/long_terms", longTerms},
+		{"Facets/long_values_expiry_and_changes", facets},
 		{"Query/equals_the_naive_evaluation", queryProperty},
 	} {
 		t.Run(c.name, func(t *testing.T) {

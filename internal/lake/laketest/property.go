@@ -5,6 +5,7 @@ package laketest
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -148,6 +149,7 @@ func queryProperty(w *world) {
 				s.Sort = []lake.SortKey{{Field: lake.FieldUploadedAt, Desc: true}}
 				slices.Reverse(want)
 			}
+			checkFacets(t, w, s.Filter, want, now)
 			count, err := w.Count(w.Context(), s.Filter, now)
 			if err != nil {
 				t.Fatalf("count %s: %v", text, err)
@@ -174,6 +176,25 @@ func queryProperty(w *world) {
 			}
 		}
 	})
+}
+
+// checkFacets compares the facets of a filter with those of the files that match it.
+func checkFacets(t *rapid.T, w *world, f lake.Filter, files []lake.File, now time.Time) {
+	key := rapid.SampledFrom([]string{"label", "x-abeja-meta-split", "テ", "bad%zz", "content_type", "~k", "missing"}).Draw(t, "facet")
+	limit := rapid.IntRange(1, 6).Draw(t, "facet limit")
+	counts := map[string]int64{}
+	for _, file := range files {
+		if value, ok := lake.FacetValue(file, key); ok {
+			counts[value]++
+		}
+	}
+	got, err := w.Facets(w.Context(), f, key, limit, now)
+	if err != nil {
+		t.Fatalf("facets of %s: %v", key, err)
+	}
+	if d := cmp.Diff(lake.TopFacets(counts, limit), got); d != "" {
+		t.Fatalf("facets of %s: %s", key, d)
+	}
 }
 
 func idsOf(files []lake.File) (all []plat.FileID) {

@@ -32,6 +32,10 @@ const (
 	// EnvInstanceKey is the secret that requests carry in X-Panal-Instance-Key, on
 	// both listeners.
 	EnvInstanceKey = "PANAL_AGENT_INSTANCE_KEY"
+	// EnvDialFD is the number of an inherited socket to a helper that makes
+	// connections on the machine's network, for an agent that has only a loopback
+	// network of its own (see the agent's command dial).
+	EnvDialFD = "PANAL_AGENT_DIAL_FD"
 	// EnvWorkloadID and EnvLogStream label the shipped log lines.
 	EnvWorkloadID = "PANAL_AGENT_WORKLOAD_ID"
 	EnvLogStream  = "PANAL_AGENT_LOG_STREAM"
@@ -42,6 +46,10 @@ const (
 	EnvPython = "PANAL_AGENT_PYTHON"
 	// EnvPipArgs is a JSON array of extra pip arguments (index URL, wheel directory).
 	EnvPipArgs = "PANAL_AGENT_PIP_ARGS"
+	// EnvCommand is a JSON array: the words of the command of a version that has
+	// one instead of a handler; EnvHealthPath is the path that tells its health.
+	EnvCommand    = "PANAL_COMMAND"
+	EnvHealthPath = "PANAL_HEALTH_PATH"
 )
 
 // HeaderInstanceKey carries the instance key from gateway or runner to agent.
@@ -67,6 +75,8 @@ type State struct {
 	Phase string `json:"phase"`
 	// Healthy tells that a service's runtime answers.
 	Healthy bool `json:"healthy"`
+	// Limit is how many requests a service takes at a time; 0 means 1.
+	Limit int `json:"limit,omitempty"`
 	// Step says in a word what a starting agent does: download, environment, import.
 	Step string `json:"step,omitempty"`
 	// EnvRequest is set while the agent waits for an environment.

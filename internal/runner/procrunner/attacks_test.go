@@ -69,6 +69,22 @@ func (a *fakeAgent) attack(kind string) int {
 		any(func(p string) error { return os.WriteFile(p, []byte("owned"), 0o644) })
 	case "truncate":
 		any(func(p string) error { return os.Truncate(p, 0) })
+	case "listen": // a command's port
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			panic(err)
+		}
+		defer func() { _ = l.Close() }()
+		tell(result{OK: true, Text: l.Addr().String()})
+		<-a.stop
+	case "connect-tcp":
+		any(func(addr string) error {
+			c, err := net.Dial("tcp", addr)
+			if err == nil {
+				_ = c.Close()
+			}
+			return err
+		})
 	case "connect":
 		any(func(p string) error {
 			c, err := net.Dial("unix", p)

@@ -71,7 +71,7 @@ type Config struct {
 	Now plat.Clock
 
 	off   walls
-	force struct{ noNamespaces, noCgroups bool }
+	force struct{ noNamespaces, noCgroups, noNetwork bool }
 }
 
 // Profile is what stands for an image on one machine.

@@ -60,3 +60,6 @@ func (r *Runner) RemoveOwnGroups() { r.groups.close() }
 
 // StaysInside is exported for its table.
 var StaysInside = staysInside
+
+// NoNetwork leaves network namespaces away.
+func (c *Config) NoNetwork() { c.force.noNetwork = true }

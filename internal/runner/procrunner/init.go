@@ -48,6 +48,10 @@ type plan struct {
 	Rlimits map[int]uint64
 	// CloseFiles marks all other inherited files to close at exec.
 	CloseFiles bool
+	// Dialer, when not empty, gives the workload a loopback network of its own; it
+	// is the command line of the helper that stays on the machine's network and
+	// makes connections for the agent.
+	Dialer []string
 	// Probe ends with success instead of becoming anything.
 	Probe bool
 }
@@ -103,6 +107,11 @@ func (p *plan) run() (code int, err error) {
 	unix.Umask(0o022)
 	if p.Mounts != nil {
 		if err := p.Mounts.build(); err != nil {
+			return 1, err
+		}
+	}
+	if len(p.Dialer) > 0 {
+		if err := p.leaveNetwork(); err != nil {
 			return 1, err
 		}
 	}

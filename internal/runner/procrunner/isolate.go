@@ -40,13 +40,33 @@ type isolation struct {
 	// namespaces: mount, pid and IPC namespaces work (in a user namespace when
 	// we are not root).
 	namespaces bool
-	abi        int // of Landlock; 0 when there is none
-	root       bool
-	uid        bool // workloads become users of their own
+	// network: workloads can get a network of their own, which is loopback alone.
+	network   bool
+	netReason string // why not
+	abi       int    // of Landlock; 0 when there is none
+	root      bool
+	uid       bool // workloads become users of their own
 }
 
 // detectIsolation tries the walls, best first.
 func (r *Runner) detectIsolation(ctx context.Context) isolation {
+	iso := r.detectWalls(ctx)
+	switch {
+	case iso.level == levelNone || !iso.namespaces:
+		iso.netReason = "namespaces are not available"
+	case r.cfg.force.noNetwork:
+		iso.netReason = "switched off"
+	default:
+		iso.network = true
+		if err := r.probe(ctx, iso); err != nil {
+			iso.network, iso.netReason = false, fmt.Sprintf("network namespaces are not available: %v", err)
+		}
+	}
+	return iso
+}
+
+// detectWalls tries the walls but for that around the network.
+func (r *Runner) detectWalls(ctx context.Context) isolation {
 	iso := isolation{root: os.Geteuid() == 0}
 	iso.uid = iso.root
 	if v, err := llsys.LandlockGetABIVersion(); err == nil {
@@ -104,7 +124,7 @@ func (r *Runner) probe(ctx context.Context, iso isolation) error {
 	if err := os.MkdirAll(filepath.Join(work, "tmp"), 0o755); err != nil {
 		return err
 	}
-	p := r.plan(iso, launchSpec{work: work, uid: r.cfg.UIDs[0], memory: 64 << 20})
+	p := r.plan(iso, launchSpec{work: work, uid: r.cfg.UIDs[0], memory: 64 << 20, network: iso.network})
 	p.Probe, p.KeepFiles, p.Reap = true, 0, false
 	cmd, status, err := r.command(iso, nil, nil)
 	if err != nil {
@@ -135,6 +155,7 @@ type launchSpec struct {
 	profile   Profile
 	memory    int64
 	gpus      []gpu
+	network   bool // a loopback network of its own
 	args, env []string
 	files     int
 }
@@ -150,6 +171,9 @@ func (r *Runner) plan(iso isolation, s launchSpec) plan {
 			unix.RLIMIT_CORE:   0,
 			unix.RLIMIT_NOFILE: 65536,
 		},
+	}
+	if s.network {
+		p.Dialer = append(append([]string{"panal"}, r.cfg.Agent...), "dial")
 	}
 	if !off.disk {
 		p.Rlimits[unix.RLIMIT_FSIZE] = uint64(r.cfg.DiskBytes)
@@ -301,7 +325,7 @@ func (r *Runner) command(iso isolation, output *os.File, listeners []*os.File) (
 			attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
 			attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
 			// The rights of the first stage inside its user namespace must outlast its exec.
-			attr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP}
+			attr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP, unix.CAP_NET_ADMIN}
 		}
 	}
 	cmd.SysProcAttr = attr
@@ -353,5 +377,5 @@ func (r *Runner) logIsolation() {
 	}
 	r.cfg.Log.LogAttrs(context.Background(), level, "isolation of workloads",
 		slog.String("level", r.iso.level), slog.Bool("namespaces", r.iso.namespaces),
-		slog.Int("landlock", r.iso.abi), slog.Bool("cgroups", r.groups != nil), slog.String(plat.LogReason, r.iso.reason))
+		slog.Int("landlock", r.iso.abi), slog.Bool("cgroups", r.groups != nil), slog.Bool("network", r.iso.network), slog.String(plat.LogReason, r.iso.reason))
 }

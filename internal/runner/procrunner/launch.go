@@ -72,7 +72,7 @@ func (r *Runner) launch(ctx context.Context, w *workload, spec runner.Spec, prof
 		return nil, err
 	}
 	p := r.plan(r.iso, launchSpec{
-		work: work, uid: w.rec.UID, org: spec.Org, profile: profile, memory: spec.Resources.Memory, gpus: w.rec.GPUs,
+		work: work, uid: w.rec.UID, org: spec.Org, profile: profile, memory: spec.Resources.Memory, gpus: w.rec.GPUs, network: len(spec.Command) > 0 && r.iso.network,
 		args: append(append([]string{"panal"}, r.cfg.Agent...), string(spec.Kind)), env: env, files: len(listeners),
 	})
 	return r.startProcess(ctx, w, p, output, listeners)
@@ -231,6 +231,13 @@ func (r *Runner) environment(w *workload, spec runner.Spec, profile Profile, wor
 	env[agentctl.EnvControlFD] = strconv.Itoa(fdControl)
 	if spec.Kind == runner.KindService {
 		env[agentctl.EnvServeFD] = strconv.Itoa(fdServe)
+	}
+	if len(spec.Command) > 0 {
+		words, err := json.Marshal(spec.Command)
+		if err != nil {
+			return nil, err
+		}
+		env[agentctl.EnvCommand], env[agentctl.EnvHealthPath] = string(words), spec.HealthPath
 	}
 	env[agentctl.EnvInstanceKey] = w.rec.Key
 	env[agentctl.EnvWorkloadID] = string(spec.ID)

@@ -46,7 +46,10 @@ type Runner struct {
 	nextUID   int
 }
 
-var _ runner.Runner = (*Runner)(nil)
+var (
+	_ runner.Runner     = (*Runner)(nil)
+	_ runner.PortWaller = (*Runner)(nil)
+)
 
 // New opens the runner, takes back the workloads that run and finds out how those
 // that ended meanwhile ended. Isolation tells which walls the machine gives.
@@ -487,6 +490,9 @@ func (r *Runner) Capacity(context.Context) (runner.Capacity, error) {
 // Isolation implements runner.Runner: "uid", "landlock" or "none". With "uid" a
 // reason tells what is missing, if anything is.
 func (r *Runner) Isolation() (level, reason string) { return r.iso.level, r.iso.reason }
+
+// WallsPorts implements runner.PortWaller.
+func (r *Runner) WallsPorts() (ok bool, reason string) { return r.iso.network, r.iso.netReason }
 
 // Close implements runner.Runner.
 func (r *Runner) Close() error {

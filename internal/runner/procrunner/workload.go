@@ -373,6 +373,9 @@ func (w *workload) takeState(st agentctl.State) {
 			w.status.Phase = runner.PhaseRunning
 		}
 		w.status.Healthy = st.Healthy && w.status.Phase == runner.PhaseRunning && w.rec.Kind == runner.KindService
+		if w.rec.Kind == runner.KindService {
+			w.status.Addr.Limit = min(max(st.Limit, 1), runner.MaxLimit)
+		}
 	}
 	changed := w.status != old
 	w.r.mu.Unlock()

@@ -55,6 +55,41 @@ func (w *idleWriter) Write(p []byte) (int, error) {
 	return w.w.Write(p)
 }
 
+// fileChunk is how much of a file the kernel is asked to send at once.
+const fileChunk = 1 << 20
+
+// ReadFrom implements io.ReaderFrom. Of a part of a file the connection has the kernel
+// send the bytes; all else is copied in small steps.
+func (w *idleWriter) ReadFrom(r io.Reader) (sent int64, err error) {
+	to, ok := w.w.(io.ReaderFrom)
+	part, limited := r.(*io.LimitedReader)
+	if !ok || !limited {
+		return io.Copy(writerOnly{w}, r)
+	}
+	if _, isFile := part.R.(*os.File); !isFile {
+		return io.Copy(writerOnly{w}, r)
+	}
+	for part.N > 0 {
+		w.progress()
+		chunk := &io.LimitedReader{R: part.R, N: min(part.N, fileChunk)}
+		asked := chunk.N
+		n, err := to.ReadFrom(chunk)
+		sent, part.N = sent+n, part.N-n
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded) && n > 0:
+			w.next = time.Time{} // slow, but moving
+		case err != nil:
+			return sent, err
+		case n < asked:
+			return sent, nil // the file's end
+		}
+	}
+	return sent, nil
+}
+
+// writerOnly hides ReadFrom from io.Copy.
+type writerOnly struct{ io.Writer }
+
 // IdleWriter returns a writer to a response that fails when the client takes
 // nothing for about limit.
 func IdleWriter(w http.ResponseWriter, limit time.Duration) io.Writer {

@@ -3,12 +3,16 @@
 package httpx_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -89,5 +93,78 @@ func TestIdleReaderEndsAStalledBody(t *testing.T) {
 	var be *httpx.BodyError
 	if err := send(2 * time.Second); !errors.As(err, &be) {
 		t.Errorf("a stalled body: %v, want a BodyError", err)
+	}
+}
+
+// kernel takes files in pieces: each ends with the deadline.
+type kernel struct {
+	http.ResponseWriter
+	got       bytes.Buffer
+	piece     int64
+	deadlines int
+}
+
+// ReadFrom implements io.ReaderFrom.
+func (k *kernel) ReadFrom(r io.Reader) (int64, error) {
+	if _, ok := r.(*io.LimitedReader).R.(*os.File); !ok {
+		return 0, errors.New("no file")
+	}
+	n, err := k.got.ReadFrom(io.LimitReader(r, k.piece))
+	if err == nil && n == k.piece {
+		err = fmt.Errorf("send: %w", os.ErrDeadlineExceeded)
+	}
+	return n, err
+}
+
+// Write implements io.Writer.
+func (k *kernel) Write(p []byte) (int, error) { return k.got.Write(p) }
+
+// SetWriteDeadline implements the contract of http.ResponseController.
+func (k *kernel) SetWriteDeadline(time.Time) error {
+	k.deadlines++
+	return nil
+}
+
+// TestFilesGoByTheKernel: a part of a file is handed on as such, and goes on
+// after a deadline within which something moved; all else is written.
+func TestFilesGoByTheKernel(t *testing.T) {
+	const size = 3<<20 + 17
+	content := make([]byte, size)
+	rand.NewChaCha8([32]byte{1}).Read(content)
+	name := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(name, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		src  func(*os.File) io.Reader
+		want []byte
+	}{
+		{"file", func(f *os.File) io.Reader { return &io.LimitedReader{R: f, N: size} }, content},
+		{"part", func(f *os.File) io.Reader { return &io.LimitedReader{R: f, N: size - 100} }, content[:size-100]},
+		{"more than there is", func(f *os.File) io.Reader { return &io.LimitedReader{R: f, N: size + 100} }, content},
+		{"other", func(f *os.File) io.Reader { return struct{ io.Reader }{f} }, content},
+	} {
+		f, err := os.Open(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k := &kernel{piece: 300_000}
+		n, err := io.Copy(httpx.IdleWriter(k, time.Hour), c.src(f))
+		if err != nil || n != int64(len(c.want)) || !bytes.Equal(k.got.Bytes(), c.want) {
+			t.Errorf("%s: %d of %d bytes, %v", c.name, n, len(c.want), err)
+		}
+		if c.name == "file" && k.deadlines < size/300_000 {
+			t.Errorf("%s: %d deadlines", c.name, k.deadlines)
+		}
+		// Nothing moved within the deadline: that is the end.
+		k = &kernel{}
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := io.Copy(httpx.IdleWriter(k, time.Hour), &io.LimitedReader{R: f, N: size}); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: a client that stands still: %d, %v", c.name, n, err)
+		}
+		_ = f.Close()
 	}
 }

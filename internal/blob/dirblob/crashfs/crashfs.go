@@ -44,6 +44,8 @@ const (
 	OpRename  Op = "rename"
 	OpLink    Op = "link"
 	OpSyncDir Op = "syncdir"
+
+	OpTruncate Op = "truncate"
 )
 
 // FS is the layer. The zero value is not usable; call New.
@@ -120,6 +122,20 @@ func (f *FS) Crashed() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.crashed
+}
+
+// Rot flips a bit of a file's byte at off, also of what is on the disk.
+func (f *FS) Rot(name string, off int64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n, ok := f.find(name).(*file)
+	if !ok || off >= int64(len(n.data)) {
+		return notExist("rot", name)
+	}
+	n.data = bytes.Clone(n.data)
+	n.data[off] ^= 1 << (off % 8)
+	n.durable = bytes.Clone(n.data)
+	return nil
 }
 
 // SetQuota lets n more bytes be written; then writes get ENOSPC, short at the
@@ -214,10 +230,14 @@ func crashFile(f *file, choose func(int) int) *file {
 		case 0: // nothing of it reached the disk
 		case 1: // all of it
 			data = f.data
-		case 2: // a part of it
-			data = f.data[:choose(len(f.data)+1)]
+		case 2: // a part of it; what was synced before more was appended stays
+			least := 0
+			if bytes.HasPrefix(f.data, f.durable) {
+				least = len(f.durable)
+			}
+			data = f.data[:least+choose(len(f.data)-least+1)]
 		case 3: // the length, but not the bytes
-			data = make([]byte, len(f.data))
+			data = make([]byte, max(len(f.data), len(f.durable)))
 			copy(data, f.durable)
 		}
 	}
@@ -371,6 +391,21 @@ func (f *FS) Link(from, to string) error {
 	return f.add(OpLink, to, n)
 }
 
+// Truncate implements vfs.FS: as two steps, the cut and the sync.
+func (f *FS) Truncate(name string, size int64) error {
+	f.mu.Lock()
+	n, ok := f.find(name).(*file)
+	f.mu.Unlock()
+	if !ok {
+		return notExist(OpTruncate, name)
+	}
+	h := &handle{fs: f, file: n, name: name}
+	if err := h.Truncate(size); err != nil {
+		return err
+	}
+	return h.Sync()
+}
+
 // SyncDir implements vfs.FS.
 func (f *FS) SyncDir(name string) error {
 	f.mu.Lock()
@@ -436,6 +471,37 @@ func (h *handle) Read(p []byte) (int, error) {
 	n := copy(p, h.file.data[h.off:])
 	h.off += int64(n)
 	return n, nil
+}
+
+// ReadAt implements vfs.File.
+func (h *handle) ReadAt(p []byte, off int64) (int, error) {
+	h.fs.mu.Lock()
+	defer h.fs.mu.Unlock()
+	if h.fs.crashed {
+		return 0, ErrCrashed
+	}
+	if off >= int64(len(h.file.data)) {
+		return 0, io.EOF
+	}
+	n := copy(p, h.file.data[off:])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// Truncate implements vfs.File.
+func (h *handle) Truncate(size int64) error {
+	h.fs.mu.Lock()
+	defer h.fs.mu.Unlock()
+	if err, done := h.fs.step(OpTruncate, h.name); done {
+		return err
+	}
+	if size > int64(len(h.file.data)) {
+		return syscall.EINVAL // nobody here makes a file longer by it
+	}
+	h.file.data = bytes.Clone(h.file.data[:size])
+	return nil
 }
 
 // Write implements vfs.File; it appends.

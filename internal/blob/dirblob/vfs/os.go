@@ -108,6 +108,19 @@ func (o *OS) Rename(from, to string) error { return os.Rename(o.path(from), o.pa
 // Link implements FS.
 func (o *OS) Link(from, to string) error { return os.Link(o.path(from), o.path(to)) }
 
+// Truncate implements FS.
+func (o *OS) Truncate(name string, size int64) error {
+	f, err := os.OpenFile(o.path(name), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	err = f.Truncate(size)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
 // SyncDir implements FS.
 func (o *OS) SyncDir(name string) error { return syncDir(o.path(name)) }
 

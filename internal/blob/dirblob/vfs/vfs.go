@@ -32,6 +32,9 @@ type FS interface {
 	Rename(from, to string) error
 	// Link gives a file a second name; an existing name is fs.ErrExist.
 	Link(from, to string) error
+	// Truncate cuts a file to size bytes, durably, and makes all of it durable; at
+	// its length it just syncs.
+	Truncate(name string, size int64) error
 	// SyncDir makes the directory's entries durable.
 	SyncDir(name string) error
 	// ReadNames calls fn with the directory's names, in no order and in batches
@@ -43,11 +46,14 @@ type FS interface {
 // copying to a socket can stay inside the kernel.
 type File interface {
 	io.Reader
+	io.ReaderAt
 	io.Writer
 	io.Seeker
 	io.Closer
 	// Sync makes the file's bytes durable, but not its name.
 	Sync() error
+	// Truncate cuts the file to size bytes. A later Write goes where Seek says.
+	Truncate(size int64) error
 	// Stat describes the file.
 	Stat() (fs.FileInfo, error)
 }

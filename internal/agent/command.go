@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"panal/internal/plat"
+	"panal/internal/runner"
+	"panal/internal/runner/agentctl"
+)
+
+const (
+	// probeEvery is how often a command that works is asked whether it does, and
+	// probeStart how often one that starts.
+	probeEvery = 2 * time.Second
+	probeStart = 100 * time.Millisecond
+	// probeLimit is how long its answer may take.
+	probeLimit = 2 * time.Second
+	// sickAfter is how many bad answers in a row make it sick.
+	sickAfter = 2
+	// busyLimit is how long a command that has requests may go without answering
+	// any before bad probes count: many servers do one thing at a time.
+	busyLimit = 30 * time.Second
+)
+
+// command is a program of the user that listens on a port of its own.
+type command struct {
+	s      *service
+	child  *child
+	addr   string
+	client *http.Transport
+	proxy  *httputil.ReverseProxy
+
+	mu       sync.Mutex
+	inflight int
+	answered time.Time // last time it began an answer, or got its first request
+}
+
+// runCommand runs a version's command until it is asked to end or ends by itself.
+func (s *service) runCommand(ctx context.Context, root, site string) error {
+	a := s.a
+	a.state.step("command")
+	addr, err := freePort(ctx)
+	if err != nil {
+		return err
+	}
+	c := &command{s: s, addr: addr, client: &http.Transport{
+		DisableCompression: true, MaxIdleConnsPerHost: a.cfg.concurrency, IdleConnTimeout: time.Minute, Proxy: nil,
+	}}
+	c.proxy = &httputil.ReverseProxy{
+		Rewrite: c.rewrite, Transport: c.client, FlushInterval: -1, ModifyResponse: c.decorate, ErrorHandler: c.failed,
+		ErrorLog: log.New(io.Discard, "", 0), // copies that break off: the caller sees them
+	}
+	defer c.client.CloseIdleConnections()
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return err
+	}
+	argv, env, err := a.commandLine(root, site, port)
+	if err != nil {
+		return err
+	}
+	if c.child, err = a.startChild(argv, root, env); err != nil {
+		return plat.Errorf(plat.ErrInvalid, "the command can't be started: %v", err)
+	}
+	s.command.Store(c)
+	return c.watch(ctx)
+}
+
+// freePort returns an address of loopback that nothing listens on. In a network
+// of its own nobody can take it meanwhile.
+func freePort(ctx context.Context) (string, error) {
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return ln.Addr().String(), ln.Close()
+}
+
+// commandLine is what to run: $PORT and ${PORT} in the words stand for the port.
+// The profile's interpreter and what the requirements installed come first.
+func (a *agent) commandLine(root, site, port string) (argv, env []string, err error) {
+	path := filepath.Dir(a.cfg.python)
+	modules := ""
+	for _, kv := range a.cfg.environ {
+		name, value, _ := strings.Cut(kv, "=")
+		switch name {
+		case "PORT", "HEALTHCHECK_PORT", agentctl.EnvCommand, agentctl.EnvHealthPath:
+			continue
+		case "PATH":
+			path += ":" + value
+			continue
+		case "PYTHONPATH":
+			modules = value
+			continue
+		}
+		env = append(env, kv)
+	}
+	if site != "" {
+		path = filepath.Join(site, "bin") + ":" + path
+		modules = strings.TrimSuffix(site+":"+modules, ":")
+	}
+	env = append(env, "PATH="+path, "PORT="+port)
+	if modules != "" {
+		env = append(env, "PYTHONPATH="+modules)
+	}
+	words := strings.NewReplacer("${PORT}", port, "$PORT", port)
+	for _, w := range a.cfg.command {
+		argv = append(argv, words.Replace(w))
+	}
+	if argv[0], err = find(argv[0], root, path); err != nil {
+		return nil, nil, err
+	}
+	return argv, env, nil
+}
+
+// find returns where a program is: a name without a slash is looked for on the
+// path, a path is relative to the code.
+func find(name, root, path string) (string, error) {
+	if strings.Contains(name, "/") {
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(root, name)
+		}
+		return name, executable(name)
+	}
+	for _, dir := range filepath.SplitList(path) {
+		if file := filepath.Join(dir, name); filepath.IsAbs(dir) && executable(file) == nil {
+			return file, nil
+		}
+	}
+	return "", plat.Errorf(plat.ErrInvalid, "the command %q was not found on the path %s; write ./%s for a file of the code", name, path, name)
+}
+
+func executable(file string) error {
+	info, err := os.Stat(file)
+	switch {
+	case err != nil:
+		return plat.Errorf(plat.ErrInvalid, "the command %s is not there: %v", file, err)
+	case info.IsDir() || info.Mode()&0o111 == 0:
+		return plat.Errorf(plat.ErrInvalid, "the command %s is no executable file", file)
+	}
+	return nil
+}
+
+// watch probes the command and says how it is.
+func (c *command) watch(ctx context.Context) error {
+	s, bad := c.s, 0
+	tick := time.NewTicker(probeStart)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.child.done:
+			return plat.Errorf(plat.ErrInvalid, "the command %s", c.child.describe())
+		case <-tick.C:
+		}
+		err := c.probe(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case s.health.Load() == healthStarting:
+			if err == nil {
+				s.ready.Store(1)
+				s.health.Store(healthReady)
+				s.a.state.update(func(st *agentctl.State) {
+					st.Phase, st.Step, st.Healthy, st.Limit = string(runner.PhaseRunning), "", true, s.a.cfg.concurrency
+				})
+				s.a.sink.say("info", "ready")
+				tick.Reset(probeEvery)
+			}
+		case err == nil:
+			if bad >= sickAfter {
+				s.a.sink.say("info", "healthy again")
+				s.readyChanged(1)
+			}
+			bad = 0
+		case c.busy():
+		default:
+			if bad++; bad == sickAfter {
+				s.a.sink.say("warning", "not healthy: %v", err)
+				s.readyChanged(0)
+			}
+		}
+	}
+}
+
+// probe asks the command whether it works.
+func (c *command) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, probeLimit)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.addr+c.s.a.cfg.healthPath, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.client.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10) // so that the connection can be kept
+	_ = resp.Body.Close()
+	if resp.StatusCode < 200 || resp.StatusCode > 399 {
+		return plat.Errorf(plat.ErrUnavailable, "GET %s answers %s", c.s.a.cfg.healthPath, resp.Status)
+	}
+	return nil
+}
+
+func (c *command) busy() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.inflight > 0 && time.Since(c.answered) < busyLimit
+}
+
+// serve passes one request on, whatever it is: bodies as they come, upgrades too.
+func (c *command) serve(w http.ResponseWriter, r *http.Request) {
+	// Without, net/http closes the request's body when the answer begins; a
+	// Transport that has just sent the last byte of it then takes the connection,
+	// and the answer with it, for broken.
+	_ = http.NewResponseController(w).EnableFullDuplex() // only HTTP/1.0 can't
+	c.mu.Lock()
+	if c.inflight++; c.inflight == 1 {
+		c.answered = time.Now()
+	}
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		c.inflight--
+		c.mu.Unlock()
+	}()
+	c.proxy.ServeHTTP(w, r)
+}
+
+// rewrite keeps the request as the gateway made it.
+func (c *command) rewrite(r *httputil.ProxyRequest) {
+	r.Out.URL.Scheme, r.Out.URL.Host = "http", c.addr
+	r.Out.URL.RawQuery = r.In.URL.RawQuery
+	for name := range r.Out.Header {
+		if strings.HasPrefix(name, "X-Panal-") {
+			delete(r.Out.Header, name)
+		}
+	}
+	if _, ok := r.Out.Header["User-Agent"]; !ok {
+		r.Out.Header["User-Agent"] = nil // not Go's own
+	}
+}
+
+// decorate adds the headers of every answer (compute.md §8.2).
+func (c *command) decorate(resp *http.Response) error {
+	c.mu.Lock()
+	c.answered = time.Now()
+	c.mu.Unlock()
+	for name := range resp.Header {
+		if strings.HasPrefix(name, "X-Panal-") {
+			delete(resp.Header, name)
+		}
+	}
+	maps.Copy(resp.Header, c.s.common)
+	return nil
+}
+
+// failed answers a request that the command did not.
+func (c *command) failed(w http.ResponseWriter, r *http.Request, err error) {
+	if errors.Is(err, syscall.ECONNREFUSED) { // it has seen nothing of it
+		w.Header().Set(agentctl.HeaderUnhandled, "1")
+		writeJSON(w, http.StatusServiceUnavailable, statusBody(textUnavailable))
+		return
+	}
+	if r.Context().Err() == nil {
+		c.s.a.sink.sayFor(requestID(r), "error", "request: %v", err)
+	}
+	writeJSON(w, http.StatusBadGateway, statusBody("the command failed while it handled the request"))
+}
+
+// stop asks the command and all that it started to end, and kills what is left.
+func (c *command) stop(grace time.Duration) {
+	_ = unix.Kill(-c.child.cmd.Process.Pid, unix.SIGTERM)
+	select {
+	case <-c.child.done:
+	case <-time.After(grace):
+		c.child.kill()
+		<-c.child.done
+	}
+	c.client.CloseIdleConnections()
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/textproto"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// An upgrade (WebSocket) turns a call into a tunnel: after the instance has agreed,
+// bytes go both ways as they come, and nothing of them is looked at. A tunnel is a
+// call under way on its instance until both sides have ended, so it counts against
+// the instance's limit, and a drain waits for it.
+
+var errNotAgreed = errors.New("the instance switches to another protocol than the one it was asked for")
+
+// upgradeOf returns the protocol that a request asks to switch to, "" for none. Only
+// commands speak others, a request that has a body switches to none (RFC 9110
+// would have it sent first), and h2c is not the caller's to negotiate with an instance.
+func upgradeOf(r *http.Request) string {
+	v := r.Header["Upgrade"]
+	if r.ProtoMajor != 1 || r.ProtoMinor != 1 || r.Method != http.MethodGet || r.ContentLength != 0 || len(v) != 1 ||
+		!asksFor(r.Header, "upgrade") || !tokenText(v[0]) || strings.EqualFold(v[0], "h2c") {
+		return ""
+	}
+	return v[0]
+}
+
+// asksFor tells whether Connection names an option.
+func asksFor(h http.Header, option string) bool {
+	for _, v := range h["Connection"] {
+		for token := range strings.SplitSeq(v, ",") {
+			if strings.EqualFold(textproto.TrimString(token), option) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// tokenText tells whether s is a protocol's name, with or without a version.
+func tokenText(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case 'a' <= c|0x20 && c|0x20 <= 'z', '0' <= c && c <= '9', strings.IndexByte("!#$%&'*+-.^_`|~/", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return s != "" && len(s) <= 64
+}
+
+// switchProtocols answers 101 and carries the tunnel to its end.
+func (x *exchange) switchProtocols(u *upstream, resp *http.Response) {
+	if v := resp.Header["Upgrade"]; len(v) != 1 || !strings.EqualFold(v[0], x.upgrade) || !asksFor(resp.Header, "upgrade") {
+		x.logFailure(u.in, "instance failed under a call", errNotAgreed)
+		x.fail(http.StatusBadGateway, "the service's instance answered with a protocol that was not asked for", 0)
+		return
+	}
+	tunnels := &x.p.tunnels
+	if !tunnels.begin(x) {
+		x.fail(http.StatusServiceUnavailable, "the gateway is ending; connect again", time.Second)
+		return
+	}
+	defer tunnels.end(x)
+	caller, buffered, err := x.rc.Hijack()
+	if err != nil { // a recorder, or a server that can't
+		x.fail(http.StatusNotImplemented, "this connection can't switch protocols", 0)
+		return
+	}
+	x.tunnel = true
+	defer func() { _ = caller.Close() }() // the deadlines below have told all there is
+	h := http.Header{}
+	copyHeaders(h, resp)
+	h.Set(headerRequestID, x.call.RequestID)
+	h.Set("Connection", "Upgrade")
+	h.Set("Upgrade", resp.Header.Get("Upgrade"))
+	head := append(x.buf[:0], "HTTP/1.1 101 Switching Protocols"...)
+	for name, values := range h {
+		for _, v := range values {
+			head = appendField(head, name, v)
+		}
+	}
+	head = append(head, "\r\n\r\n"...)
+	_ = u.conn.nc.SetDeadline(time.Time{}) // fails only when closed, and then so does the copy
+	_ = caller.SetDeadline(time.Now().Add(u.idle))
+	if _, err := caller.Write(head); err != nil {
+		x.class = classGone
+		return
+	}
+	x.class = classOf(resp.StatusCode)
+	t := &tunnel{idle: x.p.opt.TunnelIdle}
+	t.progress.Store(time.Now().UnixNano())
+	stop := context.AfterFunc(x.ended, func() { // the drain's time is up
+		_ = caller.Close()
+		u.conn.close()
+	})
+	defer stop()
+	// What either side has said already is in the buffers.
+	var both sync.WaitGroup
+	both.Go(func() { t.copy(u.conn.nc, caller, buffered.Reader) })
+	t.copy(caller, u.conn.nc, u.conn.br)
+	both.Wait()
+}
+
+// tunnel is the two directions of an upgraded call.
+type tunnel struct {
+	idle     time.Duration
+	progress atomic.Int64 // when a byte last went either way, in Unix nanoseconds
+}
+
+// copy carries one direction until its source ends, which it passes on, or until
+// nothing has gone either way for too long; then it closes both.
+func (t *tunnel) copy(dst, src net.Conn, from io.Reader) {
+	buf := make([]byte, 16<<10)
+	for {
+		_ = src.SetReadDeadline(time.Unix(0, t.progress.Load()).Add(t.idle))
+		n, err := from.Read(buf)
+		if n > 0 {
+			t.progress.Store(time.Now().UnixNano())
+			_ = dst.SetWriteDeadline(time.Now().Add(t.idle))
+			if _, err := dst.Write(buf[:n]); err != nil {
+				break
+			}
+		}
+		switch {
+		case err == nil:
+			continue
+		case isTimeout(err) && time.Since(time.Unix(0, t.progress.Load())) < t.idle:
+			continue // the other direction has moved meanwhile
+		case err == io.EOF:
+			if half, ok := dst.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+				return
+			}
+		}
+		break
+	}
+	_ = dst.Close()
+	_ = src.Close()
+}
+
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}
+
+// tunnels are those under way, which net/http no longer knows of.
+type tunnels struct {
+	mu     sync.Mutex
+	closed bool
+	all    map[*exchange]context.CancelFunc
+	none   chan struct{} // not nil: somebody waits; closed when the last one ends
+}
+
+func (t *tunnels) begin(x *exchange) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return false
+	}
+	if t.all == nil {
+		t.all = map[*exchange]context.CancelFunc{}
+	}
+	x.ended, t.all[x] = context.WithCancel(context.WithoutCancel(x.r.Context()))
+	return true
+}
+
+func (t *tunnels) end(x *exchange) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if cancel := t.all[x]; cancel != nil {
+		cancel()
+		delete(t.all, x)
+	}
+	if t.closed && len(t.all) == 0 && t.none != nil {
+		close(t.none)
+		t.none = nil
+	}
+}
+
+func (t *tunnels) count() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return int64(len(t.all))
+}
+
+// Drain refuses new tunnels (upgraded calls) and waits until those under way have
+// ended; when ctx ends it cuts them. http.Server.Shutdown does not wait for them.
+// Call it once.
+func (p *Proxy) Drain(ctx context.Context) {
+	t := &p.tunnels
+	t.mu.Lock()
+	t.closed = true
+	none := make(chan struct{})
+	if len(t.all) == 0 {
+		close(none)
+	} else {
+		t.none = none
+	}
+	t.mu.Unlock()
+	select {
+	case <-none:
+		return
+	case <-ctx.Done():
+	}
+	t.mu.Lock()
+	for _, cancel := range t.all {
+		cancel()
+	}
+	t.mu.Unlock()
+	<-none
+}
