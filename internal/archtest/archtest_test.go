@@ -62,7 +62,7 @@ var layers = []struct {
 
 	// stores
 	{"internal/sqlstore/sqlstoretest", []string{"internal/plat", "internal/sqlstore/..."}},
-	{"internal/sqlstore/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/outbox", "internal/audit", "internal/org/...", "internal/lake/...", "internal/dataset/...", "internal/logs/...", "internal/train/...", "internal/deploy/...", "internal/secret/...", "internal/registry/...", "internal/feed", "internal/sqlstore"}},
+	{"internal/sqlstore/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/outbox", "internal/audit", "internal/org/...", "internal/lake/...", "internal/dataset/...", "internal/logs/...", "internal/train/...", "internal/deploy/...", "internal/secret/...", "internal/registry/...", "internal/feed", "internal/feed/webhookfeed", "internal/sqlstore"}},
 
 	// machines
 	{"internal/control/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/runner", "internal/outbox", "internal/train", "internal/deploy", "internal/logs", "internal/dataplane", "internal/control/..."}},
@@ -95,7 +95,7 @@ var owners = map[string][]string{
 	"github.com/alecthomas/kong":    {"internal/cli"},
 	"github.com/bmatcuk/doublestar": {"internal/cli"},
 	"github.com/landlock-lsm":       {"internal/runner/procrunner"},
-	"github.com/minio/minio-go":     {"internal/blob/s3blob", "bench/s3store"},
+	"github.com/minio/minio-go":     {"internal/blob/s3blob", "internal/lake/link/s3link", "bench/s3store"},
 	"golang.org/x/time":             {"internal/api"},
 	"github.com/failsafe-go":        {"internal/lake/link"},
 	"database/sql":                  {"internal/sqlstore"},
