@@ -35,6 +35,7 @@ import (
 	"panal/internal/deploy"
 	"panal/internal/lake"
 	"panal/internal/lake/journal"
+	"panal/internal/lake/link"
 	"panal/internal/logs"
 	"panal/internal/org"
 	"panal/internal/plat"
@@ -67,6 +68,8 @@ type Deps struct {
 	// empty means the system's.
 	TempDir string
 	Lake    *lake.Service
+	// Links are of channels whose files are in other buckets.
+	Links *link.Manager
 	// Verify compares a channel's index with its storage and its journal.
 	Verify   func(ctx context.Context, c lake.Channel, opt journal.VerifyOptions) (journal.Report, error)
 	Datasets *dataset.Service
@@ -159,6 +162,7 @@ func (a *API) resources() []func() {
 		a.addBlobs,
 		a.addChannels,
 		a.addVerify,
+		a.addLinks,
 		a.addFacets,
 		a.addFiles,
 		a.addPromises,

@@ -30,6 +30,7 @@ type root struct {
 
 	Channel channelCmd `cmd:"" help:"Channels of the DataLake." group:"Data"`
 	Files   fileCmd    `cmd:"" name:"file" help:"Files of a channel." group:"Data"`
+	Feed    feedCmd    `cmd:"" help:"Linked channels: how they follow their buckets." group:"Data"`
 	Dataset datasetCmd `cmd:"" help:"Datasets and their items." group:"Data"`
 
 	Secret     secretCmd     `cmd:"" help:"Secrets: named values, sealed, with versions." group:"Data"`

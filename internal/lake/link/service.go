@@ -114,13 +114,21 @@ func (m *Manager) unseal(l Link) (access, secret string, err error) {
 	return both[0], both[1], nil
 }
 
-// Post takes a message for a link's feed, durably, from whoever shows its secret.
-// ErrUnauthenticated tells neither which feeds there are nor what was wrong.
-func (m *Manager) Post(ctx context.Context, channel plat.ChannelID, secret string, body []byte) error {
+// MaxMessage bounds a message that is posted.
+const MaxMessage = feed.MaxBody
+
+// Allowed tells whether a secret is that of a link's feed. ErrUnauthenticated tells
+// neither which feeds there are nor what was wrong.
+func (m *Manager) Allowed(channel plat.ChannelID, secret string) error {
 	l, ok := (*m.linked.Load())[channel]
 	if subtle.ConstantTimeCompare([]byte(hashOf(secret)), []byte(l.Feed.SecretHash)) != 1 || !ok || l.Feed.Kind != FeedWebhook {
 		return plat.Errorf(plat.ErrUnauthenticated, "send the feed's secret, which linking the channel has shown, as Authorization: Bearer <secret>")
 	}
+	return nil
+}
+
+// Post takes a message for a link's feed, durably. The sender was Allowed to.
+func (m *Manager) Post(ctx context.Context, channel plat.ChannelID, body []byte) error {
 	m.mu.Lock()
 	posts := m.postsLocked(channel)
 	m.mu.Unlock()
