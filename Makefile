@@ -34,6 +34,12 @@ bench-objects: ## Uploads and downloads beside versitygw's, in one run: BENCHFLA
 	@$(MAKE) --no-print-directory build
 	@go run ./bench/objects $(BENCHFLAGS)
 
+.PHONY: bench-index
+bench-index: ## The file index on PostgreSQL beside JSONB with GIN: BENCHFLAGS='-files 1000000'
+	@scripts/setup
+	@go build -o bin/bench-index ./bench/index
+	@PANAL_PG_OPTIONS='-c shared_buffers=1GB -c max_wal_size=8GB' scripts/with-postgres bin/bench-index $(BENCHFLAGS)
+
 .PHONY: check
 check: ## The quick half of test: format, lint, vet, architecture
 	@scripts/setup tools
@@ -45,9 +51,9 @@ test: ## Everything CI runs
 	@scripts/test
 
 .PHONY: torture
-torture: ## Kill the server 50 times under load (PANAL_TORTURE_SEED=… repeats a run)
+torture: ## Kill server, PostgreSQL and S3 50 times under load (PANAL_TORTURE_SEED=… repeats a run)
 	@scripts/setup
-	@PANAL_TORTURE_KILLS=$${PANAL_TORTURE_KILLS:-50} scripts/with-postgres go test ./e2e -run TestTorture -count 1 -v -timeout 30m
+	@PANAL_TORTURE_KILLS=$${PANAL_TORTURE_KILLS:-50} go test ./e2e -run TestTorture -count 1 -v -timeout 30m
 
 .PHONY: dist
 dist: build ## dist/: the static binary and a systemd unit

@@ -172,7 +172,7 @@ func TestNoLeaks(t *testing.T) {
 		get("recent log", p.def("small", "jobs", job, "recentlogs"), 200),
 		get("service", servicePath, 200),
 		get("nothing", p.def("small", "jobs", "1999999999999"), 404),
-		get("not built", p.api.OrgPath("buckets"), 501),
+		get("not built", p.api.OrgPath("training", "definitions", "x", "notebooks"), 501),
 	}
 	for _, k := range kinds { // every pool and cache has what it keeps
 		p.load(32, k)

@@ -7,12 +7,15 @@ import (
 	"context"
 	"crypto/md5"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,7 +23,6 @@ import (
 	"time"
 
 	"panal/internal/client"
-	"panal/internal/sqlstore/sqlstoretest"
 )
 
 // Variables of a longer run: make torture sets the first.
@@ -29,11 +31,14 @@ const (
 	envSeed  = "PANAL_TORTURE_SEED"
 )
 
-// TestTorture kills the server at random moments under uploads, metadata changes and
-// deletions. Then every acknowledged file is there, byte for byte, listed and counted,
-// as it was changed last; what was deleted is gone; nothing is visible that was never
-// sent whole; the index, the storage and the journal agree; and the index that is made
-// again from storage alone says the same.
+// TestTorture kills the server, and PostgreSQL and the S3 server where they are used, at
+// random moments under uploads, metadata changes and deletions. Then every acknowledged
+// file is there, byte for byte, listed, counted and found, as it was changed last; what
+// was deleted is gone; nothing is visible that was never sent whole; the index, the
+// storage and the journal agree; storage holds the bytes of the listed files and no
+// others once the collector has run; and the index that is made again from storage alone
+// says the same. While an engine is away the answers are 503 with Retry-After, and they
+// end by themselves.
 func TestTorture(t *testing.T) {
 	kills, seed := 3, uint64(time.Now().UnixNano())
 	for name, to := range map[string]func(uint64){envKills: func(n uint64) { kills = int(n) }, envSeed: func(n uint64) { seed = n }} {
@@ -46,10 +51,42 @@ func TestTorture(t *testing.T) {
 		}
 	}
 	t.Logf("%d kills, %s=%d", kills, envSeed, seed)
-	t.Run("sqlite", func(t *testing.T) { torture(t, kills, seed, startPlatform(t)) })
-	t.Run("postgres", func(t *testing.T) {
-		torture(t, kills, seed, startPlatform(t, "--database", sqlstoretest.PostgresURL(t)))
+	t.Run("sqlite", func(t *testing.T) {
+		p := startPlatform(t)
+		torture(t, kills, seed, &victims{platform: p, blobs: filepath.Join(p.data, "blobs")})
 	})
+	t.Run("postgres", func(t *testing.T) {
+		database, dsn := startPostgres(t)
+		bucket, where, dir := startBucket(t)
+		p := startPlatform(t, "--database", dsn, "--blob", where)
+		torture(t, kills, seed, &victims{platform: p, engines: []*engine{database, bucket}, bucket: dir})
+	})
+}
+
+// victims is what can be killed.
+type victims struct {
+	*platform
+	engines []*engine // besides the server
+	blobs   string    // the directory of files, or
+	bucket  string    // that of the bucket
+}
+
+// killSomething kills one of all for a moment. The i-th of the first calls kills the
+// i-th, so that even a short run meets each.
+func (v *victims) killSomething(i int, random *rand.Rand) {
+	v.t.Helper()
+	if i > len(v.engines) {
+		i = random.IntN(1 + len(v.engines))
+	}
+	if i == 0 {
+		v.kill()
+		v.start()
+		return
+	}
+	e := v.engines[i-1]
+	e.kill()
+	time.Sleep(time.Duration(random.IntN(500)) * time.Millisecond)
+	e.start()
 }
 
 // tortured is what the clients know: by file id, what was acknowledged.
@@ -59,37 +96,85 @@ type tortured struct {
 	there   map[string]string // id → body
 	tags    map[string]string // id → tag; absent: not known, as a change was not answered
 	deleted map[string]bool
+	done    int             // calls that were answered as asked
+	wrong   map[string]bool // answers that no outage excuses
 }
 
-func torture(t *testing.T, kills int, seed uint64, p *platform) {
+// answered notes how a call ended. Only an answer can be wrong: a connection that
+// broke says nothing.
+func (k *tortured) answered(what string, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var e *client.Error
+	switch {
+	case err == nil:
+		k.done++
+	case errors.As(err, &e) && (e.Status != http.StatusServiceUnavailable || e.RetryAfter <= 0 || e.Code == "" || e.Description == ""):
+		if what == "delete" && e.Status == http.StatusNotFound {
+			return // a deletion that was not answered was done
+		}
+		k.wrong[fmt.Sprintf("%s: %d, Retry-After %s: %s", what, e.Status, e.RetryAfter, e.Body)] = true
+	}
+}
+
+func (k *tortured) calls() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.done
+}
+
+func torture(t *testing.T, kills int, seed uint64, v *victims) {
+	p := v.platform
 	ch, err := p.api.CreateChannel(t.Context(), "torture", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &tortured{bodies: map[string]bool{}, there: map[string]string{}, tags: map[string]string{}, deleted: map[string]bool{}}
+	k := &tortured{bodies: map[string]bool{}, there: map[string]string{}, tags: map[string]string{}, deleted: map[string]bool{}, wrong: map[string]bool{}}
 	ctx, stop := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
 	for i := range 4 {
 		clients.Go(func() { k.work(ctx, p.api, ch.ID, rand.New(rand.NewPCG(seed, uint64(i)))) })
 	}
 	random := rand.New(rand.NewPCG(seed, 99))
-	for range kills {
+	for i := range kills {
 		time.Sleep(time.Duration(100+random.IntN(900)) * time.Millisecond)
-		p.kill()
-		p.start()
+		v.killSomething(i, random)
+		before := k.calls() // it goes on by itself
+		p.until("answers after a kill", 30*time.Second, func() bool { return k.calls() > before+10 })
 	}
-	time.Sleep(200 * time.Millisecond)
 	stop()
 	clients.Wait()
+	for w := range k.wrong {
+		t.Errorf("a wrong answer: %s", w)
+	}
 	k.check(t, p, ch.ID)
+	v.outages(ch.ID)
+
+	// What no row refers to is collected, and nothing else is.
+	p.kill()
+	flags := p.flags
+	p.flags = append(slices.Clone(flags), "--collect-grace", "1s")
+	p.start()
+	listed := k.check(t, p, ch.ID)
+	p.until("the end of orphans", 30*time.Second, func() bool { return v.orphans(ch.ID, listed) == 0 })
+	k.check(t, p, ch.ID)
+	p.kill()
+	p.flags = flags
 
 	// Once more without an index.
-	p.kill()
 	copied := filepath.Join(t.TempDir(), "copied")
-	if err := os.CopyFS(filepath.Join(copied, "blobs"), os.DirFS(filepath.Join(p.data, "blobs"))); err != nil {
+	if err := os.MkdirAll(copied, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command(binary, "lake", "rebuild", "--data", copied, "-o", "json").CombinedOutput()
+	args := []string{"lake", "rebuild", "--data", copied, "-o", "json"}
+	if v.blobs != "" {
+		if err := os.CopyFS(filepath.Join(copied, "blobs"), os.DirFS(v.blobs)); err != nil {
+			t.Fatal(err)
+		}
+	} else { // into an embedded index: it is the same bucket
+		args = append(args, p.flags[slices.Index(p.flags, "--blob"):]...)
+	}
+	out, err := exec.Command(binary, args...).CombinedOutput()
 	if err != nil || !strings.Contains(string(out), `"missing": 0`) {
 		t.Errorf("lake rebuild: %v\n%s", err, out)
 	}
@@ -114,9 +199,11 @@ func (k *tortured) work(ctx context.Context, api *client.Client, channel string,
 			k.mu.Unlock()
 			f, err := api.Upload(ctx, channel, client.NewFile{Body: strings.NewReader(body), Size: int64(len(body)), Metadata: map[string]string{"tag": "0"}})
 			if err != nil {
+				k.answered("upload", err)
 				time.Sleep(20 * time.Millisecond)
 				continue
 			}
+			k.answered("upload", nil)
 			k.mu.Lock()
 			k.there[f.ID], k.tags[f.ID] = body, "0"
 			k.mu.Unlock()
@@ -133,14 +220,18 @@ func (k *tortured) work(ctx context.Context, api *client.Client, channel string,
 			k.mu.Unlock()
 			if op == 9 {
 				mine = append(mine[:i], mine[i+1:]...)
-				if api.DeleteFile(ctx, channel, id) == nil {
+				err := api.DeleteFile(ctx, channel, id)
+				k.answered("delete", err)
+				if err == nil {
 					k.mu.Lock()
 					k.deleted[id] = true
 					k.mu.Unlock()
 				}
 				continue
 			}
-			if _, err := api.SetFileMetadata(ctx, channel, id, map[string]string{"tag": tag}); err == nil {
+			_, err := api.SetFileMetadata(ctx, channel, id, map[string]string{"tag": tag})
+			k.answered("metadata", err)
+			if err == nil {
 				k.mu.Lock()
 				k.tags[id], k.there[id] = tag, body
 				k.mu.Unlock()
@@ -149,7 +240,56 @@ func (k *tortured) work(ctx context.Context, api *client.Client, channel string,
 	}
 }
 
-func (k *tortured) check(t *testing.T, p *platform, channel string) {
+// outages asks while one engine is away: the answer is 503 with Retry-After, in
+// reasonable time, and a success once it is back.
+func (v *victims) outages(channel string) {
+	v.t.Helper()
+	upload := func() error {
+		ctx, cancel := context.WithTimeout(v.t.Context(), time.Minute)
+		defer cancel()
+		_, err := v.api.Upload(ctx, channel, client.NewFile{Body: strings.NewReader("x"), Size: 1, Lifetime: "1day"})
+		return err
+	}
+	for _, e := range v.engines {
+		e.kill()
+		var answer *client.Error
+		if err := upload(); !errors.As(err, &answer) || answer.Status != http.StatusServiceUnavailable || answer.RetryAfter <= 0 || answer.Code == "" {
+			v.t.Errorf("an upload without %s: %v", e.name, err)
+		}
+		e.start()
+		v.until("an upload after "+e.name+" came back", 30*time.Second, func() bool { return upload() == nil })
+	}
+}
+
+// orphans counts the objects of a bucket's channel that are not listed; -1: too few.
+// The directory store packs small objects, so that only a bucket shows them one by one.
+func (v *victims) orphans(channel string, listed map[string]client.File) int {
+	if v.bucket == "" {
+		return 0
+	}
+	n, there := 0, 0
+	err := filepath.WalkDir(v.bucket, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.Contains(path, "/"+channel+"/") {
+			return nil //nolint:nilerr // it was deleted meanwhile
+		}
+		id := filepath.Base(path)
+		if _, ok := listed[id]; ok {
+			there++
+		} else if !strings.Contains(path, "journal") {
+			n++
+		}
+		return nil
+	})
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	if there != len(listed) {
+		return -1
+	}
+	return n
+}
+
+func (k *tortured) check(t *testing.T, p *platform, channel string) map[string]client.File {
 	t.Helper()
 	listed := map[string]client.File{}
 	if err := p.api.Files(t.Context(), channel, "", false, 500, func(f client.File) error { listed[f.ID] = f; return nil }); err != nil {
@@ -182,7 +322,7 @@ func (k *tortured) check(t *testing.T, p *platform, channel string) {
 		body, err := io.ReadAll(rc)
 		_ = rc.Close()
 		sum := md5.Sum(body)
-		if want, ok := k.there[id]; err != nil || ok && !bytes.Equal(body, []byte(want)) || !k.bodies[string(body)] || f.ETag != hex.EncodeToString(sum[:]) {
+		if want, ok := k.there[id]; err != nil || ok && !bytes.Equal(body, []byte(want)) || !k.bodies[string(body)] && string(body) != "x" || f.ETag != hex.EncodeToString(sum[:]) {
 			t.Errorf("file %s has other bytes than were sent (%d of them, %v)", id, len(body), err)
 		}
 		if want, ok := k.tags[id]; ok && f.Meta()["tag"] != want {
@@ -194,4 +334,21 @@ func (k *tortured) check(t *testing.T, p *platform, channel string) {
 		v, err := p.api.VerifyChannel(t.Context(), channel, true, false)
 		return err == nil && v.Left == 0
 	})
+	for tag, want := range tagged(listed) {
+		if n, err := p.api.CountFiles(t.Context(), channel, "x-abeja-meta-tag:"+tag); err != nil || n != want {
+			t.Errorf("tag %s: %d files are found, %d listed, %v", tag, n, want, err)
+		}
+	}
+	return listed
+}
+
+// tagged counts the files of some tags.
+func tagged(listed map[string]client.File) map[string]int64 {
+	all := map[string]int64{}
+	for _, f := range listed {
+		if tag := f.Meta()["tag"]; tag != "" && (len(all) < 20 || all[tag] > 0) {
+			all[tag]++
+		}
+	}
+	return all
 }

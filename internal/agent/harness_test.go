@@ -71,6 +71,27 @@ type server struct {
 	failGet int          // so many downloads get 500 first
 	results [][]byte
 	putFail int // so many result uploads are cut first
+	brought []brought
+}
+
+// brought is the result of an asynchronous request.
+type brought struct{ id, auth, kind, body string }
+
+// result waits for the result of an asynchronous request.
+func (s *server) result(id string) brought {
+	s.t.Helper()
+	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		s.mu.Lock()
+		for _, b := range s.brought {
+			if b.id == id {
+				s.mu.Unlock()
+				return b
+			}
+		}
+		s.mu.Unlock()
+	}
+	s.t.Fatalf("no result for %s", id)
+	return brought{}
 }
 
 const (
@@ -139,6 +160,19 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 			}
 			s.results = append(s.results, body)
 		}
+		return
+	}
+	if id, ok := strings.CutPrefix(r.URL.Path, "/organizations/"+org+"/deployments/174/results/"); ok && r.Method == http.MethodPut {
+		body, err := io.ReadAll(r.Body)
+		if s.putFail > 0 {
+			s.putFail--
+			panic(http.ErrAbortHandler)
+		}
+		if err != nil || r.ContentLength != int64(len(body)) {
+			s.t.Errorf("result: %v, length %d of %d", err, len(body), r.ContentLength)
+		}
+		s.brought = append(s.brought, brought{id, r.Header.Get("Authorization"), r.Header.Get("Content-Type"), string(body)})
+		say(200, map[string]string{})
 		return
 	}
 	if r.Header.Get("Authorization") != "Bearer "+token {

@@ -81,7 +81,7 @@ func readRequest(w http.ResponseWriter, r *http.Request, dir string, limit int64
 	req := runtimeRequest{Method: r.Method, ContentType: r.Header.Get("Content-Type")}
 	for key, values := range r.Header {
 		key = strings.ToLower(key)
-		if key != strings.ToLower(agentctl.HeaderInstanceKey) && !isHopHeader(key) {
+		if key != strings.ToLower(agentctl.HeaderInstanceKey) && !isHopHeader(key) && !strings.HasPrefix(key, prefixAsync) {
 			req.Headers = append(req.Headers, runtimeHeader{Key: key, Values: values})
 		}
 	}

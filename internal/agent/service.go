@@ -62,6 +62,7 @@ type service struct {
 	a       *agent
 	pool    *pool                   // of a handler
 	command atomic.Pointer[command] // instead
+	async   *asyncs
 	health  atomic.Int32
 	ready   atomic.Int32  // workers
 	slots   chan struct{} // requests that are being read, waiting or answered
@@ -104,6 +105,9 @@ func (a *agent) serve(ctx context.Context) error {
 		close(s.ended)
 		time.Sleep(turnAway)
 	}
+	if s.async != nil {
+		s.async.halt()
+	}
 	for _, stop := range stops {
 		stop(max(drainLimit-time.Since(begun), 100*time.Millisecond))
 	}
@@ -113,6 +117,9 @@ func (a *agent) serve(ctx context.Context) error {
 	}
 	if c := s.command.Load(); c != nil {
 		c.stop(grace)
+	}
+	if s.async != nil {
+		s.async.finish()
 	}
 	return err
 }
@@ -170,6 +177,7 @@ func (s *service) run(ctx context.Context) error {
 	if err := s.pool.start(); err != nil {
 		return err
 	}
+	s.startAsync()
 	s.health.Store(healthReady)
 	a.state.update(func(st *agentctl.State) {
 		st.Phase, st.Step, st.Healthy, st.Limit = string(runner.PhaseRunning), "", s.ready.Load() > 0, a.cfg.workers
@@ -213,6 +221,10 @@ func (s *service) handler(probesOnly bool) http.Handler {
 
 // pass hands a request to the command.
 func (s *service) pass(w http.ResponseWriter, r *http.Request) {
+	if asksAsync(r) {
+		writeJSON(w, errAsyncCommand.code, statusBody(errAsyncCommand.text))
+		return
+	}
 	if c := s.command.Load(); c != nil && s.health.Load() == healthReady {
 		c.serve(w, r)
 		return
@@ -256,8 +268,8 @@ func (s *service) tryInfer(w http.ResponseWriter, r *http.Request, id string) er
 	if s.health.Load() != healthReady {
 		return errUnhandled
 	}
-	if r.Header.Get("X-Abeja-Arms-Async-Request-Id") != "" {
-		return &httpError{http.StatusNotImplemented, "asynchronous requests are not implemented"}
+	if asksAsync(r) {
+		return s.async.accept(w, r, id)
 	}
 	select {
 	case s.slots <- struct{}{}:

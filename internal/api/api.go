@@ -13,6 +13,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -71,7 +72,10 @@ type Deps struct {
 	// Links are of channels whose files are in other buckets.
 	Links *link.Manager
 	// Verify compares a channel's index with its storage and its journal.
-	Verify   func(ctx context.Context, c lake.Channel, opt journal.VerifyOptions) (journal.Report, error)
+	Verify func(ctx context.Context, c lake.Channel, opt journal.VerifyOptions) (journal.Report, error)
+	// Backup writes a backup of the installation; flush sends what was written. It fails
+	// before its first byte or leaves what can be told to be not whole.
+	Backup   func(ctx context.Context, w io.Writer, flush func()) error
 	Datasets *dataset.Service
 	Train    *train.Service
 	Secrets  *secret.Service
@@ -159,6 +163,7 @@ func (a *API) resources() []func() {
 		a.addDatasources,
 		a.addIPRules,
 		a.addAudit,
+		a.addBackup,
 		a.addBlobs,
 		a.addChannels,
 		a.addVerify,
@@ -167,6 +172,7 @@ func (a *API) resources() []func() {
 		a.addFiles,
 		a.addPromises,
 		a.addFileChanges,
+		a.addBuckets,
 		a.addDatasets,
 		a.addSecrets,
 		a.addRepositories,
@@ -178,6 +184,7 @@ func (a *API) resources() []func() {
 		a.addServices,
 		a.addEndpoints,
 		a.addInference,
+		a.addResults,
 		a.addInstanceTypes,
 		a.addLogs,
 	}

@@ -150,21 +150,9 @@ func (a *API) addChannels() {
 		FilterArchived string `query:"filter_archived" doc:"exclude_archived (default) or include_archived"`
 	}
 	register(a, op("list-channels", http.MethodGet, base, "List channels, newest first", authz.ChannelRead), func(ctx context.Context, in *listIn) (*ChannelsAnswer, error) {
-		limit, err := a.pageSize("limit", in.Limit, 50)
+		page, err := a.channelPage(in.Limit, in.Offset, in.FilterArchived)
 		if err != nil {
 			return nil, err
-		}
-		offset, err := pageOffset(in.Offset)
-		if err != nil {
-			return nil, err
-		}
-		page := lake.ChannelPage{Limit: limit, Offset: offset}
-		switch in.FilterArchived {
-		case "", "exclude_archived":
-		case "include_archived":
-			page.IncludeArchived = true
-		default:
-			return nil, plat.InvalidField("filter_archived", "must be exclude_archived or include_archived")
 		}
 		env, err := a.envelope(ctx)
 		if err != nil {
@@ -174,7 +162,7 @@ func (a *API) addChannels() {
 		if err != nil {
 			return nil, err
 		}
-		out := &ChannelsAnswer{Envelope: env, Channels: make([]Channel, len(all)), Limit: limit, Offset: offset, HasNext: more}
+		out := &ChannelsAnswer{Envelope: env, Channels: make([]Channel, len(all)), Limit: page.Limit, Offset: page.Offset, HasNext: more}
 		for i, c := range all {
 			out.Channels[i] = channelWire(c)
 		}

@@ -728,6 +728,58 @@ func item(attributes any) obj {
 	return obj{"source_data": []obj{{"data_uri": "datalake://2290000000456/x", "data_type": "image/jpeg", "height": 480}}, "attributes": attributes, "unknown": 1}
 }
 
+// cliItems walks the items as the CLI does: it stops on a null token, and wants the key
+// to be there (§6 rule 2).
+func (w *wire) cliItems(base, query string) (ids []float64) {
+	w.t.Helper()
+	path := base + "/items?" + query
+	for range 20 {
+		a := w.call("GET", path, nil)
+		next, ok := a["next_page_token"]
+		if !ok {
+			w.t.Fatal("CLI: KeyError: next_page_token")
+		}
+		for _, it := range a["items"].([]any) {
+			ids = append(ids, it.(obj)["dataset_item_id"].(float64))
+		}
+		if next == nil {
+			return ids
+		}
+		path = base + "/items?next_page_token=" + next.(string) // raw, and alone (§6 rule 4)
+	}
+	w.t.Fatal("the walk does not end")
+	return nil
+}
+
+// §22 check 1, §6 rules 2 and 4: the CLI's walk ends too, for none, one and many items,
+// and with a search; a total stays what the first page counted.
+func TestWireDatasetItemsCLI(t *testing.T) {
+	w := newWire(t)
+	base := w.org + "/datasets/" + w.call("POST", w.org+"/datasets", obj{"name": "d", "type": "custom", "props": obj{}})["dataset_id"].(string)
+	if ids := w.cliItems(base, ""); len(ids) != 0 {
+		t.Errorf("an empty dataset lists %v", ids)
+	}
+	w.call("POST", base+"/items", item(obj{"custom": obj{"tag": "odd"}}))
+	if ids := w.cliItems(base, ""); len(ids) != 1 {
+		t.Errorf("one item lists %v", ids)
+	}
+	for i := range 6 {
+		w.call("POST", base+"/items", item(obj{"custom": obj{"tag": []string{"even", "odd"}[i%2]}}))
+	}
+	for query, want := range map[string]int{"": 7, "limit=1": 7, "limit=7": 7, "limit=1000": 7, "limit=2&q=tag:odd": 4, "limit=4&q=tag:odd": 4, "limit=1&q=tag:none": 0} {
+		if ids := w.cliItems(base, query); len(ids) != want || !slices.IsSorted(ids) {
+			t.Errorf("%s: %v, want %d", query, ids, want)
+		}
+	}
+	first := w.call("GET", base+"/items?limit=1&q=tag:odd", nil)
+	second := w.call("GET", base+"/items?next_page_token="+first["next_page_token"].(string), nil)
+	if first["total_count"] != 4.0 || second["total_count"] != 4.0 {
+		t.Errorf("totals %v, %v", first["total_count"], second["total_count"])
+	}
+	forged := base64.RawURLEncoding.EncodeToString([]byte(`{"d":"` + base[strings.LastIndexByte(base, '/')+1:] + `","a":0,"q":"tag:odd","n":1,"t":-1}`))
+	w.refused("a total below nothing", 400, "GET", base+"/items?next_page_token="+forged, nil)
+}
+
 // §17, §22 checks 1 and 2: items.
 func TestWireDatasetItems(t *testing.T) {
 	w := newWire(t)
@@ -818,7 +870,8 @@ func TestWireDatasetItems(t *testing.T) {
 		"lifetime": source(obj{"data_uri": "http://x/y", "lifetime": "2days"}), "nested": source(obj{"data_uri": "http://x/y", "k": obj{}}),
 		"attributes array": obj{"source_data": []obj{{"data_uri": "http://x/y"}}, "attributes": []int{}},
 		"category":         item(obj{"classification": []obj{{"category_id": 9, "label_id": 2}}}), "label": item(obj{"detection": []obj{{"category_id": 1, "label_id": 9}}}),
-		"old form": item(obj{"classification": obj{"category_id": 1, "label_id": 9}}), "one of two": []any{item(nil), obj{}},
+		"label without category": item(obj{"detection": []obj{{"label_id": 9, "rect": obj{}}}}),
+		"old form":               item(obj{"classification": obj{"category_id": 1, "label_id": 9}}), "one of two": []any{item(nil), obj{}},
 		"501": slices.Repeat([]obj{item(nil)}, 501), "null in an array": []any{nil},
 	} {
 		w.refused(what, 400, "POST", base+"/items", body)
@@ -840,11 +893,11 @@ func TestWireDatasetItems(t *testing.T) {
 	w.call("GET", base+"/items?limit=1000", nil)
 }
 
-// Routes of the DataLake that are not built answer 501 with the error body.
+// Routes of the documents that are not built answer 501 with the error body.
 func TestWireNotBuilt(t *testing.T) {
 	w := newWire(t)
 	for _, c := range []struct{ method, path string }{
-		{"GET", w.org + "/buckets"},
+		{"GET", w.org + "/training/definitions/x/notebooks"},
 	} {
 		w.refused(c.method+" "+c.path, 501, c.method, c.path, nil)
 	}

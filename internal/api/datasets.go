@@ -150,6 +150,8 @@ type itemsToken struct {
 	After   int64  `json:"a"`
 	Query   string `json:"q,omitempty"`
 	Limit   int    `json:"n"`
+	// Total is how many items match Query, as the first page counted them.
+	Total *int64 `json:"t,omitempty"`
 }
 
 func (t itemsToken) String() string {
@@ -168,7 +170,7 @@ func parseItemsToken(dataset, s string) (itemsToken, error) {
 		dec.DisallowUnknownFields()
 		err = dec.Decode(&t)
 	}
-	if err != nil || t.Dataset != dataset || t.Limit < 1 {
+	if err != nil || t.Dataset != dataset || t.Limit < 1 || t.Total != nil && *t.Total < 0 {
 		return t, plat.InvalidField("next_page_token", "is not a token of this dataset's list; begin again without it")
 	}
 	return t, nil
@@ -276,13 +278,20 @@ func (a *API) addDatasets() {
 		if err != nil {
 			return nil, err
 		}
-		page, err := a.Datasets.Items(ctx, caller(ctx).Org, in.id(), q, t.After, t.Limit)
+		total := int64(dataset.Unknown)
+		if t.Total != nil {
+			total = *t.Total
+		}
+		page, err := a.Datasets.Items(ctx, caller(ctx).Org, in.id(), q, t.After, t.Limit, total)
 		if err != nil {
 			return nil, err
 		}
 		out := &ItemsAnswer{Items: itemsWire(page.Items), TotalCount: page.Total}
 		if n := len(page.Items); n > 0 {
 			t.After = page.Items[n-1].ID
+			if q != nil {
+				t.Total = &page.Total
+			}
 			next := t.String()
 			out.NextPageToken = &next
 		}

@@ -53,6 +53,7 @@ type deployWorld struct {
 
 	slow    atomic.Int64 // requests that reached an instance with MODE=slow
 	servers sync.Map     // of *http.Server by workload
+	asyncs  chan asyncCall
 
 	mu   sync.Mutex
 	hold map[string]chan struct{} // MODE=hold:<name> → closed when it may become healthy
@@ -64,7 +65,7 @@ func newDeployWorld(t *testing.T) *deployWorld {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &deployWorld{run: fakerunner.New(fakerunner.Config{}), deps: "/organizations/acme/deployments", dir: dir, hold: map[string]chan struct{}{}}
+	w := &deployWorld{run: fakerunner.New(fakerunner.Config{}), deps: "/organizations/acme/deployments", dir: dir, hold: map[string]chan struct{}{}, asyncs: make(chan asyncCall, 10)}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	t.Cleanup(func() { // after the server was closed
@@ -145,6 +146,11 @@ func (w *deployWorld) serveInstance(ctx context.Context, spec runner.Spec) {
 		if mode == "slow" {
 			w.slow.Add(1)
 			time.Sleep(time.Duration(len(body)) * time.Millisecond)
+		}
+		if id := r.Header.Get("X-Abeja-Arms-Async-Request-Id"); id != "" {
+			w.asyncs <- asyncCall{id, r.Header.Get("X-Abeja-Arms-Async-Request-Token"), spec.ID}
+			rw.WriteHeader(http.StatusAccepted)
+			return
 		}
 		rw.Header().Set("X-Abeja-Service-Id", spec.Env["ABEJA_SERVICE_ID"])
 		rw.Header().Set("Content-Type", "application/json")
@@ -566,10 +572,8 @@ func TestInferenceWire(t *testing.T) {
 		status, text := w.do("POST", c.path, c.as, strings.NewReader("x"))
 		isError(t, c.what, status, text, c.status, c.code)
 	}
-	status, text := w.do("POST", infer, "acme/regular", strings.NewReader("x"), "X-Abeja-Arms-Async", "True")
-	isError(t, "asynchronous", status, text, 501, "not_implemented")
 	w.call("POST", dep+"/services/"+a+"/stop", "")
-	status, text = w.do("POST", infer, "acme/regular", strings.NewReader("x"))
+	status, text := w.do("POST", infer, "acme/regular", strings.NewReader("x"))
 	isError(t, "stopped service", status, text, 503, "service_unavailable")
 
 	// A container's token is for its own work, not for calling models (§13.3).

@@ -69,18 +69,19 @@ func (a *API) infer(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, familyCompute, err)
 		return
 	}
-	var async compat.Bool
-	if h := r.Header.Get("X-Abeja-Arms-Async"); h != "" && async.UnmarshalText([]byte(h)) == nil && bool(async) {
-		writeError(w, newError(http.StatusNotImplemented, "asynchronous calls (x-abeja-arms-async) are not built yet in this version", nil))
-		return
-	}
 	to, rest, ok := inferenceTarget(r.URL.EscapedPath())
 	if !ok {
 		writeError(w, newError(http.StatusNotFound, "the deployment, service or endpoint was not found", nil))
 		return
 	}
 	to.Org = id.Org
-	a.Gateway.ServeCall(w, r, dataplane.Call{Target: to, User: id.User, RequestID: requestID(r.Context()), Path: rest})
+	call := dataplane.Call{Target: to, User: id.User, RequestID: requestID(r.Context()), Path: rest}
+	var async compat.Bool
+	if h := r.Header.Get("X-Abeja-Arms-Async"); h != "" && async.UnmarshalText([]byte(h)) == nil && bool(async) {
+		a.inferAsync(w, r, call)
+		return
+	}
+	a.Gateway.ServeCall(w, r, call)
 }
 
 // inferenceTarget reads /deployments/{id}[/services/{service}|/{alias}][rest] out

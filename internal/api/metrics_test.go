@@ -43,7 +43,7 @@ func TestMetrics(t *testing.T) {
 		{"GET", "/organizations/evil/channels", "acme/admin"},
 		{"PATCH", channels, "acme/admin"},
 		{"GET", "/channels/evil/evil", "acme/admin"},
-		{"GET", "/organizations/acme/buckets/evil", "acme/admin"},
+		{"GET", "/organizations/acme/training/definitions/evil/notebooks/evil", "acme/admin"},
 		{"GET", "/blobs/evil/evil?sig=evil", ""},
 	} {
 		w.do(c.method, c.path, c.as, nil, "User-Agent", "evil", "X-Abeja-Request-Id", "evil")

@@ -185,7 +185,7 @@ func normalize(r *http.Request) {
 		}
 	}
 	clean := "/" + strings.Join(segs, "/")
-	if opaqueTail(segs) {
+	if opaqueTail(segs) && (segs[0] != "organizations" || strings.Trim(rest, "/") != "") { // …/files/ is the list
 		clean += rest
 	}
 	u, err := r.URL.Parse(clean)

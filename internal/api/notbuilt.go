@@ -14,13 +14,6 @@ import (
 func notBuilt() []string {
 	const o, d, p = "/organizations/{organization_id}", "/organizations/{organization_id}/training/definitions/{job_definition}", "/organizations/{organization_id}/deployments/{deployment_id}"
 	return []string{
-		// data.md
-		"POST " + o + "/buckets", "GET " + o + "/buckets",
-		"GET " + o + "/buckets/{bucket_id}", "PATCH " + o + "/buckets/{bucket_id}",
-		"POST " + o + "/buckets/{bucket_id}/archive", "POST " + o + "/buckets/{bucket_id}/unarchive",
-		"POST " + o + "/buckets/{bucket_id}/files", "GET " + o + "/buckets/{bucket_id}/files",
-		"GET " + o + "/buckets/{bucket_id}/files/*",
-		// compute.md
 		"POST " + d + "/git/versions",
 		"PUT " + d + "/jobs/{training_job_id}/status", "POST " + d + "/jobs/{training_job_id}/logs",
 		"POST " + d + "/notebooks", "GET " + d + "/notebooks",
@@ -35,8 +28,6 @@ func notBuilt() []string {
 		"GET " + p + "/runs/{run_id}/logs", "GET " + p + "/runs/{run_id}/recentlogs",
 		"POST " + p + "/triggers", "GET " + p + "/triggers", "GET " + p + "/triggers/{trigger_id}", "DELETE " + p + "/triggers/{trigger_id}",
 		"GET " + p + "/triggers/{trigger_id}/runs",
-		"PUT " + p + "/results/{request_id}", "GET " + p + "/results/{request_id}",
-		"GET /deployments/{deployment_id}/results/{request_id}",
 		"GET " + o + "/models", "POST " + o + "/models",
 	}
 }

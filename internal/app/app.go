@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -53,6 +54,8 @@ type App struct {
 	keys    *keyring.Ring
 	agents  string // base URL at which workloads reach the API
 
+	releasing sync.WaitGroup // ends of backups that delete what was held
+
 	group   rungroup.Group
 	handler http.Handler
 }
@@ -68,6 +71,9 @@ func Build(ctx context.Context, cfg config.Server, log *slog.Logger) (_ *App, er
 	}()
 	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := a.openData(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.checkKeyFile(ctx); err != nil {
 		return nil, err
 	}
 	if a.keys, err = keyring.Open(keyFile(cfg)); err != nil {
@@ -221,6 +227,7 @@ func (a *App) addAdminListener(ctx context.Context) error {
 
 // close closes what Build opened, newest first.
 func (a *App) close() error {
+	a.releasing.Wait()
 	var errs []error
 	for _, f := range slices.Backward(a.closers) {
 		errs = append(errs, f())

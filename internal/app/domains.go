@@ -3,10 +3,12 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"path/filepath"
 	"time"
@@ -32,7 +34,7 @@ import (
 // addDomains builds the domain services and their machines: what is added to the
 // group first stops last.
 func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Orgs) error {
-	lines, err := a.openLogs(ctx)
+	lines, lineStore, err := a.openLogs(ctx)
 	if err != nil {
 		return fmt.Errorf("logs: %w", err)
 	}
@@ -79,6 +81,13 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 		Store: deploys, Blobs: a.blobs, Models: modelRefs{training}, Publisher: services, Commands: a.commands, Now: a.now,
 		Log: a.log.With(slog.String(plat.LogComponent, "deploy")),
 	})
+	a.group.Add("results", func(ctx context.Context) error {
+		return a.every(ctx, asyncEvery, func(int) {
+			if _, _, err := manager.SweepAsync(ctx); err != nil {
+				a.warn(ctx, "sweep asynchronous calls", err)
+			}
+		})
+	})
 	proxy := dataplane.NewProxy(table, dataplane.Options{
 		FirstByte: a.cfg.IdleTimeout, Idle: a.cfg.IdleTimeout, TunnelIdle: a.cfg.TunnelIdle, Hold: a.cfg.HoldTimeout,
 		Log: a.log.With(slog.String(plat.LogComponent, "gateway")), Metrics: a.metrics,
@@ -107,6 +116,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	deps.Verify = func(ctx context.Context, c lake.Channel, opt journal.VerifyOptions) (journal.Report, error) {
 		return changes.Verify(ctx, index, c, opt)
 	}
+	deps.Backup = func(ctx context.Context, w io.Writer, flush func()) error { return a.Backup(ctx, lineStore, w, flush) }
 	deps.Train, deps.Logs = trainSvc, lines
 	deps.Deploy, deps.Gateway, deps.Capacity = manager, proxy, a.runner.Capacity
 	a.addLimits(deps)
@@ -171,7 +181,7 @@ func modelUsers(store deploy.Store) func(context.Context, plat.OrgID, []plat.Mod
 }
 
 // openLogs opens the log store: a file per day beside SQLite, partitions on PostgreSQL.
-func (a *App) openLogs(ctx context.Context) (*logs.Service, error) {
+func (a *App) openLogs(ctx context.Context) (*logs.Service, *sqlstore.Logs, error) {
 	var store *sqlstore.Logs
 	if a.cfg.Database != "" {
 		store = sqlstore.NewLogs(a.control)
@@ -181,14 +191,15 @@ func (a *App) openLogs(ctx context.Context) (*logs.Service, error) {
 			return sqlite.Open(ctx, path, "logs")
 		})
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	a.closers = append(a.closers, store.Close)
-	return logs.New(store, logs.Config{
+	lines, err := logs.New(store, logs.Config{
 		TTL: a.cfg.LogTTL, Ceiling: a.cfg.LogCeilingMB << 20, Now: a.now,
 		Log: a.log.With(slog.String(plat.LogComponent, "logs")),
 	})
+	return lines, store, err
 }
 
 // ingestSpool stores the lines that a dead workload's agent could not ship. Its own
@@ -221,6 +232,8 @@ func (a *App) ingestSpool(ctx context.Context, lines *logs.Service, st runner.St
 const (
 	reapEvery    = time.Minute
 	collectEvery = time.Hour
+	// asyncEvery is how often calls whose instance died are given up.
+	asyncEvery = 15 * time.Second
 	// collectGrace is older than any upload that may still be running.
 	collectGrace = 24 * time.Hour
 	tokensEvery  = 10 * time.Minute
@@ -230,12 +243,15 @@ const (
 
 // keepLake deletes expired files, and objects that no row refers to.
 func (a *App) keepLake(ctx context.Context, files *lake.Service) error {
-	return a.every(ctx, reapEvery, func(n int) {
+	grace := cmp.Or(a.cfg.CollectGrace, collectGrace)
+	collect := min(collectEvery, max(grace, time.Second)) // a short grace asks for it to be felt
+	reap := min(reapEvery, collect)
+	return a.every(ctx, reap, func(n int) {
 		if _, err := files.Reap(ctx); err != nil {
 			a.warn(ctx, "delete expired files", err)
 		}
-		if n%int(collectEvery/reapEvery) == 1 {
-			if _, err := files.Collect(ctx, collectGrace); err != nil {
+		if every := int(collect / reap); every == 1 || n%every == 1 {
+			if _, err := files.Collect(ctx, grace); err != nil {
 				a.warn(ctx, "collect garbage", err)
 			}
 		}

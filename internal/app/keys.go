@@ -5,9 +5,13 @@ package app
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
+	"maps"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"panal/internal/config"
@@ -26,6 +30,21 @@ func keyFile(cfg config.Server) string {
 		return cfg.KeyFile
 	}
 	return filepath.Join(cfg.Data, fileKey)
+}
+
+// checkKeyFile refuses to make a new key file where secrets were sealed with keys that
+// are not there: whoever restored the records has to bring the file along.
+func (a *App) checkKeyFile(ctx context.Context) error {
+	path := keyFile(a.cfg)
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return nil // what else is wrong with it, opening it says
+	}
+	sealed, err := sealedIn(ctx, a.control)
+	if err != nil || len(sealed) == 0 {
+		return err
+	}
+	return plat.Errorf(plat.ErrConflict, "there is no key file %s, and secrets are sealed with %s: put the file in its place (chmod 600). If it is lost for ever: panal key rotate --data %s makes a new one; then set every secret anew",
+		path, strings.Join(slices.Sorted(maps.Keys(sealed)), ", "), a.cfg.Data)
 }
 
 const keysEvery = 5 * time.Second
@@ -122,12 +141,16 @@ func sealedBy(ctx context.Context, cfg config.Server) (map[string]int, error) {
 	if cfg.Database != "" {
 		db, err = postgres.Open(ctx, cfg.Database, 2, "outbox", "control", "lake", "logs")
 	} else {
-		db, err = sqlite.Open(ctx, filepath.Join(cfg.Data, "control.db"), "outbox", "control")
+		db, err = sqlite.Open(ctx, filepath.Join(cfg.Data, fileControl), "outbox", "control")
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = db.Close() }() // it was only read
+	return sealedIn(ctx, db)
+}
+
+func sealedIn(ctx context.Context, db *sqlstore.DB) (map[string]int, error) {
 	sealed, err := sqlstore.SealedBy(ctx, db)
 	if err != nil {
 		return nil, err

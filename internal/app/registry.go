@@ -54,11 +54,11 @@ func (a *App) openData(ctx context.Context) error {
 		}
 		a.lakeDB = a.control
 	} else {
-		if a.control, err = sqlite.Open(ctx, filepath.Join(a.cfg.Data, "control.db"), "outbox", "control"); err != nil {
+		if a.control, err = sqlite.Open(ctx, filepath.Join(a.cfg.Data, fileControl), "outbox", "control"); err != nil {
 			return err
 		}
 		a.closers = append(a.closers, a.control.Close)
-		if a.lakeDB, err = sqlite.Open(ctx, filepath.Join(a.cfg.Data, "lake.db"), "outbox", "lake"); err != nil {
+		if a.lakeDB, err = sqlite.Open(ctx, filepath.Join(a.cfg.Data, fileLake), "outbox", "lake"); err != nil {
 			return err
 		}
 	}

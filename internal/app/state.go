@@ -19,13 +19,15 @@ import (
 
 // Names in the data directory.
 const (
-	fileLock  = "lock"
-	fileAdmin = "admin.json"
-	fileKey   = "secret.key"
-	dirBlobs  = "blobs"
-	dirLogs   = "logs"
-	dirRun    = "run"
-	dirEnvs   = "environments"
+	fileLock    = "lock"
+	fileAdmin   = "admin.json"
+	fileKey     = "secret.key"
+	fileControl = "control.db"
+	fileLake    = "lake.db"
+	dirBlobs    = "blobs"
+	dirLogs     = "logs"
+	dirRun      = "run"
+	dirEnvs     = "environments"
 	// dirUploads holds archives while they are checked; emptied at start.
 	dirUploads = "uploads"
 )

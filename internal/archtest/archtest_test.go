@@ -60,6 +60,8 @@ var layers = []struct {
 	{"internal/train/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/runner", "internal/outbox", "internal/dataset", "internal/train/..."}},
 	{"internal/deploy/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/runner", "internal/outbox", "internal/train", "internal/deploy/..."}},
 
+	{"internal/backup", []string{"internal/plat", "internal/blob"}},
+
 	// stores
 	{"internal/sqlstore/sqlstoretest", []string{"internal/plat", "internal/sqlstore/..."}},
 	{"internal/sqlstore/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/outbox", "internal/audit", "internal/org/...", "internal/lake/...", "internal/dataset/...", "internal/logs/...", "internal/train/...", "internal/deploy/...", "internal/secret/...", "internal/registry/...", "internal/feed", "internal/feed/webhookfeed", "internal/sqlstore"}},
@@ -74,31 +76,33 @@ var layers = []struct {
 	{"internal/api", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/authz", "internal/blob", "internal/runner", "internal/audit", "internal/org", "internal/lake/...", "internal/dataset", "internal/train", "internal/deploy", "internal/logs", "internal/dataplane", "internal/secret", "internal/registry", "internal/api/compat"}},
 	{"internal/client", []string{"internal/plat", "internal/x/..."}},
 	{"internal/config", []string{"internal/plat", "internal/x/..."}},
-	{"internal/cli", []string{"internal/plat", "internal/x/...", "internal/client", "internal/config", "internal/app"}},
+	{"internal/cli", []string{"internal/plat", "internal/x/...", "internal/client", "internal/config", "internal/backup", "internal/app"}},
 	{"internal/app", []string{"internal/..."}},
 	{"internal/archtest", nil},
 	{"cmd/panal", []string{"internal/cli"}},
 
 	// outside the product
 	{"e2e/...", []string{"internal/..."}},
+	{"bench/index", []string{"internal/plat", "internal/blob", "internal/blob/memblob", "internal/lake/...", "internal/sqlstore", "internal/sqlstore/postgres"}},
 	{"bench/...", []string{"internal/plat", "internal/x/...", "internal/client"}},
 	{"examples/...", []string{"internal/client"}},
 }
 
 // owners names the packages that alone may import a library (a prefix of its path).
 var owners = map[string][]string{
-	"github.com/danielgtaylor/huma": {"internal/api"},
-	"github.com/go-chi/chi":         {"internal/api"},
-	"modernc.org/sqlite":            {"internal/sqlstore/sqlite"},
-	"github.com/jackc/pgx":          {"internal/sqlstore/postgres", "internal/sqlstore/sqlstoretest"},
-	"github.com/pressly/goose":      {"internal/sqlstore/sqlite", "internal/sqlstore/postgres"},
-	"github.com/alecthomas/kong":    {"internal/cli"},
-	"github.com/bmatcuk/doublestar": {"internal/cli"},
-	"github.com/landlock-lsm":       {"internal/runner/procrunner"},
-	"github.com/minio/minio-go":     {"internal/blob/s3blob", "internal/lake/link/s3link", "bench/s3store"},
-	"golang.org/x/time":             {"internal/api"},
-	"github.com/failsafe-go":        {"internal/lake/link"},
-	"database/sql":                  {"internal/sqlstore"},
+	"github.com/danielgtaylor/huma":             {"internal/api"},
+	"github.com/go-chi/chi":                     {"internal/api"},
+	"modernc.org/sqlite":                        {"internal/sqlstore/sqlite"},
+	"github.com/jackc/pgx":                      {"internal/sqlstore/postgres", "internal/sqlstore/sqlstoretest"},
+	"github.com/pressly/goose":                  {"internal/sqlstore/sqlite", "internal/sqlstore/postgres"},
+	"github.com/alecthomas/kong":                {"internal/cli"},
+	"github.com/jmespath-community/go-jmespath": {"internal/lake/pagequery"},
+	"github.com/bmatcuk/doublestar":             {"internal/cli"},
+	"github.com/landlock-lsm":                   {"internal/runner/procrunner"},
+	"github.com/minio/minio-go":                 {"internal/blob/s3blob", "internal/lake/link/s3link", "bench/s3store"},
+	"golang.org/x/time":                         {"internal/api"},
+	"github.com/failsafe-go":                    {"internal/lake/link"},
+	"database/sql":                              {"internal/sqlstore"},
 }
 
 // everyday may stand in no production package.

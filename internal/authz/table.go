@@ -11,6 +11,7 @@ const (
 	OrgManage Op = "organization.manage" // create, list, change, suspend, delete
 	OrgUsage  Op = "organization.usage"
 	AuditList Op = "audit.list"
+	Backup    Op = "installation.backup" // everything of every organization
 
 	UserRead        Op = "user.read"
 	UserAdmin       Op = "user.admin"
@@ -28,6 +29,13 @@ const (
 	FileRead      Op = "file.read"
 	FileUpdate    Op = "file.update"
 	FileDelete    Op = "file.delete"
+
+	BucketCreate     Op = "bucket.create"
+	BucketRead       Op = "bucket.read" // and its files
+	BucketUpdate     Op = "bucket.update"
+	BucketDelete     Op = "bucket.delete"
+	BucketFileUpload Op = "bucket_file.upload"
+	BucketFileDelete Op = "bucket_file.delete"
 
 	DatasetCreate Op = "dataset.create"
 	DatasetRead   Op = "dataset.read"
@@ -97,6 +105,7 @@ func Table() map[Op]Row {
 		OrgManage: {Operators: OnlyByOperator},
 		OrgUsage:  {Roles: admins, Operators: AnyOrg},
 		AuditList: {Roles: admins, Operators: AnyOrg},
+		Backup:    {Operators: OnlyByOperator},
 
 		UserRead: read, UserAdmin: admin,
 		TokenAdmin:     {Roles: admin.Roles, Self: true},
@@ -108,6 +117,9 @@ func Table() map[Op]Row {
 		FileUpload: {Roles: makers, Container: InOrg, Datasource: true},
 		FileRead:   {Roles: everyone, Container: InOrg, Datasource: true},
 		FileUpdate: write, FileDelete: write,
+
+		BucketCreate: write, BucketRead: readInOrg, BucketUpdate: write, BucketDelete: write,
+		BucketFileUpload: {Roles: makers, Container: InOrg}, BucketFileDelete: write,
 
 		DatasetCreate: write, DatasetRead: readInOrg, DatasetUpdate: write, DatasetDelete: write,
 

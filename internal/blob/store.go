@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -19,7 +20,8 @@ const MaxKeyLen = 1024
 
 // Store is the portable object store. It is safe for concurrent use.
 type Store struct {
-	d Driver
+	d    Driver
+	hold atomic.Pointer[Hold] // nil but while a backup is made
 }
 
 // New returns a Store over d.
@@ -37,6 +39,11 @@ func (s *Store) Put(ctx context.Context, key string, r io.Reader, size int64, op
 	if err := CheckKey(key); err != nil {
 		return Written{}, err
 	}
+	if h := s.hold.Load(); h != nil {
+		if err := h.replace(ctx, key); err != nil {
+			return Written{}, fmt.Errorf("put %s: %w", key, err)
+		}
+	}
 	e := etag.New()
 	if err := s.d.Put(ctx, key, io.TeeReader(r, e), size, opt); err != nil {
 		return Written{}, fmt.Errorf("put %s: %w", key, err)
@@ -52,6 +59,9 @@ func (s *Store) Open(ctx context.Context, key string, off, n int64) (io.ReadClos
 	}
 	if off < 0 {
 		return nil, Info{}, plat.Errorf(plat.ErrInvalid, "range starts at %d", off)
+	}
+	if s.hidden(key) {
+		return nil, Info{}, fmt.Errorf("open %s: %w", key, errHidden())
 	}
 	rc, info, err := s.d.Open(ctx, key, off, n)
 	if err != nil {
@@ -69,6 +79,9 @@ func (s *Store) Stat(ctx context.Context, key string) (Info, error) {
 	if err := CheckKey(key); err != nil {
 		return Info{}, err
 	}
+	if s.hidden(key) {
+		return Info{}, fmt.Errorf("stat %s: %w", key, errHidden())
+	}
 	info, err := s.d.Stat(ctx, key)
 	if err != nil {
 		return Info{}, fmt.Errorf("stat %s: %w", key, err)
@@ -81,7 +94,11 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	if err := CheckKey(key); err != nil {
 		return err
 	}
-	if err := s.d.Delete(ctx, key); err != nil {
+	del := s.d.Delete
+	if h := s.hold.Load(); h != nil {
+		del = h.delete
+	}
+	if err := del(ctx, key); err != nil {
 		return fmt.Errorf("delete %s: %w", key, err)
 	}
 	return nil
@@ -92,7 +109,11 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]In
 	if limit < 1 {
 		return nil, false, plat.Errorf(plat.ErrInvalid, "list limit %d", limit)
 	}
-	infos, more, err := s.d.List(ctx, prefix, after, limit)
+	list := s.d.List
+	if h := s.hold.Load(); h != nil {
+		list = h.list
+	}
+	infos, more, err := list(ctx, prefix, after, limit)
 	if err != nil {
 		return nil, false, fmt.Errorf("list %s: %w", prefix, err)
 	}

@@ -5,6 +5,8 @@ package cli
 import (
 	"fmt"
 	"strings"
+
+	"panal/internal/client"
 )
 
 type channelVerifyCmd struct {
@@ -35,6 +37,10 @@ func (c *channelVerifyCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	return e.printVerified("channel "+id, out)
+}
+
+func (e *env) printVerified(what string, out client.Verified) error {
 	rows := make([][]string, len(out.Findings))
 	for i, f := range out.Findings {
 		rows[i] = []string{f.Kind, fmt.Sprint(f.Found), fmt.Sprint(f.Repaired), strings.Join(f.Examples, " ")}
@@ -43,7 +49,7 @@ func (c *channelVerifyCmd) Run(e *env) error {
 		return err
 	}
 	if out.Left > 0 {
-		return fmt.Errorf("channel %s: %d things are wrong", id, out.Left)
+		return fmt.Errorf("%s: %d things are wrong", what, out.Left)
 	}
 	return nil
 }

@@ -31,6 +31,7 @@ type root struct {
 	Channel channelCmd `cmd:"" help:"Channels of the DataLake." group:"Data"`
 	Files   fileCmd    `cmd:"" name:"file" help:"Files of a channel." group:"Data"`
 	Feed    feedCmd    `cmd:"" help:"Linked channels: how they follow their buckets." group:"Data"`
+	Bucket  bucketCmd  `cmd:"" help:"Buckets: files under paths." group:"Data"`
 	Dataset datasetCmd `cmd:"" help:"Datasets and their items." group:"Data"`
 
 	Secret     secretCmd     `cmd:"" help:"Secrets: named values, sealed, with versions." group:"Data"`
@@ -46,6 +47,8 @@ type root struct {
 	Stop    stopCmd    `cmd:"" help:"Stop the server of a data directory." group:"Server"`
 	Env     envCmd     `cmd:"" help:"Print how to reach a server, as export lines." group:"Server"`
 	Config  configCmd  `cmd:"" help:"Show the configuration." group:"Server"`
+	Backup  backupCmd  `cmd:"" help:"Back an installation up, while it runs or not." group:"Server"`
+	Restore restoreCmd `cmd:"" help:"Make a data directory from a backup." group:"Server"`
 	Key     keyCmd     `cmd:"" help:"The keys that seal secrets." group:"Server"`
 	Version versionCmd `cmd:"" help:"Print the version." group:"Server"`
 

@@ -85,7 +85,10 @@ func (c *fileDownloadCmd) Run(e *env) error {
 		}
 		return r.do(func(ctx context.Context) (outcome, error) {
 			defer r.bar.add(1)
-			d := download{e: e, root: root, channel: id, file: f, name: name, force: c.Force}
+			d := download{e: e, root: root, file: f, name: name, force: c.Force}
+			d.from = func(ctx context.Context, f client.File, off int64) (io.ReadCloser, int64, error) {
+				return e.api.DownloadFrom(ctx, id, f, off)
+			}
 			skipped, err := d.run(ctx)
 			o := outcome{Path: filepath.Join(to, filepath.FromSlash(name)), FileID: f.ID, Size: f.Size, Skipped: skipped}
 			if skipped {
@@ -165,12 +168,13 @@ func checkSum(sum *etag.Sum, f client.File) error {
 
 // download is one file on its way to the directory.
 type download struct {
-	e       *env
-	root    *os.Root
-	channel string
-	file    client.File
-	name    string // with slashes, below root
-	force   bool
+	e     *env
+	root  *os.Root
+	file  client.File // its id stands for its bytes
+	name  string      // with slashes, below root
+	force bool
+	// from returns the bytes from an offset on, and where they really begin.
+	from func(ctx context.Context, f client.File, off int64) (io.ReadCloser, int64, error)
 }
 
 // run downloads the file, unless it is there.
@@ -218,7 +222,7 @@ func (d download) fetch(ctx context.Context) (err error) {
 		return err
 	}
 	if have < d.file.Size || have == 0 {
-		rc, at, err := d.e.api.DownloadFrom(ctx, d.channel, d.file, have)
+		rc, at, err := d.from(ctx, d.file, have)
 		if err != nil {
 			return d.drop(part, have, err)
 		}
@@ -267,8 +271,9 @@ type namer struct {
 
 const maxFileName = 200
 
-func (n *namer) name(f client.File) string {
-	given := f.Meta()["filename"]
+func (n *namer) name(f client.File) string { return n.unique(f.Meta()["filename"], f.ID) }
+
+func (n *namer) unique(given, id string) string {
 	parts := []string{given}
 	if n.tree {
 		parts = strings.Split(given, "/")
@@ -293,10 +298,10 @@ func (n *namer) name(f client.File) string {
 	name := strings.Join(kept, "/")
 	if name != "" && n.used[name] {
 		dir, base := path.Split(name)
-		name = dir + f.ID + "-" + base
+		name = dir + id + "-" + base
 	}
 	if name == "" || n.used[name] || len(name) > 4*maxFileName {
-		name = f.ID
+		name = id
 	}
 	n.used[name] = true
 	return name

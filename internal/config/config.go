@@ -56,6 +56,7 @@ type Server struct {
 	EnvironmentMB int64             `name:"environments-mb" help:"Disk that Python environments may take, in MiB." default:"20480" env:"PANAL_ENVIRONMENTS_MB"`
 	HoldTimeout   time.Duration     `name:"hold-timeout" help:"How long a request waits for an instance to become ready." default:"30s" env:"PANAL_HOLD_TIMEOUT"`
 	AuditTTL      time.Duration     `name:"audit-ttl" help:"How long the audit of mutating calls stays." default:"9600h" env:"PANAL_AUDIT_TTL"`
+	CollectGrace  time.Duration     `name:"collect-grace" help:"How old an object must be that no file refers to before it is deleted. It must be longer than the end of an upload may take: minutes, not seconds, while anybody uploads." default:"24h" env:"PANAL_COLLECT_GRACE"`
 	HeaderBytes   int               `name:"max-header-bytes" help:"Bytes of a request's headers; more is 431." default:"65536" env:"PANAL_MAX_HEADER_BYTES"`
 	MetadataBytes int               `name:"max-metadata-bytes" help:"Bytes of a file's metadata, names and values as sent; more is 400." default:"16384" env:"PANAL_MAX_METADATA_BYTES"`
 	MetadataKey   int               `name:"max-metadata-key-bytes" help:"Bytes of one metadata name, without x-abeja-meta-." default:"512" env:"PANAL_MAX_METADATA_KEY_BYTES"`
@@ -126,6 +127,9 @@ func (c *Server) Validate() error {
 	}
 	if err := c.validateLimits(); err != nil {
 		return err
+	}
+	if c.CollectGrace < time.Second && c.CollectGrace != 0 {
+		return plat.InvalidField("collect-grace", "must be at least 1s")
 	}
 	if c.LogTTL < time.Hour {
 		return plat.InvalidField("log-ttl", "must be at least 1h")

@@ -130,6 +130,10 @@ func appendHead(b []byte, r *http.Request, c *Call, rt *Route, key string, lengt
 	if key != "" {
 		b = appendField(b, headerInstanceKey, key)
 	}
+	if c.Async != nil {
+		b = appendField(b, "x-abeja-arms-async-request-id", c.Async.ID)
+		b = appendField(b, "x-abeja-arms-async-request-token", c.Async.Token)
+	}
 	if rt.command {
 		if to := upgradeOf(r); to != "" {
 			b = appendField(b, "Connection", "Upgrade")
@@ -225,6 +229,18 @@ func copyHeaders(dst http.Header, resp *http.Response) {
 		}
 		dst[name] = values
 	}
+}
+
+// AnswerHeaders sets the headers of a stored answer of user code, as those of one
+// that comes straight from an instance.
+func AnswerHeaders(dst http.Header, stored map[string]string) {
+	resp := &http.Response{Header: http.Header{}}
+	for name, v := range stored {
+		if tokenText(name) && !strings.Contains(name, "/") && !strings.EqualFold(name, "Content-Length") {
+			resp.Header.Set(name, v) // what could end its line is net/http's to clean
+		}
+	}
+	copyHeaders(dst, resp)
 }
 
 // copyTrailers sets the trailers that came after the body.

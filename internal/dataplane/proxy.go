@@ -85,9 +85,21 @@ type Call struct {
 	Target
 	User      plat.UserID
 	RequestID string
+	// Async, when not nil, asks the instance to answer 202 at once and to bring the
+	// result later (compute.md §8.3).
+	Async *Async
 	// Path is what follows the service or alias in the URL, still escaped; only
 	// services that run a command get it.
 	Path string
+}
+
+// Async goes with an asynchronous call.
+type Async struct {
+	// ID and Token are what the instance brings the result with.
+	ID, Token string
+	// Workload is the instance that answered 202; ServeCall sets it before it answers
+	// the caller.
+	Workload plat.WorkloadID
 }
 
 // ServeCall answers r by an instance of the service that the call names, or
@@ -307,6 +319,9 @@ func (x *exchange) try(in *instance, rt *Route, tries int, until time.Time) resu
 	if !x.stream && resp.Header.Get(headerUnhandled) != "" && time.Now().Before(until) {
 		u.refused = true
 		return result{untouched: true, again: true, avoid: in}
+	}
+	if x.call.Async != nil && resp.StatusCode == http.StatusAccepted {
+		x.call.Async.Workload = in.id
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		x.switchProtocols(u, resp)

@@ -238,9 +238,13 @@ type Page struct {
 // chunk is how many items a search reads at once.
 const chunk = 1000
 
-// Items returns up to limit items after an id, those that match q (nil: all). A
-// search reads the whole dataset, so that the total is exact.
-func (s *Service) Items(ctx context.Context, org plat.OrgID, id plat.DatasetID, q query.Node, after int64, limit int) (Page, error) {
+// Unknown says that a total is not known yet.
+const Unknown = -1
+
+// Items returns up to limit items after an id, those that match q (nil: all). The
+// first page of a search reads the whole dataset, so that the total is exact; the
+// others are given that total and read on from where the page before ended.
+func (s *Service) Items(ctx context.Context, org plat.OrgID, id plat.DatasetID, q query.Node, after int64, limit int, total int64) (Page, error) {
 	d, err := s.store.Dataset(ctx, org, id)
 	if err != nil {
 		return Page{}, err
@@ -249,9 +253,12 @@ func (s *Service) Items(ctx context.Context, org plat.OrgID, id plat.DatasetID, 
 		items, err := s.store.Items(ctx, id, after, limit)
 		return Page{Items: items, Total: d.Items}, err
 	}
-	page := Page{Items: []Item{}}
-	for last := int64(0); ; {
-		items, err := s.store.Items(ctx, id, last, chunk)
+	page, last, size := Page{Items: []Item{}, Total: total}, after, min(chunk, 2*limit+16) // few, where a few will do
+	if total < 0 {
+		page.Total, last, size = 0, 0, chunk
+	}
+	for ; ; size = min(chunk, 2*size) {
+		items, err := s.store.Items(ctx, id, last, size)
 		if err != nil {
 			return Page{}, err
 		}
@@ -259,12 +266,17 @@ func (s *Service) Items(ctx context.Context, org plat.OrgID, id plat.DatasetID, 
 			if last = it.ID; !Match(q, it.Attributes) {
 				continue
 			}
-			page.Total++
+			if total < 0 {
+				page.Total++
+			}
 			if it.ID > after && len(page.Items) < limit {
 				page.Items = append(page.Items, it)
 			}
+			if total >= 0 && len(page.Items) == limit {
+				return page, nil
+			}
 		}
-		if len(items) < chunk {
+		if len(items) < size {
 			return page, nil
 		}
 	}

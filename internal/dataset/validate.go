@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"panal/internal/lake"
@@ -128,7 +130,12 @@ func (r rules) check(raw json.RawMessage) (json.RawMessage, error) {
 func (r rules) entry(field string, e map[string]any) error {
 	category, ok := e["category_id"]
 	if !ok {
-		return nil
+		// Without a category, a label of any of them.
+		label, ok := e["label_id"]
+		if !ok || slices.ContainsFunc(slices.Collect(maps.Values(r)), func(labels map[string]bool) bool { return labels[text(label)] }) {
+			return nil
+		}
+		return plat.InvalidField(field+".label_id", "%s is no label of this dataset", text(label))
 	}
 	labels, known := r[text(category)]
 	if !known {

@@ -33,6 +33,7 @@ type Store interface {
 	ServiceStore
 	InstanceStore
 	EndpointStore
+	AsyncStore
 }
 
 // DeploymentStore keeps deployments.

@@ -30,14 +30,18 @@ func (s *Service) DeleteChannel(ctx context.Context, org plat.OrgID, id plat.Cha
 	if err != nil {
 		return Channel{}, err
 	}
+	return s.drop(ctx, c)
+}
+
+func (s *Service) drop(ctx context.Context, c Channel) (Channel, error) {
 	now := s.now()
-	if err := s.store.DropChannel(ctx, id, now); err != nil {
-		return Channel{}, fmt.Errorf("delete channel %s: %w", id, err)
+	if err := s.store.DropChannel(ctx, c.ID, now); err != nil {
+		return Channel{}, fmt.Errorf("delete channel %s: %w", c.ID, err)
 	}
 	sweep, cancel := context.WithTimeout(ctx, sweepAtOnce)
 	defer cancel()
 	// The channel is deleted; what fails or takes longer here is repeated by Reap.
-	_ = s.sweep(sweep, GoneChannel{ID: id, Org: org, DeletedAt: now})
+	_ = s.sweep(sweep, GoneChannel{ID: c.ID, Org: c.Org, DeletedAt: now})
 	return c, nil
 }
 

@@ -49,9 +49,9 @@ func newGroup(commit func(context.Context, []NewFile) ([]Outcome, error)) *group
 	return g
 }
 
-// do commits f and returns its outcome. It does not end early with ctx: whoever
-// gave up could not say whether the file is there.
-func (g *group) do(ctx context.Context, f NewFile) (File, error) {
+// do commits f and returns its outcome, whose error it returns too. It does not end
+// early with ctx: whoever gave up could not say whether the file is there.
+func (g *group) do(ctx context.Context, f NewFile) (Outcome, error) {
 	g.mu.Lock()
 	b, leader := g.open, false
 	if b == nil {
@@ -69,9 +69,9 @@ func (g *group) do(ctx context.Context, f NewFile) (File, error) {
 	}
 	<-b.done
 	if b.err != nil {
-		return File{}, b.err
+		return Outcome{}, b.err
 	}
-	return b.out[i].File, b.out[i].Err
+	return b.out[i], b.out[i].Err
 }
 
 func (g *group) lead(ctx context.Context, b *batch) {

@@ -17,6 +17,9 @@ type StorageType string
 const (
 	StorageDatalake StorageType = "datalake"
 	StorageFile     StorageType = "file"
+	// StorageBucket is of channels that are buckets: their files have paths, and the
+	// API of channels does not show them.
+	StorageBucket StorageType = "bucket"
 )
 
 // Channel is a flat container of files.
@@ -52,6 +55,9 @@ type File struct {
 	UploadedAt  time.Time
 	ExpiresAt   time.Time // zero: never
 	Rev         int64     // how often metadata or lifetime were set; the store counts
+	// Path is its key in a bucket, without a leading slash; empty in every other
+	// channel. Of the files of a bucket at most one has a path.
+	Path string
 }
 
 // Live tells whether the file exists for a reader at now.

@@ -48,7 +48,7 @@ func (s *Service) Fulfil(ctx context.Context, channel plat.ChannelID, id plat.Fi
 		return File{}, err
 	}
 	if c.Archived {
-		return File{}, errArchived(c.ID)
+		return File{}, errArchived(c)
 	}
 	p, err := s.store.Pending(ctx, channel, id)
 	if errors.Is(err, plat.ErrNotFound) {

@@ -13,14 +13,15 @@ import (
 // Purge deletes every channel of an organization with its files and their bytes. It
 // can be repeated; nil means that there was nothing left.
 func (s *Service) Purge(ctx context.Context, org plat.OrgID) error {
-	for {
-		all, _, err := s.store.Channels(ctx, org, ChannelPage{IncludeArchived: true, Limit: 100})
+	for buckets := false; ; {
+		all, _, err := s.store.Channels(ctx, org, ChannelPage{Buckets: buckets, IncludeArchived: true, Limit: 100})
 		if err != nil {
 			return fmt.Errorf("list channels: %w", err)
 		}
-		if len(all) == 0 {
+		if len(all) == 0 && buckets {
 			break
 		}
+		buckets = buckets || len(all) == 0
 		for _, c := range all {
 			now := s.now()
 			if err := s.store.DropChannel(ctx, c.ID, now); err != nil && !errors.Is(err, plat.ErrNotFound) {

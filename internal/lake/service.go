@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -90,6 +91,10 @@ func (s *Service) CreateChannel(ctx context.Context, org plat.OrgID, in NewChann
 	if in.Storage != StorageDatalake && in.Storage != StorageFile {
 		return Channel{}, plat.InvalidField("storage_type", "must be datalake or file")
 	}
+	return s.create(ctx, org, in)
+}
+
+func (s *Service) create(ctx context.Context, org plat.OrgID, in NewChannel) (Channel, error) {
 	now := s.now()
 	c := Channel{
 		ID: plat.ChannelID(plat.NewDecimalID()), Org: org, Name: in.Name, Description: in.Description,
@@ -117,7 +122,7 @@ func (s *Service) Channel(ctx context.Context, org plat.OrgID, id plat.ChannelID
 	if err != nil {
 		return Channel{}, err
 	}
-	if c.Org != org {
+	if c.Org != org || c.Storage == StorageBucket {
 		return Channel{}, plat.NotFound("channel", id)
 	}
 	return c, nil
@@ -142,6 +147,10 @@ func (s *Service) UpdateChannel(ctx context.Context, org plat.OrgID, id plat.Cha
 	if err != nil {
 		return Channel{}, err
 	}
+	return s.update(ctx, c, ch)
+}
+
+func (s *Service) update(ctx context.Context, c Channel, ch ChannelChange) (Channel, error) {
 	changed := false
 	if ch.Name != nil && *ch.Name != c.Name {
 		c.Name, changed = *ch.Name, true
@@ -160,7 +169,7 @@ func (s *Service) UpdateChannel(ctx context.Context, org plat.OrgID, id plat.Cha
 	}
 	c.UpdatedAt = s.now()
 	if err := s.store.UpdateChannel(ctx, c); err != nil {
-		return Channel{}, fmt.Errorf("update channel %s: %w", id, err)
+		return Channel{}, fmt.Errorf("update channel %s: %w", c.ID, err)
 	}
 	return c, nil
 }
@@ -175,11 +184,18 @@ func (s *Service) channel(ctx context.Context, org plat.OrgID, id plat.ChannelID
 	if c.Org != org {
 		return Channel{}, plat.Errorf(plat.ErrForbidden, "the channel belongs to another organization")
 	}
+	if c.Storage == StorageBucket {
+		return Channel{}, plat.NotFound("channel", id)
+	}
 	return c, nil
 }
 
-func errArchived(id plat.ChannelID) error {
-	return plat.Errorf(plat.ErrForbidden, "channel %s is archived and takes no uploads; unarchive it first", id)
+func errArchived(c Channel) error {
+	what := "channel"
+	if c.Storage == StorageBucket {
+		what = "bucket"
+	}
+	return plat.Errorf(plat.ErrForbidden, "%s %s is archived and takes no uploads; unarchive it first", what, c.ID)
 }
 
 // Upload is a request to store a file.
@@ -226,10 +242,19 @@ func (s *Service) Upload(ctx context.Context, in Upload) (File, error) {
 // commit makes a stored object a file of the room that was reserved for it, or takes it
 // away again.
 func (s *Service) commit(ctx context.Context, key string, f NewFile, room *quota.Reservation) (File, error) {
-	file, err := s.group.do(ctx, f)
+	out, err := s.group.do(ctx, f)
 	if err == nil {
-		room.Stored(f.Size)
-		return file, nil
+		old := out.Replaced
+		if old == nil {
+			room.Stored(f.Size)
+		} else {
+			room.Stored(f.Size - old.Size)
+			// Nobody finds it any more; what can't be deleted now Collect finds.
+			cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitLimit)
+			defer cancel()
+			_ = s.blobs.Delete(cleanup, replacedKey(key, *old))
+		}
+		return out.File, nil
 	}
 	// Only a definite no lets us drop the bytes at once: after a lost connection
 	// the row may be there. The collector looks at what is left.
@@ -241,6 +266,12 @@ func (s *Service) commit(ctx context.Context, key string, f NewFile, room *quota
 	return File{}, fmt.Errorf("upload to channel %s: %w", f.Channel, err)
 }
 
+// replacedKey is where the bytes of a file are whose place the object under key took.
+func replacedKey(key string, old File) string {
+	org, _, _ := strings.Cut(strings.TrimPrefix(key, blobPrefix), "/")
+	return BlobKey(plat.OrgID(org), old.Channel, old.ID)
+}
+
 // prepare checks everything about an upload that can be known before its body,
 // and reserves the file's id.
 func (s *Service) prepare(ctx context.Context, in Upload) (NewFile, error) {
@@ -248,8 +279,12 @@ func (s *Service) prepare(ctx context.Context, in Upload) (NewFile, error) {
 	if err != nil {
 		return NewFile{}, err
 	}
+	return s.prepareIn(ctx, c, in)
+}
+
+func (s *Service) prepareIn(ctx context.Context, c Channel, in Upload) (NewFile, error) {
 	if c.Archived {
-		return NewFile{}, errArchived(c.ID)
+		return NewFile{}, errArchived(c)
 	}
 	lifetime, err := ParseLifetime(in.Lifetime)
 	if err != nil {

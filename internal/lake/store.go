@@ -29,12 +29,18 @@ type Store interface {
 
 	// Commit makes files visible, in one durable transaction with an event each
 	// (topic "file", subject "<channel>/<file>"). Each gets its upload time: about
-	// now, unique in its channel. The outcomes are in the order of the files. An
+	// now, unique in its channel. A file with a path takes the place of the one that
+	// has it, which is gone then. The outcomes are in the order of the files. An
 	// error means that none was stored, or, when it has no kind or is
 	// ErrUnavailable, that it is not known.
 	Commit(ctx context.Context, files []NewFile) ([]Outcome, error)
 	// File returns one file.
 	File(ctx context.Context, channel plat.ChannelID, id plat.FileID, now time.Time) (File, error)
+	// PathFile returns the file of a bucket that has the path.
+	PathFile(ctx context.Context, bucket plat.ChannelID, path string, now time.Time) (File, error)
+	// Entries returns up to d.Limit entries of a directory of a bucket, in the byte order
+	// of their names, and whether more follow.
+	Entries(ctx context.Context, d Directory, now time.Time) (page []DirEntry, more bool, err error)
 	// FileWith returns a file of the channel whose decoded metadata value under the
 	// index key is value.
 	FileWith(ctx context.Context, channel plat.ChannelID, key, value string, now time.Time) (File, error)
@@ -98,6 +104,7 @@ type Store interface {
 
 // ChannelPage says which channels are wanted.
 type ChannelPage struct {
+	Buckets         bool // buckets instead of the other channels
 	IncludeArchived bool
 	Limit, Offset   int
 }
@@ -130,5 +137,7 @@ type GoneChannel struct {
 // (the channel is gone) or ErrForbidden (it is archived).
 type Outcome struct {
 	File File
-	Err  error
+	// Replaced is the file whose place File took, which had its path; nil: none.
+	Replaced *File
+	Err      error
 }

@@ -11,8 +11,16 @@ import (
 // insert adds rows of width values each to a table, with as few statements as
 // pay. into names the table and its columns; lead is SQL before the placeholders
 // of each row. Row counts are powers of two, so that there are few different
-// texts for the engine to prepare.
+// texts for the engine to prepare. Where the engine takes arrays there is one text for
+// any number of rows.
 func (tx *Tx) insert(ctx context.Context, into, lead string, width int, args []any) error {
+	if tx.db.dialect.Unnest && len(args) > width {
+		if cols, names := columns(width, args); cols != nil {
+			stmt := "INSERT INTO " + into + " SELECT " + lead + "u.* FROM unnest(" + names + ") AS u"
+			_, err := tx.ExecContext(ctx, stmt, cols...)
+			return err
+		}
+	}
 	for rows := 256; len(args) > 0; rows /= 2 {
 		for n := rows * width; len(args) >= n; args = args[n:] {
 			stmt := "INSERT INTO " + into + " VALUES " + tx.db.dialect.values(lead, rows, width)
@@ -22,6 +30,46 @@ func (tx *Tx) insert(ctx context.Context, into, lead string, width int, args []a
 		}
 	}
 	return nil
+}
+
+// columns turns rows into one array for each column, and writes their placeholders;
+// nil when a column is of another type than number, text or truth, or of several.
+func columns(width int, args []any) (cols []any, placeholders string) {
+	var b strings.Builder
+	for i := range width {
+		var col any
+		var typ string
+		switch args[i].(type) {
+		case int64:
+			col, typ = column[int64](i, width, args), "bigint[]"
+		case string:
+			col, typ = column[string](i, width, args), "text[]"
+		case bool:
+			col, typ = column[bool](i, width, args), "boolean[]"
+		}
+		if col == nil {
+			return nil, ""
+		}
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString("$" + strconv.Itoa(i+1) + "::" + typ)
+		cols = append(cols, col)
+	}
+	return cols, b.String()
+}
+
+// column returns the i-th value of each row, or nil when one is no T.
+func column[T any](i, width int, args []any) any {
+	out := make([]T, 0, len(args)/width)
+	for ; i < len(args); i += width {
+		v, ok := args[i].(T)
+		if !ok {
+			return nil
+		}
+		out = append(out, v)
+	}
+	return out
 }
 
 // values writes "(lead $1, $2), (lead $3, $4)".

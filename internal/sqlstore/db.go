@@ -28,12 +28,20 @@ type Dialect struct {
 	// Positional: placeholders of long statements are written "?" (SQLite looks
 	// each $n up among all before it).
 	Positional bool
+	// Unnest: many rows are inserted as one array for each column.
+	Unnest bool
+	// Fence at the end of a subquery keeps the planner from making a join of it:
+	// each row is looked up on its own.
+	Fence string
 	// AdvisoryLock takes a lock on a number until the transaction ends; empty where
 	// there is one writer.
 	AdvisoryLock string
 	// EventColumns and EventVisible are the outbox's: see events.go.
 	EventXID     string
 	EventVisible string
+	// Backup copies what a connection sees to a new file, calling step now and then; nil
+	// where the engine has tools of its own.
+	Backup func(raw any, path string, step func() error) error
 }
 
 // DB is one database (on SQLite one file, on PostgreSQL the whole database),

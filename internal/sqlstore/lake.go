@@ -78,9 +78,9 @@ func (s *Lake) Channel(ctx context.Context, id plat.ChannelID) (lake.Channel, er
 // Channels implements lake.Store.
 func (s *Lake) Channels(ctx context.Context, org plat.OrgID, page lake.ChannelPage) ([]lake.Channel, bool, error) {
 	all, err := scanAll(ctx, s.db, s.db.Read(), scanChannel,
-		`SELECT `+channelColumns+` FROM channel WHERE org_id = $1 AND (archived = $2 OR archived = $3)
-		 ORDER BY created_at DESC, id LIMIT $4 OFFSET $5`,
-		string(org), false, page.IncludeArchived, page.Limit+1, page.Offset)
+		`SELECT `+channelColumns+` FROM channel WHERE org_id = $1 AND (archived = $2 OR archived = $3) AND (storage = $4) = $5
+		 ORDER BY created_at DESC, id LIMIT $6 OFFSET $7`,
+		string(org), false, page.IncludeArchived, string(lake.StorageBucket), page.Buckets, page.Limit+1, page.Offset)
 	if err != nil || len(all) <= page.Limit {
 		return all, false, err
 	}
@@ -109,14 +109,14 @@ func (s *Lake) channelNum(ctx context.Context, q Querier, id plat.ChannelID) (in
 	return num, err
 }
 
-const fileColumns = `f.at, f.id, f.size, f.etag, f.content_type, f.metadata, f.lifetime, f.expires_at, f.rev`
+const fileColumns = `f.at, f.id, f.size, f.etag, f.content_type, f.metadata, f.lifetime, f.expires_at, f.rev, f.path`
 
 func scanFile(channel plat.ChannelID) func(interface{ Scan(...any) error }) (lake.File, error) {
 	return func(r interface{ Scan(...any) error }) (lake.File, error) {
 		f := lake.File{Channel: channel}
 		var at, expires int64
 		var meta string
-		if err := r.Scan(&at, &f.ID, &f.Size, &f.ETag, &f.ContentType, &meta, &f.Lifetime, &expires, &f.Rev); err != nil {
+		if err := r.Scan(&at, &f.ID, &f.Size, &f.ETag, &f.ContentType, &meta, &f.Lifetime, &expires, &f.Rev, &f.Path); err != nil {
 			return lake.File{}, err
 		}
 		f.UploadedAt, f.ExpiresAt = fromMicros(at), fromMicros(expires)
@@ -156,17 +156,14 @@ func (s *Lake) FileWith(ctx context.Context, channel plat.ChannelID, key, value 
 // Usage implements lake.Store.
 func (s *Lake) Usage(ctx context.Context, channel plat.ChannelID, now time.Time) (lake.Usage, error) {
 	var u lake.Usage
-	num, err := s.channelNum(ctx, s.db.Read(), channel)
-	if err != nil {
-		return u, err
-	}
 	// What has expired and is not reaped yet is still in the deltas.
 	row := s.db.Read().QueryRowContext(ctx,
-		`SELECT CAST(d.files - e.files AS BIGINT), CAST(d.bytes - e.bytes AS BIGINT)
-		 FROM (SELECT COALESCE(SUM(files), 0) AS files, COALESCE(SUM(bytes), 0) AS bytes FROM file_delta WHERE channel = $1) d
-		 CROSS JOIN (SELECT COUNT(*) AS files, COALESCE(SUM(size), 0) AS bytes FROM file WHERE channel = $1 AND expires_at > 0 AND expires_at <= $2) e`,
-		num, micros(now))
-	return u, s.db.translate(row.Scan(&u.Files, &u.Bytes))
+		`SELECT CAST((SELECT COALESCE(SUM(files), 0) FROM file_delta WHERE channel = c.num)
+		   - (SELECT COUNT(*) FROM file WHERE channel = c.num AND expires_at > 0 AND expires_at <= $2) AS BIGINT),
+		 CAST((SELECT COALESCE(SUM(bytes), 0) FROM file_delta WHERE channel = c.num)
+		   - (SELECT COALESCE(SUM(size), 0) FROM file WHERE channel = c.num AND expires_at > 0 AND expires_at <= $2) AS BIGINT)
+		 FROM channel c WHERE c.id = $1`, string(channel), micros(now))
+	return u, s.db.one(row, "channel", channel, &u.Files, &u.Bytes)
 }
 
 // Total implements lake.Store.
@@ -228,6 +225,7 @@ type commit struct {
 	files []lake.NewFile
 	out   []lake.Outcome
 
+	rows    commitRows
 	attempt int
 	linked  bool // the files are a foreign bucket's objects: only a linked channel takes them, archived or not
 }
@@ -248,10 +246,9 @@ func (c *commit) run(ctx context.Context, tx *Tx) error {
 	if err != nil {
 		return err
 	}
-	var fileRows, postingRows []any
-	var subjects []string
-	delta := map[int64]lake.Usage{}
 	stamps := c.lake.stamps(len(c.files), c.attempt)
+	c.rows = commitRows{delta: map[int64]lake.Usage{}, paths: map[claim]bool{}}
+	r := &c.rows
 	for i, f := range c.files {
 		ch, ok := channels[f.Channel]
 		switch {
@@ -280,6 +277,13 @@ func (c *commit) run(ctx context.Context, tx *Tx) error {
 				continue
 			}
 		}
+		if f.Path != "" {
+			old, err := c.replace(ctx, tx, ch.num, f.File)
+			if err != nil {
+				return err
+			}
+			c.out[i].Replaced = old
+		}
 		stored := f.File
 		stored.UploadedAt = fromMicros(stamps[i])
 		stored.ExpiresAt = stored.Lifetime.Expiry(stored.UploadedAt)
@@ -294,27 +298,45 @@ func (c *commit) run(ctx context.Context, tx *Tx) error {
 		if len(stored.Metadata) > 0 {
 			meta = toJSON(stored.Metadata)
 		}
-		fileRows = append(fileRows, ch.num, stamps[i], string(stored.ID), stored.Size, stored.ETag, stored.ContentType, meta, string(stored.Lifetime), expires)
-		postingRows = appendPostings(postingRows, ch.num, stamps[i], expires, lake.Terms(stored.ContentType, stored.Metadata))
-		subjects = append(subjects, string(stored.Channel)+"/"+string(stored.ID))
-		u := delta[ch.num]
-		delta[ch.num] = lake.Usage{Files: u.Files + 1, Bytes: u.Bytes + stored.Size}
+		r.files = append(r.files, ch.num, stamps[i], string(stored.ID), stored.Size, stored.ETag, stored.ContentType, meta, string(stored.Lifetime), expires, stored.Path)
+		r.postings = appendPostings(r.postings, ch.num, stamps[i], expires, lake.Terms(stored.ContentType, stored.Metadata))
+		r.subjects = append(r.subjects, string(stored.Channel)+"/"+string(stored.ID))
+		u := r.delta[ch.num]
+		r.delta[ch.num] = lake.Usage{Files: u.Files + 1, Bytes: u.Bytes + stored.Size}
+		if stored.Path != "" {
+			r.paths[pathClaim(ch.num, stored.Path)] = true
+		}
 	}
-	if len(subjects) == 0 {
+	return c.flush(ctx, tx)
+}
+
+// commitRows are what a commit is about to insert.
+type commitRows struct {
+	files, postings []any
+	subjects        []string
+	delta           map[int64]lake.Usage
+	paths           map[claim]bool
+}
+
+// flush inserts what was gathered.
+func (c *commit) flush(ctx context.Context, tx *Tx) error {
+	r := c.rows
+	c.rows = commitRows{delta: map[int64]lake.Usage{}, paths: map[claim]bool{}}
+	if len(r.subjects) == 0 {
 		return nil
 	}
-	if err := tx.insert(ctx, "file (channel, at, id, size, etag, content_type, metadata, lifetime, expires_at)", "", 9, fileRows); err != nil {
+	if err := tx.insert(ctx, "file (channel, at, id, size, etag, content_type, metadata, lifetime, expires_at, path)", "", 10, r.files); err != nil {
 		return err
 	}
-	if err := c.lake.insertPostings(ctx, tx, postingRows); err != nil {
+	if err := c.lake.insertPostings(ctx, tx, r.postings); err != nil {
 		return err
 	}
-	for num, u := range delta {
+	for num, u := range r.delta {
 		if err := c.lake.addDelta(ctx, tx, num, u); err != nil {
 			return err
 		}
 	}
-	return tx.Events(ctx, "file", "created", fromMicros(stamps[0]), subjects)
+	return tx.Events(ctx, "file", "created", fromMicros(r.files[1].(int64)), r.subjects)
 }
 
 func (c *commit) channels(ctx context.Context, tx *Tx) (map[plat.ChannelID]commitChannel, error) {
@@ -347,8 +369,12 @@ func claimOf(num int64, m lake.Metadata, key string) claim {
 func (c *commit) claims(ctx context.Context, tx *Tx, channels map[plat.ChannelID]commitChannel) (map[claim]lake.File, error) {
 	wanted := map[claim]plat.ChannelID{}
 	for _, f := range c.files {
-		if ch, ok := channels[f.Channel]; ok && f.Conflict != "" {
+		ch, ok := channels[f.Channel]
+		if ok && f.Conflict != "" {
 			wanted[claimOf(ch.num, f.Metadata, f.Conflict)] = f.Channel
+		}
+		if ok && f.Path != "" {
+			wanted[pathClaim(ch.num, f.Path)] = f.Channel
 		}
 	}
 	if len(wanted) == 0 {
@@ -370,6 +396,9 @@ func (c *commit) claims(ctx context.Context, tx *Tx, channels map[plat.ChannelID
 	taken := map[claim]lake.File{}
 	now := micros(c.lake.now())
 	for _, cl := range all {
+		if cl.key == pathKey { // whoever has it is replaced
+			continue
+		}
 		f, err := scanFile(wanted[cl])(tx.QueryRowContext(ctx,
 			`SELECT `+fileColumns+` FROM posting p CROSS JOIN file f
 			 WHERE p.channel = $1 AND p.key = $2 AND p.token = $3 AND p.whole AND `+live("p", "$4")+`
@@ -391,8 +420,21 @@ func appendPostings(rows []any, num, at, expires int64, terms []lake.Term) []any
 	return rows
 }
 
+// insertPostings adds the rows in the order of the index: neighbours land on one page.
 func (s *Lake) insertPostings(ctx context.Context, tx *Tx, rows []any) error {
-	return tx.insert(ctx, "posting (channel, key, token, at, whole, expires_at)", "", 6, rows)
+	const width = 6
+	text := func(row []any, i int) string { v, _ := row[i].(string); return v }
+	all := slices.Collect(slices.Chunk(rows, width))
+	slices.SortFunc(all, func(a, b []any) int {
+		// Of one key and token they come in order of the time already, or nearly.
+		return cmp.Or(strings.Compare(text(a, 1), text(b, 1)), strings.Compare(text(a, 2), text(b, 2)))
+	})
+	sorted := make([]any, 0, len(rows))
+	for _, row := range all {
+		sorted = append(sorted, row...)
+	}
+	rows = sorted
+	return tx.insert(ctx, "posting (channel, key, token, at, whole, expires_at)", "", width, rows)
 }
 
 func deletePostings(ctx context.Context, tx *Tx, num, at int64, terms []lake.Term) error {

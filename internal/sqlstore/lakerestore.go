@@ -105,7 +105,7 @@ func (s *Lake) RestoreFiles(ctx context.Context, channel plat.ChannelID, files [
 		}
 		var fileRows, postingRows []any
 		var sum lake.Usage
-		for _, f := range files {
+		for _, f := range newestOfPaths(files) {
 			var there int
 			if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM file WHERE channel = $1 AND id = $2`, num, string(f.ID)).Scan(&there); err != nil {
 				return err
@@ -113,15 +113,24 @@ func (s *Lake) RestoreFiles(ctx context.Context, channel plat.ChannelID, files [
 			if there > 0 {
 				continue
 			}
+			if f.Path != "" {
+				newer, err := s.yield(ctx, tx, num, f)
+				if err != nil {
+					return err
+				}
+				if newer {
+					continue
+				}
+			}
 			at, expires := micros(f.UploadedAt), micros(f.ExpiresAt)
-			fileRows = append(fileRows, num, at, string(f.ID), f.Size, f.ETag, f.ContentType, toJSON(f.Metadata), string(f.Lifetime), expires, f.Rev)
+			fileRows = append(fileRows, num, at, string(f.ID), f.Size, f.ETag, f.ContentType, toJSON(f.Metadata), string(f.Lifetime), expires, f.Rev, f.Path)
 			postingRows = appendPostings(postingRows, num, at, expires, lake.Terms(f.ContentType, f.Metadata))
 			sum.Files, sum.Bytes = sum.Files+1, sum.Bytes+f.Size
 		}
 		if sum.Files == 0 {
 			return nil
 		}
-		if err := tx.insert(ctx, "file (channel, at, id, size, etag, content_type, metadata, lifetime, expires_at, rev)", "", 10, fileRows); err != nil {
+		if err := tx.insert(ctx, "file (channel, at, id, size, etag, content_type, metadata, lifetime, expires_at, rev, path)", "", 11, fileRows); err != nil {
 			return err
 		}
 		if err := s.insertPostings(ctx, tx, postingRows); err != nil {

@@ -53,6 +53,8 @@ func Run(t *testing.T, fresh func(t *testing.T) Harness) {
 		{"Endpoint/a_pending_switch_is_dropped_with_FAILED", pendingFailed},
 		{"Endpoint/a_switch_and_READY_at_once_never_leave_it_waiting", pendingRace},
 		{"Endpoint/history", history},
+		{"Async/first_result_stays", asyncFinish},
+		{"Async/limit_and_lists", asyncLists},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.check(t, fresh(t)) })
 	}

@@ -31,6 +31,7 @@ type Entry struct {
 	ContentType string        `json:"y,omitempty"`
 	Metadata    lake.Metadata `json:"m,omitempty"`
 	Lifetime    lake.Lifetime `json:"l,omitempty"`
+	Path        string        `json:"p,omitempty"` // of a bucket's file
 
 	Name        string           `json:"n,omitempty"`
 	Description *string          `json:"d,omitempty"`
@@ -58,14 +59,14 @@ func (e *Entry) holdsAgainst(other *Entry) bool {
 func fileEntry(org plat.OrgID, f lake.File) Entry {
 	return Entry{
 		Org: org, Channel: f.Channel, File: f.ID, Rev: f.Rev, At: f.UploadedAt.UnixMicro(), Size: f.Size, ETag: f.ETag,
-		ContentType: f.ContentType, Metadata: f.Metadata, Lifetime: f.Lifetime,
+		ContentType: f.ContentType, Metadata: f.Metadata, Lifetime: f.Lifetime, Path: f.Path,
 	}
 }
 
 func (e *Entry) file() lake.File {
 	f := lake.File{
 		ID: e.File, Channel: e.Channel, Rev: e.Rev, Size: e.Size, ETag: e.ETag, ContentType: e.ContentType,
-		Metadata: e.Metadata, Lifetime: e.Lifetime, UploadedAt: time.UnixMicro(e.At).UTC(),
+		Metadata: e.Metadata, Lifetime: e.Lifetime, Path: e.Path, UploadedAt: time.UnixMicro(e.At).UTC(),
 	}
 	if f.Metadata == nil {
 		f.Metadata = lake.Metadata{}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -185,4 +186,15 @@ func (j *Journal) doubt(err error) error {
 // definite no: the change may be made.
 func unavailable(err error) error {
 	return &plat.Error{Kind: plat.ErrUnavailable, Public: "the change journal can't be written now; try again later", Err: errors.New(err.Error())}
+}
+
+// BackupOrder lists prefixes in which a backup copies the journal, before it takes its
+// snapshot of the index: first what says how far the rest goes. A change whose entry is
+// not in the copy is then younger than the copied mark, and the server that is started
+// on the copy journals it from the index, as after a crash.
+func BackupOrder() []string { return []string{wholeKey, markPrefix, batchPrefix, segmentPrefix} }
+
+// BackupMark is the mark for a copy of a journal that has none: it owed nothing at a time.
+func BackupMark(at time.Time) (key, content string) {
+	return markPrefix + "backup", strconv.FormatInt(at.UnixMicro(), 10)
 }

@@ -29,7 +29,7 @@ const org = plat.OrgID("1000000000001")
 // put here because it changes nothing that a rebuild needs.
 func TestEveryMethodIsDecided(t *testing.T) {
 	passes := []string{
-		"Channel", "Channels", "File", "FileWith", "Files", "Count", "Facets", "Usage", "Total", "OrgUsage", "Known", // read
+		"Channel", "Channels", "File", "PathFile", "Entries", "FileWith", "Files", "Count", "Facets", "Usage", "Total", "OrgUsage", "Known", // read
 		"CreatePending", "Pending", "DeletePending", // promises: no files yet, answered again by whoever was promised
 		"Gone", "Sweep", "Forget", // of a channel whose end is in the journal
 	}
@@ -74,8 +74,8 @@ func (w *world) channel(t testing.TB) lake.Channel {
 	return c
 }
 
-func (w *world) put(t testing.TB, channel plat.ChannelID, m lake.Metadata, life lake.Lifetime) (lake.File, error) {
-	f := lake.File{ID: plat.NewFileID(w.now), Channel: channel, Size: 4, ETag: "e", ContentType: "text/plain", Metadata: m, Lifetime: life}
+func (w *world) put(t testing.TB, channel plat.ChannelID, m lake.Metadata, life lake.Lifetime, path ...string) (lake.File, error) {
+	f := lake.File{ID: plat.NewFileID(w.now), Channel: channel, Size: 4, ETag: "e", ContentType: "text/plain", Metadata: m, Lifetime: life, Path: strings.Join(path, "")}
 	if _, err := w.blobs.Put(t.Context(), lake.BlobKey(org, channel, f.ID), strings.NewReader("body"), 4, blob.PutOptions{}); err != nil {
 		t.Fatal(err)
 	}

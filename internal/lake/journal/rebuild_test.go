@@ -10,6 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"panal/internal/blob"
+	"panal/internal/blob/memblob"
 	"panal/internal/lake"
 	"panal/internal/lake/journal"
 	"panal/internal/plat"
@@ -43,6 +45,13 @@ func answers(t *rapid.T, tt *testing.T, s lake.Store, channel plat.ChannelID, no
 		count, err := s.Count(tt.Context(), lake.Filter{Channel: channel, Query: n}, now)
 		out += fmt.Sprintf("count %s: %d %v\n", q, count, err)
 	}
+	for _, dir := range []string{"", "dir/"} {
+		page, more, err := s.Entries(tt.Context(), lake.Directory{Bucket: channel, Prefix: dir, Limit: 10}, now)
+		out += fmt.Sprintln(dir, more, err)
+		for _, e := range page {
+			out += fmt.Sprintf("  %s %+v\n", e.Path, e.File)
+		}
+	}
 	u, err := s.Usage(tt.Context(), channel, now)
 	return out + fmt.Sprintf("%+v %v\n", u, err)
 }
@@ -55,7 +64,7 @@ func TestRebuildGivesTheSameAnswers(t *testing.T) {
 		rebuilt := empty(t, db, plat.SystemClock)
 		rapid.Check(t, func(rt *rapid.T) {
 			w := newWorld(t, db)
-			channels := []lake.Channel{w.channel(t), w.channel(t)}
+			channels := []lake.Channel{w.channel(t), w.bucket(t)}
 			files := []lake.File{}
 			draw := func(what string, n int) int { return rapid.IntRange(0, n-1).Draw(rt, what) }
 			meta := func() lake.Metadata {
@@ -69,7 +78,11 @@ func TestRebuildGivesTheSameAnswers(t *testing.T) {
 				w.now = w.now.Add(time.Duration(draw("hours", 12)) * time.Hour)
 				op := draw("op", 12)
 				if op < 5 || len(files) == 0 {
-					f, err := w.put(t, channels[draw("channel", 2)].ID, meta(), []lake.Lifetime{"", "1day", "1week"}[draw("life", 3)])
+					c, path := channels[draw("channel", 2)], ""
+					if c.Storage == lake.StorageBucket {
+						path = []string{"a", "dir/b", "dir/c"}[draw("path", 3)]
+					}
+					f, err := w.put(t, c.ID, meta(), []lake.Lifetime{"", "1day", "1week"}[draw("life", 3)], path)
 					if err == nil {
 						files = append(files, f)
 					}
@@ -113,6 +126,74 @@ func TestRebuildGivesTheSameAnswers(t *testing.T) {
 				}
 			}
 		})
+	})
+}
+
+func (w *world) bucket(t testing.TB) lake.Channel {
+	c := lake.Channel{ID: plat.ChannelID(plat.NewDecimalID()), Org: org, Storage: lake.StorageBucket, CreatedAt: w.now, UpdatedAt: w.now}
+	if err := w.store.CreateChannel(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestRebuildOfAPath: a writer dies between a row that took a path and its journal; the
+// file that was answered before is the bucket's after a rebuild, until a server healed
+// it. Where two files with one path are left in the journal, the later one holds.
+func TestRebuildOfAPath(t *testing.T) {
+	sqlstoretest.Each(t, func(t *testing.T, db *sqlstore.DB) {
+		w := newWorld(t, db)
+		c := w.bucket(t)
+		rebuilt := func() (string, journal.Rebuilt) {
+			to := empty(t, db, w.clock)
+			got, err := journal.Rebuild(t.Context(), w.blobs, to, false, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := to.PathFile(t.Context(), c.ID, "a/b", w.now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			u, err := to.Usage(t.Context(), c.ID, w.now)
+			if err != nil || u.Files != 1 {
+				t.Errorf("usage %+v, %v", u, err)
+			}
+			return string(f.ID), got
+		}
+		first, err := w.put(t, c.ID, lake.Metadata{}, "", "a/b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.j.Tend(t.Context(), w.index, true); err != nil {
+			t.Fatal(err)
+		}
+		w.now = w.now.Add(time.Second)
+		store := w.store
+		w.store = journal.NewStore(w.index, journal.New(blob.New(memblob.New()), w.clock)) // its journal is lost with it
+		second, err := w.put(t, c.ID, lake.Metadata{}, "", "a/b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.store = store
+		if id, got := rebuilt(); id != string(first.ID) || got.Unknown != 1 {
+			t.Errorf("before the healing: %s, %+v, want %s", id, got, first.ID)
+		}
+		// Both are in the journal, without an end.
+		if err := w.j.Append(t.Context(), journal.Entry{
+			Org: org, Channel: c.ID, File: second.ID, At: second.UploadedAt.UnixMicro(), Size: 4, Path: "a/b",
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if id, _ := rebuilt(); id != string(second.ID) {
+			t.Errorf("of two: %s, want the later one, %s", id, second.ID)
+		}
+		w.now = w.now.Add(time.Hour)
+		if err := journal.New(w.blobs, w.clock).Tend(t.Context(), w.index, true); err != nil {
+			t.Fatal(err)
+		}
+		if id, got := rebuilt(); id != string(second.ID) || got.Files != 1 {
+			t.Errorf("healed: %s, %+v", id, got)
+		}
 	})
 }
 

@@ -141,6 +141,9 @@ func (s *Store) Commit(ctx context.Context, files []lake.NewFile) ([]lake.Outcom
 			return nil, unavailable(err)
 		}
 		entries = append(entries, fileEntry(org, out[i].File))
+		if old := out[i].Replaced; old != nil {
+			entries = append(entries, ended(org, old.Channel, old.ID, out[i].File.UploadedAt))
+		}
 	}
 	if err := s.append(ctx, entries...); err != nil {
 		return nil, err

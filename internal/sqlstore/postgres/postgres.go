@@ -6,9 +6,11 @@ package postgres
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"embed"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 
@@ -88,13 +90,17 @@ func Dialect() sqlstore.Dialect {
 		SkipLocked:   " FOR UPDATE SKIP LOCKED",
 		Translate:    translate,
 		MaxParams:    65_000,
+		Unnest:       true,
+		Fence:        " OFFSET 0",
 		AdvisoryLock: "SELECT pg_advisory_xact_lock($1)",
 		EventXID:     "pg_current_xact_id()::text::bigint",
 		EventVisible: "txid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint",
 	}
 }
 
-// translate maps SQLSTATEs and connection failures to kinds.
+// translate maps SQLSTATEs and connection failures to kinds. A server that dies under a
+// statement shows as the end of the connection, without a word of the server's: whether
+// the statement, or a COMMIT, was done is not known then, which is ErrUnavailable too.
 func translate(err error) error {
 	kind := error(nil)
 	var pe *pgconn.PgError
@@ -103,7 +109,8 @@ func translate(err error) error {
 	switch {
 	case errors.As(err, &pe):
 		kind = kindOfState(pe.Code)
-	case errors.As(err, &ce), errors.As(err, &ne), errors.Is(err, sql.ErrConnDone), pgconn.SafeToRetry(err):
+	case errors.As(err, &ce), errors.As(err, &ne), errors.Is(err, sql.ErrConnDone), errors.Is(err, driver.ErrBadConn),
+		errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), pgconn.SafeToRetry(err):
 		kind = plat.ErrUnavailable
 	}
 	if kind == nil {

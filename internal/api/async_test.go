@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api_test
+
+import (
+	"encoding/base64"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"panal/internal/plat"
+)
+
+// asyncCall is what an instance got of an asynchronous call.
+type asyncCall struct {
+	id, token string
+	workload  plat.WorkloadID
+}
+
+// send does one request; headers come in pairs.
+func (w *deployWorld) send(method, path, body string, headers ...string) (*http.Response, string) {
+	w.t.Helper()
+	req, err := http.NewRequestWithContext(w.t.Context(), method, w.srv.URL+path, io.NopCloser(strings.NewReader(body)))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	resp, err := w.srv.Client().Do(req)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return resp, string(text)
+}
+
+// TestAsyncWire: compute.md §8.3, both sides.
+func TestAsyncWire(t *testing.T) {
+	w := newDeployWorld(t)
+	dep := w.deployment()
+	id := dep[len(w.deps)+1:]
+	user, other := "Basic "+base64.StdEncoding.EncodeToString([]byte(w.token["acme/regular"])), "Basic "+base64.StdEncoding.EncodeToString([]byte(w.token["other/admin"]))
+	svc := w.service(dep, w.version(dep, "1"), "echo")
+	path := "/deployments/" + id + "/services/" + svc
+	begin := func() (string, asyncCall) {
+		resp, body := w.send("POST", path, "x", "Authorization", user, "Content-Type", "text/plain", "X-Abeja-Arms-Async", "true",
+			"X-Abeja-Arms-Async-Request-Token", "forged")
+		c := <-w.asyncs
+		if resp.StatusCode != 202 || body != `{"request_id":"`+c.id+`"}`+"\n" || c.token == "" || c.token == "forged" {
+			t.Fatalf("%d %s, the instance got %+v", resp.StatusCode, body, c)
+		}
+		return c.id, c
+	}
+	req, call := begin()
+	gateway, control := "/deployments/"+id+"/results/"+req, dep+"/results/"+req
+	for _, p := range []string{gateway, control} {
+		if resp, body := w.send("GET", p, "", "Authorization", user); resp.StatusCode != 202 || body != `{"request_id":"`+req+`","status":"processing"}`+"\n" {
+			t.Errorf("GET %s = %d %s", p, resp.StatusCode, body)
+		}
+	}
+	// The original agent's form: chunked, and no quotes around the names.
+	form := "--b\r\nContent-Disposition: form-data; name=status\r\nContent-Type: text/plain\r\n\r\n418\r\n" +
+		"--b\r\nContent-Disposition: form-data; name=headers\r\nContent-Type: application/json\r\n\r\n" +
+		`{"X-Note":"ok","connection":"close","set-cookie":"a=b","content-length":"99","x-panal-instance-key":"k","X-Abeja-Request-Id":"forged"}` + "\r\n" +
+		"--b\r\nContent-Disposition: form-data; name=body\r\nContent-Type: text/x-tea\r\n\r\nshort\r\nand stout\r\n--b--\r\n"
+	kind := "multipart/form-data; boundary=b"
+	for what, headers := range map[string][]string{
+		"no token": {"Content-Type", kind}, "a user": {"Content-Type", kind, "Authorization", user},
+		"another token": {"Content-Type", kind, "Authorization", "Bearer " + call.token + "x"},
+	} {
+		if resp, body := w.send("PUT", control, form, headers...); resp.StatusCode != 401 {
+			t.Errorf("PUT by %s = %d %s", what, resp.StatusCode, body)
+		}
+	}
+	mine := []string{"Authorization", "Bearer " + call.token, "Content-Type"}
+	for what, tt := range map[string]struct{ body, kind string }{
+		"cut": {form[:len(form)-12], kind}, "no status": {form[strings.Index(form[3:], "--b")+3:], kind}, "no parts": {"--b--\r\n", kind},
+		"no boundary": {form, "multipart/form-data"}, "not JSON": {"x", "application/json"}, "a picture": {"x", "image/png"},
+		"status": {`{"status":99,"body":{}}`, "application/json"}, "long headers": {strings.Replace(form, "ok", strings.Repeat("x", 70<<10), 1), kind},
+	} {
+		if resp, body := w.send("PUT", control, tt.body, append(mine, tt.kind)...); resp.StatusCode != 400 {
+			t.Errorf("PUT of %s = %d %s", what, resp.StatusCode, body)
+		}
+	}
+	if resp, body := w.send("PUT", control, form, append(mine, kind)...); resp.StatusCode != 200 {
+		t.Fatalf("PUT = %d %s", resp.StatusCode, body)
+	}
+	if resp, body := w.send("PUT", control, `{"status":502,"body":{}}`, append(mine, "application/json")...); resp.StatusCode != 200 {
+		t.Errorf("a second PUT = %d %s", resp.StatusCode, body)
+	}
+	for _, p := range []string{gateway, control} {
+		resp, body := w.send("GET", p, "", "Authorization", user)
+		h := resp.Header
+		if resp.StatusCode != 418 || body != "short\r\nand stout" || h.Get("X-Note") != "ok" || h.Get("Content-Type") != "text/x-tea" ||
+			h.Get("Set-Cookie") != "" || h.Get("X-Panal-Instance-Key") != "" || h.Get("X-Abeja-Request-Id") == "forged" || resp.ContentLength != 16 {
+			t.Errorf("GET %s = %d %q %v", p, resp.StatusCode, body, h)
+		}
+		if resp, _ := w.send("GET", strings.Replace(p, "acme", "other", 1), "", "Authorization", other); resp.StatusCode != 404 {
+			t.Errorf("another organization's GET = %d", resp.StatusCode)
+		}
+		if resp, _ := w.send("GET", p, ""); resp.StatusCode != 401 {
+			t.Errorf("nobody's GET = %d", resp.StatusCode)
+		}
+	}
+	// A failure, as the agent tells it.
+	req, call = begin()
+	if resp, body := w.send("PUT", dep+"/results/"+req, `{"status":502,"headers":{"content-type":"application/json"},"body":{"error":"internal_server_error"}}`,
+		"Authorization", "Bearer "+call.token, "Content-Type", "application/json"); resp.StatusCode != 200 {
+		t.Fatalf("PUT = %d %s", resp.StatusCode, body)
+	}
+	if resp, body := w.send("GET", "/deployments/"+id+"/results/"+req, "", "Authorization", user); resp.StatusCode != 502 || body != `{"error":"internal_server_error"}` {
+		t.Errorf("GET of a failure = %d %s", resp.StatusCode, body)
+	}
+	// An instance that dies takes its calls with it; the sweep says so.
+	req, call = begin()
+	if lost, _, err := w.world.deps.Deploy.SweepAsync(t.Context()); lost != 0 || err != nil {
+		t.Errorf("sweep of a live instance: %d, %v", lost, err)
+	}
+	w.call("POST", dep+"/services/"+svc+"/stop", "")
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if lost, _, err := w.world.deps.Deploy.SweepAsync(t.Context()); err != nil || time.Now().After(end) {
+			t.Fatalf("no call was lost: %v", err)
+		} else if lost == 1 {
+			break
+		}
+	}
+	if resp, body := w.send("GET", "/deployments/"+id+"/results/"+req, "", "Authorization", user); resp.StatusCode != 502 || !strings.Contains(body, "ended before") {
+		t.Errorf("GET of a lost call = %d %s", resp.StatusCode, body)
+	}
+	// What nobody takes is refused at once, and leaves nothing.
+	if resp, body := w.send("POST", path, "x", "Authorization", user, "X-Abeja-Arms-Async", "true"); resp.StatusCode != 503 {
+		t.Errorf("a stopped service = %d %s", resp.StatusCode, body)
+	}
+	if resp, _ := w.send("POST", "/deployments/"+id+"/nothing", "x", "Authorization", user, "X-Abeja-Arms-Async", "true"); resp.StatusCode != 404 {
+		t.Errorf("an unknown alias = %d", resp.StatusCode)
+	}
+}

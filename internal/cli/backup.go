@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"panal/internal/app"
+	"panal/internal/backup"
+	"panal/internal/client"
+	"panal/internal/config"
+	"panal/internal/plat"
+)
+
+// backupIdle is how long a server may send nothing: it says every few seconds that it
+// is at work.
+const backupIdle = 2 * time.Minute
+
+type backupCmd struct {
+	Output  string `help:"File to write, which must not exist; - is stdout." short:"f" name:"to" required:"" placeholder:"FILE"`
+	Data    string `help:"Data directory: of a server on this machine, or of none that runs. Without it, the server at --api-url with the credentials given." env:"PANAL_DATA" type:"path"`
+	Blob    string `help:"The server's --blob, if it has one; used when none runs." env:"PANAL_BLOB"`
+	KeyFile string `name:"key-file" help:"The server's --key-file, if it has one; used when none runs." env:"PANAL_KEY_FILE" type:"path"`
+}
+
+// Help is shown by panal backup --help.
+func (backupCmd) Help() string {
+	return `Writes everything of an embedded installation (organizations, users, files, datasets,
+jobs, models, deployments, logs) as it was at one moment into a tar, while uploads,
+deletes and jobs go on. Only an operator may: it is the data of every organization.
+
+NOT in it: the key file that opens secrets (the command says where it is; keep a copy
+of it apart), admin.json, running workloads, Python environments, the configuration.
+Secrets are sealed in it; everything else is in clear, so encrypt it where you keep it.
+
+  panal backup --data ./panal-data --to /backup/panal-$(date +%F).tar
+  panal backup --to - | zstd | ssh vault 'cat > panal.tar.zst'
+  panal restore /backup/panal-2026-11-26.tar --verify
+
+FILE appears only when it is whole and was checked. With PostgreSQL or a bucket, use
+pg_dump and the bucket's replication: docs/operations.md.`
+}
+
+// backupAnswer is what the command tells as JSON.
+type backupAnswer struct {
+	backup.End
+	File    string   `json:"file"`
+	KeyFile string   `json:"key_file"`
+	KeyIDs  []string `json:"keys"`
+}
+
+// Run makes a backup.
+func (c *backupCmd) Run(e *env) error {
+	src, err := c.source(e)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = src.Close() }()
+	var h backup.Header
+	var end backup.End
+	check := func(w io.Writer) (err error) {
+		bar := e.progressBytes(-1, "backing up")
+		defer bar.done()
+		r := io.TeeReader(src, w)
+		last := int64(0)
+		if h, end, err = app.VerifyBackup(r, func(n int64) { bar.add(int(n - last)); last = n }); err == nil {
+			_, err = io.Copy(io.Discard, r)
+		}
+		return err
+	}
+	if c.Output == "-" {
+		err = check(e.stdout)
+	} else {
+		err = newFile(c.Output, check)
+	}
+	if err != nil {
+		return err
+	}
+	if c.Output != "-" {
+		row := []string{c.Output, fmt.Sprint(end.Bytes), fmt.Sprint(end.Objects), fmt.Sprint(end.Files), fmt.Sprint(end.Databases), end.At.Format(plat.TimeSecZ)}
+		if err := e.print(backupAnswer{end, c.Output, h.KeyFile, h.KeyIDs}, []string{"FILE", "BYTES", "OBJECTS", "FILES", "DATABASES", "AS OF"}, [][]string{row}); err != nil {
+			return err
+		}
+	}
+	e.say("The key file is NOT in the backup: %s (keys %s). Without it no secret can be opened: keep a copy of it, apart from the backup.", h.KeyFile, strings.Join(h.KeyIDs, ", "))
+	if end.Missing > 0 {
+		return fmt.Errorf("the backup is whole, but the index names %d files whose objects are missing in the installation itself: panal channel verify tells which", end.Missing)
+	}
+	return nil
+}
+
+// source is the stream of the backup: from the server, or made here when none runs.
+func (c *backupCmd) source(e *env) (io.ReadCloser, error) {
+	api := e.api
+	if c.Data != "" {
+		if _, err := app.ServerPID(c.Data); errors.Is(err, plat.ErrNotFound) {
+			cfg := config.Server{Data: c.Data, Blob: c.Blob, KeyFile: c.KeyFile}
+			if err := app.CheckDataDir(cfg); err != nil {
+				return nil, err
+			}
+			pr, pw := io.Pipe()
+			log := slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+			go func() { pw.CloseWithError(app.BackupOffline(e.ctx, cfg, log, pw)) }()
+			return pr, nil
+		}
+		switch adm, err := app.ReadAdmin(c.Data); {
+		case err == nil:
+			api = client.New(adm.APIURL, adm.OrganizationID, adm.UserID, adm.Token)
+		case !errors.Is(err, plat.ErrNotFound): // then with the credentials given
+			return nil, err
+		}
+	}
+	ctx, cancel := context.WithCancel(e.ctx)
+	body, err := api.Backup(ctx)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	return &idleBody{body: body, cancel: cancel, timer: time.AfterFunc(backupIdle, cancel), ctx: e.ctx}, nil
+}
+
+// idleBody ends a stream that makes no progress.
+type idleBody struct {
+	body   io.ReadCloser
+	cancel context.CancelFunc
+	timer  *time.Timer
+	ctx    context.Context //nolint:containedctx // of the one command
+}
+
+// Read implements io.Reader.
+func (b *idleBody) Read(p []byte) (int, error) {
+	n, err := b.body.Read(p)
+	b.timer.Reset(backupIdle)
+	if errors.Is(err, context.Canceled) && b.ctx.Err() == nil {
+		err = plat.Errorf(plat.ErrUnavailable, "the server sent nothing for %s", backupIdle)
+	}
+	return n, err
+}
+
+// Close implements io.Closer.
+func (b *idleBody) Close() error {
+	b.timer.Stop()
+	b.cancel()
+	return b.body.Close()
+}
+
+// newFile makes a file that appears under its name when write is done and everything is
+// on disk. It is its owner's alone.
+func newFile(path string, write func(io.Writer) error) (err error) {
+	if _, err := os.Lstat(path); err == nil {
+		return plat.Errorf(plat.ErrConflict, "%s is there already; name another file, or move it away", path)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return plat.InvalidField("to", "%v", err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.partial") // 0600
+	if err != nil {
+		return plat.InvalidField("to", "%v", err)
+	}
+	defer func() { _ = os.Remove(f.Name()) }()
+	if err := errors.Join(write(f), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	// Link and not rename: it does not replace what came meanwhile.
+	if err := os.Link(f.Name(), path); err != nil {
+		if err := os.Rename(f.Name(), path); err != nil {
+			return plat.InvalidField("to", "%v", err)
+		}
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+type restoreCmd struct {
+	File    string `arg:"" help:"A backup; - is stdin."`
+	Data    string `help:"Data directory to make; it must be new or empty." default:"./panal-data" env:"PANAL_DATA" type:"path"`
+	KeyFile string `name:"key-file" help:"The key file, kept apart from the backup: checked, and copied to secret.key in the data directory." type:"path"`
+	Verify  bool   `help:"Only read the backup and check that it is whole and undamaged."`
+}
+
+// Help is shown by panal restore --help.
+func (restoreCmd) Help() string {
+	return `Makes a data directory that appears whole or not at all: everything is written beside
+it, every checksum compared and every database checked first. A backup of an older
+Panal is brought up to date; one of a newer is refused.
+
+  panal restore panal.tar --data ./restored --key-file /vault/secret.key
+  panal serve --data ./restored
+
+Tokens work as before, and admin.json gets a new one for an admin of the first
+organization. Jobs that ran are Failed, and services start again. Restore only what you
+made yourself: checksums tell damage, not forgery.`
+}
+
+// Run restores, or verifies.
+func (c *restoreCmd) Run(e *env) error {
+	in := e.stdin
+	if c.File != "-" {
+		f, err := os.Open(c.File)
+		if err != nil {
+			return plat.InvalidField("file", "%v", err)
+		}
+		defer func() { _ = f.Close() }()
+		in = f
+	}
+	bar, last := e.progressBytes(-1, "reading"), int64(0)
+	defer bar.done()
+	progress := func(n int64) { bar.add(int(n - last)); last = n }
+	header := []string{"OBJECTS", "FILES", "DATABASES", "BYTES", "AS OF", "MADE BY"}
+	row := func(h backup.Header, end backup.End) [][]string {
+		return [][]string{{strconv.FormatInt(end.Objects, 10), strconv.FormatInt(end.Files, 10), strconv.FormatInt(end.Databases, 10), strconv.FormatInt(end.Bytes, 10), end.At.Format(plat.TimeSecZ), h.Panal}}
+	}
+	if c.Verify {
+		h, end, err := app.VerifyBackup(in, progress)
+		if err != nil {
+			return err
+		}
+		return e.print(backupAnswer{end, c.File, h.KeyFile, h.KeyIDs}, header, row(h, end))
+	}
+	out, err := app.Restore(e.ctx, in, app.RestoreOptions{Data: c.Data, KeyFile: c.KeyFile, Progress: progress})
+	if err != nil {
+		return err
+	}
+	if err := e.print(out, header, row(out.Header, out.End)); err != nil {
+		return err
+	}
+	if !out.HasKeys {
+		e.say("Now put the key file in its place, else no secret can be opened (keys %s; it was %s):\n  install -m 600 YOUR-COPY %s", strings.Join(out.Header.KeyIDs, ", "), out.Header.KeyFile, out.KeyFile)
+	}
+	e.say("Then: panal serve --data %s", out.Data)
+	return nil
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sqlstore
+
+import (
+	"context"
+	"time"
+
+	"panal/internal/lake"
+)
+
+// Statement is SQL that a search runs.
+type Statement struct {
+	SQL  string
+	Args []any
+}
+
+// SearchStatements returns what the page after a stamp (0: the first one) of a filter
+// reads, arm by arm.
+func (s *Lake) SearchStatements(ctx context.Context, f lake.Filter, after int64, desc bool, now time.Time) ([]Statement, error) {
+	q, err := s.newSearch(ctx, f, now)
+	if err != nil {
+		return nil, err
+	}
+	sp := span{desc: desc, limit: 101}
+	if after != 0 {
+		sp.after = &after
+	}
+	var out []Statement
+	for _, m := range q.arms {
+		var a sqlArgs
+		stmt := q.armSQL(&a, m, true, sp)
+		out = append(out, Statement{stmt, a.list})
+	}
+	return out, nil
+}
+
+// CountStatement returns what an exact count reads.
+func (s *Lake) CountStatement(ctx context.Context, f lake.Filter, now time.Time) (Statement, error) {
+	q, err := s.newSearch(ctx, f, now)
+	if err != nil {
+		return Statement{}, err
+	}
+	stmt, args := q.countSQL()
+	return Statement{stmt, args}, nil
+}
