@@ -171,8 +171,13 @@ func torture(t *testing.T, kills int, seed uint64, v *victims) {
 		if err := os.CopyFS(filepath.Join(copied, "blobs"), os.DirFS(v.blobs)); err != nil {
 			t.Fatal(err)
 		}
-	} else { // into an embedded index: it is the same bucket
-		args = append(args, p.flags[slices.Index(p.flags, "--blob"):]...)
+	} else { // the same bucket, another database
+		dsn := p.flags[slices.Index(p.flags, "--database")+1]
+		empty := strings.Replace(dsn, "/postgres?", "/rebuilt?", 1)
+		if out, err := exec.Command("psql", dsn, "-c", "CREATE DATABASE rebuilt").CombinedOutput(); err != nil {
+			t.Fatalf("psql: %v\n%s", err, out)
+		}
+		args = append(args, "--database", empty, "--blob", p.flags[slices.Index(p.flags, "--blob")+1])
 	}
 	out, err := exec.Command(binary, args...).CombinedOutput()
 	if err != nil || !strings.Contains(string(out), `"missing": 0`) {
@@ -189,9 +194,10 @@ func torture(t *testing.T, kills int, seed uint64, v *victims) {
 }
 
 // work does random calls until the context ends; what is not answered may be done or not.
-func (k *tortured) work(ctx context.Context, api *client.Client, channel string, random *rand.Rand) {
+func (k *tortured) work(until context.Context, api *client.Client, channel string, random *rand.Rand) {
+	ctx := context.WithoutCancel(until) // nothing is under way when this has returned
 	var mine []string
-	for ctx.Err() == nil {
+	for until.Err() == nil {
 		if op := random.IntN(10); op < 7 || len(mine) == 0 {
 			body := fmt.Sprintf("%d %s", random.Uint64(), strings.Repeat("x", random.IntN(20_000)))
 			k.mu.Lock()

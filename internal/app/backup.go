@@ -53,13 +53,11 @@ func (a *App) Backup(ctx context.Context, lines *sqlstore.Logs, w io.Writer, flu
 	}
 	defer func() {
 		// Deletions wait until here, whatever became of the backup and of who asked for it.
-		a.releasing.Add(1)
-		go func() {
-			defer a.releasing.Done()
+		a.releasing.Go(func() {
 			if err := hold.Release(context.WithoutCancel(ctx)); err != nil {
 				a.warn(ctx, "delete what a backup has held", err)
 			}
-		}()
+		})
 	}()
 	temp, err := os.MkdirTemp(filepath.Join(a.cfg.Data, dirUploads), "backup-")
 	if err != nil {

@@ -54,6 +54,7 @@ func TestValidate(t *testing.T) {
 		{"idle-timeout", func(s *config.Server) { s.IdleTimeout = -1 }},
 		{"python", func(s *config.Server) { s.Python = "python3" }},
 		{"log-ttl", func(s *config.Server) { s.LogTTL = time.Minute }},
+		{"collect-grace", func(s *config.Server) { s.CollectGrace = time.Millisecond }},
 		{"audit-ttl", func(s *config.Server) { s.AuditTTL = time.Hour }},
 		{"", func(s *config.Server) { s.PageSize = 1000 }},
 		{"max-page-size", func(s *config.Server) { s.PageSize = 999 }},

@@ -24,7 +24,7 @@ func (tx *Tx) insert(ctx context.Context, into, lead string, width int, args []a
 	for rows := 256; len(args) > 0; rows /= 2 {
 		for n := rows * width; len(args) >= n; args = args[n:] {
 			stmt := "INSERT INTO " + into + " VALUES " + tx.db.dialect.values(lead, rows, width)
-			if _, err := tx.ExecContext(ctx, stmt, args[:n]...); err != nil {
+			if _, err := tx.exec(ctx, stmt, args[:n]...); err != nil {
 				return err
 			}
 		}

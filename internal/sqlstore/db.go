@@ -39,6 +39,8 @@ type Dialect struct {
 	// EventColumns and EventVisible are the outbox's: see events.go.
 	EventXID     string
 	EventVisible string
+	// Keep: statements that come often are kept prepared by us (pgx does so itself).
+	Keep bool
 	// Backup copies what a connection sees to a new file, calling step now and then; nil
 	// where the engine has tools of its own.
 	Backup func(raw any, path string, step func() error) error
@@ -51,11 +53,18 @@ type DB struct {
 	write   *sql.DB // one connection on SQLite; the same pool as read on PostgreSQL
 	dialect Dialect
 	hub     *outbox.Hub
+	// keptRead and keptWrite are the pools' prepared statements; nil where the driver
+	// keeps them.
+	keptRead, keptWrite *kept
 }
 
 // NewDB returns a DB over opened pools. Called by the engines' Open.
 func NewDB(read, write *sql.DB, d Dialect) *DB {
-	return &DB{read: read, write: write, dialect: d, hub: outbox.NewHub()}
+	db := &DB{read: read, write: write, dialect: d, hub: outbox.NewHub()}
+	if d.Keep {
+		db.keptRead, db.keptWrite = newKept(read), newKept(write)
+	}
+	return db
 }
 
 // Dialect returns the engine's dialect.
@@ -80,6 +89,7 @@ type Tx struct {
 	*sql.Tx
 	db     *DB
 	topics map[string]bool
+	fresh  []string // texts to keep prepared from now on
 }
 
 // Write runs fn in one transaction and commits it durably. fn must use only tx:
@@ -106,6 +116,9 @@ func (db *DB) Write(ctx context.Context, fn func(tx *Tx) error) (err error) {
 	done = true
 	for topic := range tx.topics {
 		db.hub.Wake(topic)
+	}
+	for _, text := range tx.fresh {
+		db.keptWrite.add(ctx, text)
 	}
 	return nil
 }

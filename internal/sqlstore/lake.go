@@ -68,7 +68,7 @@ func scanChannel(r interface{ Scan(...any) error }) (lake.Channel, error) {
 
 // Channel implements lake.Store.
 func (s *Lake) Channel(ctx context.Context, id plat.ChannelID) (lake.Channel, error) {
-	c, err := scanChannel(s.db.Read().QueryRowContext(ctx, `SELECT `+channelColumns+` FROM channel WHERE id = $1`, string(id)))
+	c, err := scanChannel(s.db.row(ctx, `SELECT `+channelColumns+` FROM channel WHERE id = $1`, string(id)))
 	if errors.Is(err, sql.ErrNoRows) {
 		return lake.Channel{}, plat.NotFound("channel", id)
 	}
@@ -131,7 +131,7 @@ func live(alias, now string) string {
 
 // File implements lake.Store.
 func (s *Lake) File(ctx context.Context, channel plat.ChannelID, id plat.FileID, now time.Time) (lake.File, error) {
-	f, err := scanFile(channel)(s.db.Read().QueryRowContext(ctx,
+	f, err := scanFile(channel)(s.db.row(ctx,
 		`SELECT `+fileColumns+` FROM file f WHERE f.channel = (SELECT num FROM channel WHERE id = $1) AND f.id = $2 AND `+live("f", "$3"),
 		string(channel), string(id), micros(now)))
 	if errors.Is(err, sql.ErrNoRows) {
@@ -142,7 +142,7 @@ func (s *Lake) File(ctx context.Context, channel plat.ChannelID, id plat.FileID,
 
 // FileWith implements lake.Store.
 func (s *Lake) FileWith(ctx context.Context, channel plat.ChannelID, key, value string, now time.Time) (lake.File, error) {
-	f, err := scanFile(channel)(s.db.Read().QueryRowContext(ctx,
+	f, err := scanFile(channel)(s.db.row(ctx,
 		`SELECT `+fileColumns+` FROM posting p CROSS JOIN file f
 		 WHERE p.channel = (SELECT num FROM channel WHERE id = $1) AND p.key = $2 AND p.token = $3 AND p.whole AND `+live("p", "$4")+`
 		 AND f.channel = p.channel AND f.at = p.at ORDER BY p.at LIMIT 1`,
@@ -348,7 +348,7 @@ func (c *commit) channels(ctx context.Context, tx *Tx) (map[plat.ChannelID]commi
 		}
 		asked[f.Channel] = true
 		var ch commitChannel
-		err := tx.QueryRowContext(ctx, `SELECT num, archived, `+isLinked+` FROM channel WHERE id = $1`, string(f.Channel)).Scan(&ch.num, &ch.archived, &ch.linked)
+		err := tx.row(ctx, `SELECT num, archived, `+isLinked+` FROM channel WHERE id = $1`, string(f.Channel)).Scan(&ch.num, &ch.archived, &ch.linked)
 		switch {
 		case err == nil:
 			found[f.Channel] = ch
@@ -475,7 +475,7 @@ func (s *Lake) addDelta(ctx context.Context, tx *Tx, num int64, u lake.Usage) er
 			u.Files, u.Bytes = u.Files+d.Files, u.Bytes+d.Bytes
 		}
 	}
-	_, err := tx.ExecContext(ctx, `INSERT INTO file_delta (channel, files, bytes) VALUES ($1, $2, $3)`, num, u.Files, u.Bytes)
+	_, err := tx.exec(ctx, `INSERT INTO file_delta (channel, files, bytes) VALUES ($1, $2, $3)`, num, u.Files, u.Bytes)
 	return err
 }
 

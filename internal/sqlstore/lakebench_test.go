@@ -14,9 +14,15 @@ import (
 	"panal/internal/sqlstore/sqlstoretest"
 )
 
-// BenchmarkLakeCommit commits batches of 100 files with three metadata keys; one
+// BenchmarkLakeCommit commits batches of files with three metadata keys; one
 // operation is one file.
 func BenchmarkLakeCommit(b *testing.B) {
+	for _, batch := range []int{8, 100} {
+		b.Run(fmt.Sprint(batch), func(b *testing.B) { lakeCommit(b, batch) })
+	}
+}
+
+func lakeCommit(b *testing.B, batch int) {
 	db, err := sqlite.Open(b.Context(), filepath.Join(b.TempDir(), "lake.db"), sqlstoretest.Concerns()...)
 	if err != nil {
 		b.Fatal(err)
@@ -30,10 +36,10 @@ func BenchmarkLakeCommit(b *testing.B) {
 	b.ReportAllocs()
 	n := 0
 	for b.Loop() {
-		if n++; n%100 != 0 {
+		if n++; n%batch != 0 {
 			continue
 		}
-		files := make([]lake.NewFile, 100)
+		files := make([]lake.NewFile, batch)
 		for i := range files {
 			files[i].File = lake.File{
 				ID: plat.NewFileID(plat.SystemClock()), Channel: c.ID, Size: 200, ETag: "d41d8cd98f00b204e9800998ecf8427e", ContentType: "image/jpeg",

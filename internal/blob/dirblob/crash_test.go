@@ -282,7 +282,7 @@ func loseIndex(fsys *crashfs.FS, pick choose) error {
 func TestAcknowledgedChangesSurviveAPowerCut(t *testing.T) {
 	for name, opt := range layouts {
 		t.Run(name, func(t *testing.T) {
-			for seed := range uint64(25 * thorough()) {
+			for seed := range uint64(15 * thorough()) {
 				rnd := rand.New(rand.NewPCG(seed, 3))
 				first, second := drawHistory(rnd.IntN, 1+rnd.IntN(8)), drawHistory(rnd.IntN, rnd.IntN(5))
 				if err := crashEverywhere(t.Context(), opt, first, second, seed, nil); err != nil {

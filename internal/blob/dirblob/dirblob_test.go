@@ -43,12 +43,11 @@ func osHarness() blobtest.Harness {
 	return blobtest.Harness{
 		New: func(tb testing.TB) blob.Driver {
 			tb.Helper()
-			d, err := dirblob.Open(tb.Context(), tb.TempDir())
+			fsys, err := vfs.NewOS(tb.TempDir())
 			if err != nil {
 				tb.Fatal(err)
 			}
-			tb.Cleanup(func() { _ = d.Close() })
-			return d
+			return openAs(tb, fsys, dirblob.Options{Reserve: 4 << 10})
 		},
 		Full: full(dirblob.Options{}),
 	}

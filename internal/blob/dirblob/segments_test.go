@@ -24,7 +24,7 @@ import (
 // the last change is there after a restart, and without the index.
 func TestOneFailingOperationInAHistory(t *testing.T) {
 	for name, opt := range layouts {
-		for seed := range uint64(3 * thorough()) {
+		for seed := range uint64(2 * thorough()) {
 			for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EIO} {
 				for step, hit := 0, true; hit; step++ {
 					var err error
@@ -233,7 +233,7 @@ func TestIndexMadeAnewIsCutAnywhere(t *testing.T) {
 	fsys, _ := withRuns(t, opt)
 	for _, lost := range append(runsOf(t, fsys), "segments/manifest") {
 		for step, cut := 0, true; cut; step++ {
-			for seed := range uint64(2 * thorough()) {
+			for seed := range uint64(thorough()) {
 				rnd := rand.New(rand.NewPCG(seed, uint64(step)))
 				fsys, s := withRuns(t, opt)
 				if err := fsys.Rot(lost, 3); err != nil { // the first block

@@ -69,6 +69,7 @@ func TestStress(t *testing.T) {
 		if t.Failed() {
 			return
 		}
+		s.settle(t, lazyFS{osfs})
 		if round%2 == 1 {
 			if err := os.Remove(filepath.Join(dir, "segments", "manifest")); err != nil {
 				t.Fatal(err) // there must be one by now
@@ -108,7 +109,7 @@ func (s *stress) round(t *testing.T, seed uint64) {
 	for _, w := range s.writers {
 		rnd := rand.New(rand.NewPCG(seed, uint64(w.id)))
 		writing.Go(func() {
-			for range 150 {
+			for range 100 {
 				if err := w.step(t.Context(), s.d, rnd); err != nil {
 					t.Errorf("writer %d: %v", w.id, err)
 					return
@@ -207,6 +208,20 @@ func (s *stress) list(ctx context.Context, prefix string) (all []blob.Info, err 
 		all = append(all, page...)
 	}
 	return all, nil
+}
+
+// settle does what maintenance may have had no time for.
+func (s *stress) settle(t *testing.T, fsys vfs.FS) {
+	t.Helper()
+	opt := s.opt
+	opt.Manual = true
+	d, err := dirblob.OpenFS(t.Context(), fsys, opt)
+	if err == nil {
+		err = errors.Join(d.Maintain(t.Context()), d.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // check compares the whole store with the models.

@@ -3,10 +3,15 @@
 package postgres_test
 
 import (
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
 	"testing"
 
 	"golang.org/x/sync/errgroup"
 
+	"panal/internal/plat"
 	"panal/internal/sqlstore/postgres"
 	"panal/internal/sqlstore/sqlstoretest"
 )
@@ -27,5 +32,18 @@ func TestOpenTogether(t *testing.T) {
 	}
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestTranslateLostConnection: a server that dies under a statement ends the connection.
+// That is a passing failure (503) and not a definite no: were it an error without a kind,
+// a group of commits would be tried again one by one, the rows that the lost COMMIT had
+// stored would be duplicates, and the bytes of acknowledged files would be dropped.
+func TestTranslateLostConnection(t *testing.T) {
+	for _, cause := range []error{io.EOF, io.ErrUnexpectedEOF, driver.ErrBadConn} {
+		err := postgres.Dialect().Translate(fmt.Errorf("commit: %w", cause))
+		if !errors.Is(err, plat.ErrUnavailable) || !errors.Is(err, cause) {
+			t.Errorf("%v is %v", cause, err)
+		}
 	}
 }

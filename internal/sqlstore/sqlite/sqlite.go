@@ -103,6 +103,7 @@ func Dialect() sqlstore.Dialect {
 		Positional:   true,
 		EventXID:     "0",
 		EventVisible: "1 = 1",
+		Keep:         true,
 		Backup:       copyTo,
 	}
 }
