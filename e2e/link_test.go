@@ -18,11 +18,17 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"panal/internal/client"
+	"panal/internal/sqlstore/sqlstoretest"
 )
 
 // TestLinkedBucket: what others put into a bucket becomes files of the channel that is
 // linked to it (docs/adr/0017): what was there, what events tell of, and what they don't.
 func TestLinkedBucket(t *testing.T) {
+	t.Run("sqlite", func(t *testing.T) { linkedBucket(t) })
+	t.Run("postgres", func(t *testing.T) { linkedBucket(t, "--database", sqlstoretest.PostgresURL(t)) })
+}
+
+func linkedBucket(t *testing.T, engine ...string) {
 	where, err := url.Parse(bucketURL(t))
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +54,7 @@ func TestLinkedBucket(t *testing.T) {
 	put("in/there before.txt", "old")
 	put("out/not ours.txt", "x")
 
-	p := startPlatform(t, "--link-endpoint", endpoint)
+	p := startPlatform(t, append(engine, "--link-endpoint", endpoint)...)
 	channels := client.Path("organizations", p.api.Org, "channels")
 	ch := p.call(http.MethodPost, channels, map[string]any{"name": "linked"})["channel"].(map[string]any)["channel_id"].(string)
 	link := client.Path("organizations", p.api.Org, "channels", ch, "link")

@@ -118,7 +118,7 @@ func parse(body []byte, depth int) ([]Event, error) {
 	if err := dec.Decode(&e); err != nil {
 		return nil, unreadable("is not the JSON of an event: %v", err)
 	}
-	if _, err := dec.Token(); err != io.EOF { //nolint:errorlint // Token's own
+	if _, err := dec.Token(); err != io.EOF {
 		return nil, unreadable("goes on after its JSON")
 	}
 	switch {

@@ -22,7 +22,7 @@ import (
 // bytes, type, metadata and second, without versions, is the same object: nobody can tell.
 func (o Object) mark() string {
 	h := sha256.New()
-	put := func(s string) { fmt.Fprintf(h, "%d:%s", len(s), s) }
+	put := func(s string) { h.Write(fmt.Appendf(nil, "%d:%s", len(s), s)) }
 	put(o.Version)
 	put(o.ETag)
 	put(strconv.FormatInt(o.Size, 10))

@@ -272,7 +272,7 @@ func (s *simulation) subscribe(ctx context.Context) {
 	l, _ := s.store.Link(ctx, simChannel)
 	sub := link.New(link.Config{
 		Link: l, Source: simFeed{w}, Rows: simRows{w}, Bucket: simBucket{w}, Now: s.now, Looks: 1,
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), MaxReceipts: 1000,
+		Log: slog.New(slog.DiscardHandler), MaxReceipts: 1000,
 	})
 	batch := s.feed.receive(1 + s.rng.IntN(6))
 	if len(batch) == 0 {

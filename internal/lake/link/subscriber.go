@@ -325,7 +325,7 @@ func (s *Subscriber) write(ctx context.Context, all []Observation) ([]Outcome, e
 }
 
 func (s *Subscriber) warn(ctx context.Context, what string, err error) {
-	s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, what, slog.String("channel", string(s.cfg.Link.Channel)), slog.String(plat.LogError, err.Error()))
+	s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "following a linked bucket is disturbed; it goes on", slog.String(plat.LogReason, what), slog.String("channel", string(s.cfg.Link.Channel)), slog.String(plat.LogError, err.Error()))
 }
 
 func sleep(ctx context.Context, d time.Duration) {
