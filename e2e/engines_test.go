@@ -151,7 +151,7 @@ func startPostgres(t *testing.T) (*engine, string) {
 		bin = "/usr/lib/postgresql/15/bin"
 	}
 	missing(t, filepath.Join(bin, "postgres"))
-	dir, err := os.MkdirTemp("/tmp", "panal-kill-pg") // the server's user must reach it
+	dir, err := os.MkdirTemp("/tmp", "panal-kill-pg") //nolint:usetesting // the server's user must reach it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func startPostgres(t *testing.T) (*engine, string) {
 		}
 		uid, _ := strconv.Atoi(u.Uid)
 		gid, _ := strconv.Atoi(u.Gid)
-		attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)} //nolint:gosec // ids are small
+		attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 		if err := os.Chown(dir, uid, gid); err != nil {
 			t.Fatal(err)
 		}

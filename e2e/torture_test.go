@@ -297,10 +297,18 @@ func (v *victims) orphans(channel string, listed map[string]client.File) int {
 
 func (k *tortured) check(t *testing.T, p *platform, channel string) map[string]client.File {
 	t.Helper()
-	listed := map[string]client.File{}
-	if err := p.api.Files(t.Context(), channel, "", false, 500, func(f client.File) error { listed[f.ID] = f; return nil }); err != nil {
-		t.Fatal(err)
-	}
+	var listed map[string]client.File
+	// What a killed process or a broken connection left under way may land a little later.
+	p.until("a list that stands still", 60*time.Second, func() bool {
+		before := len(listed)
+		listed = map[string]client.File{}
+		if err := p.api.Files(t.Context(), channel, "", false, 500, func(f client.File) error { listed[f.ID] = f; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(300 * time.Millisecond)
+		n, err := p.api.CountFiles(t.Context(), channel, "")
+		return err == nil && n == int64(len(listed)) && before == len(listed)
+	})
 	t.Logf("%d files acknowledged, %d deleted, %d listed", len(k.there), len(k.deleted), len(listed))
 	for id := range k.there {
 		if _, ok := listed[id]; !ok {
@@ -336,7 +344,7 @@ func (k *tortured) check(t *testing.T, p *platform, channel string) map[string]c
 		}
 	}
 	// What was committed and not answered is journaled in the background of a start.
-	p.until("agreement of index, storage and journal", 30*time.Second, func() bool {
+	p.until("agreement of index, storage and journal", 90*time.Second, func() bool {
 		v, err := p.api.VerifyChannel(t.Context(), channel, true, false)
 		return err == nil && v.Left == 0
 	})

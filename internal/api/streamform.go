@@ -57,7 +57,7 @@ type budgetReader struct {
 	bound bool
 }
 
-var errPartHeader = plat.Errorf(plat.ErrInvalid, "the headers of a part of the form are longer than %d bytes", maxPartHeader) //nolint:gochecknoglobals // a constant
+var errPartHeader = plat.Errorf(plat.ErrInvalid, "the headers of a part of the form are longer than %d bytes", maxPartHeader)
 
 // Read implements io.Reader.
 func (b *budgetReader) Read(p []byte) (int, error) {

@@ -33,6 +33,16 @@ func (a *App) keepJournal(ctx context.Context, j *journal.Journal, index journal
 		}
 	}
 	tend(0)
+	if a.cfg.Database != "" { // where a killed server's last commits may yet land
+		for _, wait := range []time.Duration{5 * time.Second, 15 * time.Second} {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(wait):
+				tend(0)
+			}
+		}
+	}
 	return a.every(ctx, tendEvery, tend)
 }
 

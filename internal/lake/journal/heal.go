@@ -52,6 +52,9 @@ const (
 	// slack is how long before a mark a change may have been made that its writer had
 	// not journaled then: longer than a commit and a write together, and than clocks differ.
 	slack = 5 * time.Minute
+	// lateCommits is how long after its start a writer looks at the others' marks: what a
+	// killed process had sent to a database server may be committed there after its end.
+	lateCommits = 2 * time.Minute
 	// staleMark is how old a mark is whose writer has died.
 	staleMark = 10 * time.Minute
 )
@@ -77,7 +80,8 @@ func (j *Journal) Tend(ctx context.Context, index Index, single bool) error {
 	if !unsure.IsZero() {
 		older(unsure)
 	}
-	dead, err := j.deadMarks(ctx, single, !j.tended.Load(), older)
+	young := !j.tended.Load() || !single && now.Sub(j.began) < lateCommits
+	dead, err := j.deadMarks(ctx, single, young, older)
 	if err == nil && !since.IsZero() {
 		err = j.rejournal(ctx, index, since.Add(-slack))
 	}
@@ -103,7 +107,7 @@ func (j *Journal) Tend(ctx context.Context, index Index, single bool) error {
 	return j.remove(ctx, dead)
 }
 
-func (j *Journal) deadMarks(ctx context.Context, single, first bool, older func(time.Time)) ([]string, error) {
+func (j *Journal) deadMarks(ctx context.Context, single, young bool, older func(time.Time)) ([]string, error) {
 	marks, err := list(ctx, j.blobs, markPrefix, 0)
 	if err != nil {
 		return nil, err
@@ -130,7 +134,7 @@ func (j *Journal) deadMarks(ctx context.Context, single, first bool, older func(
 		}
 		at := time.UnixMicro(us)
 		isDead := single || j.now().Sub(at) > staleMark
-		if isDead || first { // journaling a living writer's changes twice does no harm
+		if isDead || young { // journaling a living writer's changes twice does no harm
 			older(at)
 		}
 		if isDead {

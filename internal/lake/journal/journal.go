@@ -44,6 +44,7 @@ type Journal struct {
 	name  string // of this writer, in the keys of its objects
 	n     atomic.Int64
 
+	began  time.Time
 	tended atomic.Bool // once at least
 
 	turn chan struct{} // holds a token for each object that may be under way
@@ -65,7 +66,7 @@ type batch struct {
 
 // New returns a writer to the journal beside the blobs.
 func New(b *blob.Store, now plat.Clock) *Journal {
-	j := &Journal{blobs: b, now: now, name: strings.ReplaceAll(plat.NewUUID(), "-", "")[:12], turn: make(chan struct{}, writers)}
+	j := &Journal{blobs: b, now: now, began: now(), name: strings.ReplaceAll(plat.NewUUID(), "-", "")[:12], turn: make(chan struct{}, writers)}
 	for range writers {
 		j.turn <- struct{}{}
 	}
