@@ -36,6 +36,7 @@ import (
 	"panal/internal/deploy"
 	"panal/internal/lake"
 	"panal/internal/lake/journal"
+	"panal/internal/lake/link"
 	"panal/internal/logs"
 	"panal/internal/org"
 	"panal/internal/plat"
@@ -68,6 +69,8 @@ type Deps struct {
 	// empty means the system's.
 	TempDir string
 	Lake    *lake.Service
+	// Links are of channels whose files are in other buckets.
+	Links *link.Manager
 	// Verify compares a channel's index with its storage and its journal.
 	Verify func(ctx context.Context, c lake.Channel, opt journal.VerifyOptions) (journal.Report, error)
 	// Backup writes a backup of the installation; flush sends what was written. It fails
@@ -164,6 +167,7 @@ func (a *API) resources() []func() {
 		a.addBlobs,
 		a.addChannels,
 		a.addVerify,
+		a.addLinks,
 		a.addFacets,
 		a.addFiles,
 		a.addPromises,

@@ -38,8 +38,10 @@ func (a *API) immutableURL(ctx context.Context, key, contentType, etag string, e
 	if !end.IsZero() && end.Before(expires) {
 		expires = end
 	}
-	if u, ok, err := a.Blobs.PresignGet(ctx, key, contentType, expires.Sub(now)); ok || err != nil {
-		return u, expires, err
+	if _, _, linked := a.linkedFile(key); !linked { // else the object is not in our storage
+		if u, ok, err := a.Blobs.PresignGet(ctx, key, contentType, expires.Sub(now)); ok || err != nil {
+			return u, expires, err
+		}
 	}
 	g := signedurl.Grant{Method: http.MethodGet, Key: key, ContentType: contentType, ETag: etag, Expires: expires}
 	return baseURL(ctx) + "/blobs/" + escapeKey(key) + "?" + a.Signer.Query(g), expires, nil
@@ -111,9 +113,9 @@ func (a *API) serveBlob(w http.ResponseWriter, r *http.Request, g signedurl.Gran
 	var info blob.Info
 	var err error
 	if r.Method == http.MethodGet && httpx.Unconditional(r.Header) {
-		rc, info, err = a.Blobs.Open(r.Context(), g.Key, 0, -1)
+		rc, info, err = a.openObject(r.Context(), g.Key, 0, -1)
 	} else {
-		info, err = a.Blobs.Stat(r.Context(), g.Key)
+		info, err = a.statObject(r.Context(), g.Key)
 	}
 	if err != nil {
 		a.fail(w, r, familyLake, err)
@@ -154,7 +156,7 @@ func (a *API) serveBlob(w http.ResponseWriter, r *http.Request, g signedurl.Gran
 		return
 	}
 	if rc == nil {
-		if rc, _, err = a.Blobs.Open(r.Context(), g.Key, sel.Off, sel.N); err != nil {
+		if rc, _, err = a.openObject(r.Context(), g.Key, sel.Off, sel.N); err != nil {
 			for _, name := range []string{"Content-Length", "Content-Range", "ETag", "Accept-Ranges"} {
 				h.Del(name)
 			}

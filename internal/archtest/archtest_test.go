@@ -36,6 +36,8 @@ var layers = []struct {
 	// ports and their adapters
 	{"internal/blob", []string{"internal/plat", "internal/x/..."}},
 	{"internal/blob/...", []string{"internal/plat", "internal/x/...", "internal/blob/..."}},
+	{"internal/feed", []string{"internal/plat", "internal/x/..."}},
+	{"internal/feed/...", []string{"internal/plat", "internal/x/...", "internal/feed/..."}},
 	{"internal/runner", []string{"internal/plat", "internal/x/..."}},
 	{"internal/runner/agentctl", nil},
 	{"internal/runner/...", []string{"internal/plat", "internal/x/...", "internal/runner/...", "internal/logs/spool"}},
@@ -48,6 +50,7 @@ var layers = []struct {
 	{"internal/outbox", []string{"internal/plat", "internal/x/..."}},
 	{"internal/audit/...", []string{"internal/plat", "internal/x/...", "internal/audit"}},
 	{"internal/org/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/org/..."}},
+	{"internal/lake/link/...", []string{"internal/plat", "internal/x/...", "internal/feed", "internal/feed/memfeed", "internal/lake", "internal/lake/query", "internal/lake/link/..."}},
 	{"internal/lake/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/outbox", "internal/lake/..."}},
 	{"internal/dataset/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/lake/...", "internal/dataset/..."}},
 	{"internal/secret/...", []string{"internal/plat", "internal/x/...", "internal/secret"}},
@@ -61,7 +64,7 @@ var layers = []struct {
 
 	// stores
 	{"internal/sqlstore/sqlstoretest", []string{"internal/plat", "internal/sqlstore/..."}},
-	{"internal/sqlstore/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/outbox", "internal/audit", "internal/org/...", "internal/lake/...", "internal/dataset/...", "internal/logs/...", "internal/train/...", "internal/deploy/...", "internal/secret/...", "internal/registry/...", "internal/sqlstore"}},
+	{"internal/sqlstore/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/outbox", "internal/audit", "internal/org/...", "internal/lake/...", "internal/dataset/...", "internal/logs/...", "internal/train/...", "internal/deploy/...", "internal/secret/...", "internal/registry/...", "internal/feed", "internal/feed/webhookfeed", "internal/sqlstore"}},
 
 	// machines
 	{"internal/control/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/runner", "internal/outbox", "internal/train", "internal/deploy", "internal/logs", "internal/dataplane", "internal/control/..."}},
@@ -96,8 +99,9 @@ var owners = map[string][]string{
 	"github.com/jmespath-community/go-jmespath": {"internal/lake/pagequery"},
 	"github.com/bmatcuk/doublestar":             {"internal/cli"},
 	"github.com/landlock-lsm":                   {"internal/runner/procrunner"},
-	"github.com/minio/minio-go":                 {"internal/blob/s3blob", "bench/s3store"},
+	"github.com/minio/minio-go":                 {"internal/blob/s3blob", "internal/lake/link/s3link", "bench/s3store"},
 	"golang.org/x/time":                         {"internal/api"},
+	"github.com/failsafe-go":                    {"internal/lake/link"},
 	"database/sql":                              {"internal/sqlstore"},
 }
 

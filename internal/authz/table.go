@@ -24,6 +24,7 @@ const (
 	ChannelRead   Op = "channel.read"
 	ChannelUpdate Op = "channel.update"
 	ChannelDelete Op = "channel.delete"
+	LinkAdmin     Op = "channel.link.admin" // credentials of other storages, and what the server asks of them
 	FileUpload    Op = "file.upload"
 	FileRead      Op = "file.read"
 	FileUpdate    Op = "file.update"
@@ -112,6 +113,7 @@ func Table() map[Op]Row {
 		IPRuleAdmin: admin,
 
 		ChannelCreate: write, ChannelRead: readInOrg, ChannelUpdate: write, ChannelDelete: write,
+		LinkAdmin:  admin,
 		FileUpload: {Roles: makers, Container: InOrg, Datasource: true},
 		FileRead:   {Roles: everyone, Container: InOrg, Datasource: true},
 		FileUpdate: write, FileDelete: write,

@@ -17,6 +17,7 @@ type channelCmd struct {
 	Get       channelGetCmd       `cmd:"" help:"Show a channel and how many files it has."`
 	Update    channelUpdateCmd    `cmd:"" help:"Change a channel's name or description."`
 	Archive   channelArchiveCmd   `cmd:"" help:"Archive a channel: it stays readable and takes no uploads."`
+	Link      channelLinkCmd      `cmd:"" help:"Make a bucket's objects the files of an empty channel."`
 	Verify    channelVerifyCmd    `cmd:"" help:"Compare a channel's index with its storage and its journal, and mend it."`
 	Unarchive channelUnarchiveCmd `cmd:"" help:"Take an archived channel back."`
 	Delete    channelDeleteCmd    `cmd:"" help:"Delete a channel with all its files."`

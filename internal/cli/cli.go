@@ -30,6 +30,7 @@ type root struct {
 
 	Channel channelCmd `cmd:"" help:"Channels of the DataLake." group:"Data"`
 	Files   fileCmd    `cmd:"" name:"file" help:"Files of a channel." group:"Data"`
+	Feed    feedCmd    `cmd:"" help:"Linked channels: how they follow their buckets." group:"Data"`
 	Bucket  bucketCmd  `cmd:"" help:"Buckets: files under paths." group:"Data"`
 	Dataset datasetCmd `cmd:"" help:"Datasets and their items." group:"Data"`
 

@@ -36,6 +36,7 @@ type Server struct {
 	Database      string            `help:"postgres://… instead of the embedded SQLite files." env:"PANAL_DATABASE" secret:"true"`
 	KeyFile       string            `name:"key-file" help:"File of the keys that seal secrets and sign URLs; made on first start. Default: secret.key in the data directory." env:"PANAL_KEY_FILE"`
 	Blob          string            `help:"Where files are kept: dir:/PATH, or s3://BUCKET?endpoint=…&region=…&prefix=…&public_endpoint=…&path_style=true&presign=true (false: clients don't reach the bucket, Panal serves the bytes); empty: in the data directory." env:"PANAL_BLOB"`
+	LinkEndpoints []string          `name:"link-endpoint" help:"Storage whose buckets channels may be linked to, as http(s)://HOST[:PORT]; may be repeated. None: no channel can be linked." env:"PANAL_LINK_ENDPOINTS"`
 	S3AccessKey   string            `name:"s3-access-key" help:"Access key of the bucket." env:"PANAL_S3_ACCESS_KEY,AWS_ACCESS_KEY_ID"`
 	S3SecretKey   string            `name:"s3-secret-key" help:"Its secret; best set in the environment." env:"PANAL_S3_SECRET_KEY,AWS_SECRET_ACCESS_KEY" secret:"true"`
 	S3Session     string            `name:"s3-session-token" help:"Its session token, if it has one." env:"PANAL_S3_SESSION_TOKEN,AWS_SESSION_TOKEN" secret:"true"`
@@ -80,6 +81,11 @@ func (c *Server) Validate() error {
 	for name, v := range map[string]string{"public-url": c.PublicURL, "agent-url": c.AgentURL} {
 		if u, err := url.Parse(v); v != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.User != nil) {
 			return plat.InvalidField(name, "%q is not http(s)://HOST[:PORT]", v)
+		}
+	}
+	for _, v := range c.LinkEndpoints {
+		if u, err := url.Parse(v); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.Path != "" || u.RawQuery != "" || u.User != nil {
+			return plat.InvalidField("link-endpoint", "%q is not http(s)://HOST[:PORT]", v)
 		}
 	}
 	if set := c.TLSListen != ""; set != (c.TLSCert != "") || set != (c.TLSKey != "") {

@@ -93,7 +93,7 @@ func ParseDeletion(token []byte, want Filter, now time.Time) (Deletion, error) {
 // PlanDeletion is the dry run: how many files match now, some of them, and the
 // deletion to confirm. A query is required; file_id:* matches all.
 func (s *Service) PlanDeletion(ctx context.Context, org plat.OrgID, f Filter) (d Deletion, count int64, sample []File, err error) {
-	if _, err := s.channel(ctx, org, f.Channel); err != nil {
+	if _, err := s.own(ctx, org, f.Channel); err != nil {
 		return Deletion{}, 0, nil, err
 	}
 	if f.Query == nil {
@@ -131,7 +131,7 @@ type Deleted struct {
 // returns their bytes to the storage. It is called again until nothing remains; a
 // call that fails half-way leaves whole files and can be repeated.
 func (s *Service) Delete(ctx context.Context, org plat.OrgID, d Deletion, limit int) (Deleted, error) {
-	c, err := s.channel(ctx, org, d.Channel)
+	c, err := s.own(ctx, org, d.Channel)
 	if err != nil {
 		return Deleted{}, err
 	}

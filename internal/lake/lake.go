@@ -33,6 +33,14 @@ type Channel struct {
 	CreatedAt   time.Time
 	UpdatedAt   time.Time
 	Rev         int64 // how often it was changed; the store counts
+	// Linked: its files are the objects of a foreign bucket, and that alone changes them
+	// (docs/adr/0017). The store tells; nobody sets it.
+	Linked bool
+}
+
+// ErrLinked is the error of a change to what a linked channel holds.
+func ErrLinked(id plat.ChannelID) error {
+	return plat.Errorf(plat.ErrForbidden, "channel %s is linked to a bucket, and its files are what that holds; change the objects there", id)
 }
 
 // File is an immutable object of a channel with its metadata.

@@ -14,7 +14,7 @@ import (
 // never taken away. It counts from the upload; where that has elapsed already, the
 // file ends at once.
 func (s *Service) SetLifetime(ctx context.Context, org plat.OrgID, channel plat.ChannelID, id plat.FileID, lifetime string) (File, error) {
-	if _, err := s.channel(ctx, org, channel); err != nil {
+	if _, err := s.own(ctx, org, channel); err != nil {
 		return File{}, err
 	}
 	l, err := ParseLifetime(lifetime)

@@ -71,7 +71,7 @@ func (p Patch) check() error {
 
 // PatchMetadata changes single names of a file's user metadata.
 func (s *Service) PatchMetadata(ctx context.Context, org plat.OrgID, channel plat.ChannelID, id plat.FileID, p Patch) (File, error) {
-	if _, err := s.channel(ctx, org, channel); err != nil {
+	if _, err := s.own(ctx, org, channel); err != nil {
 		return File{}, err
 	}
 	if err := p.check(); err != nil {

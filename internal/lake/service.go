@@ -24,7 +24,27 @@ type Service struct {
 	group *group
 	quota *quota.Ledger // nil: no limits
 	// limits are of metadata.
-	limits Limits
+	limits  Limits
+	foreign Foreign
+}
+
+// Foreign reads the files of linked channels, which are the objects of other buckets.
+type Foreign interface {
+	// OpenLinked returns bytes [off, off+n) of a file; n < 0 is to the end. ErrNotFound
+	// when the bucket has that object no more, whatever the index says.
+	OpenLinked(ctx context.Context, channel plat.ChannelID, id plat.FileID, off, n int64) (io.ReadCloser, error)
+}
+
+// ReadLinked makes the files of linked channels readable. Called while wiring.
+func (s *Service) ReadLinked(f Foreign) { s.foreign = f }
+
+// own is channel for changes of what it holds: ErrForbidden when it's linked.
+func (s *Service) own(ctx context.Context, org plat.OrgID, id plat.ChannelID) (Channel, error) {
+	c, err := s.channel(ctx, org, id)
+	if err == nil && c.Linked {
+		err = ErrLinked(id)
+	}
+	return c, err
 }
 
 // NewService returns the DataLake over its index and its bytes.
@@ -255,7 +275,7 @@ func replacedKey(key string, old File) string {
 // prepare checks everything about an upload that can be known before its body,
 // and reserves the file's id.
 func (s *Service) prepare(ctx context.Context, in Upload) (NewFile, error) {
-	c, err := s.channel(ctx, in.Org, in.Channel)
+	c, err := s.own(ctx, in.Org, in.Channel)
 	if err != nil {
 		return NewFile{}, err
 	}
@@ -338,7 +358,7 @@ func (s *Service) Count(ctx context.Context, org plat.OrgID, f Filter) (int64, e
 
 // SetMetadata replaces a file's user metadata.
 func (s *Service) SetMetadata(ctx context.Context, org plat.OrgID, channel plat.ChannelID, id plat.FileID, m Metadata) (File, error) {
-	if _, err := s.channel(ctx, org, channel); err != nil {
+	if _, err := s.own(ctx, org, channel); err != nil {
 		return File{}, err
 	}
 	if err := m.Check(s.limits); err != nil {
@@ -349,7 +369,7 @@ func (s *Service) SetMetadata(ctx context.Context, org plat.OrgID, channel plat.
 
 // DeleteFile deletes a file and returns its bytes to the storage.
 func (s *Service) DeleteFile(ctx context.Context, org plat.OrgID, channel plat.ChannelID, id plat.FileID) error {
-	if _, err := s.channel(ctx, org, channel); err != nil {
+	if _, err := s.own(ctx, org, channel); err != nil {
 		return err
 	}
 	if _, err := s.store.DeleteFile(ctx, channel, id, s.now()); err != nil {
@@ -369,7 +389,16 @@ func (s *Service) Open(ctx context.Context, org plat.OrgID, channel plat.Channel
 	if err != nil {
 		return File{}, nil, err
 	}
-	rc, _, err := s.blobs.Open(ctx, BlobKey(org, channel, id), off, n)
+	c, err := s.store.Channel(ctx, channel)
+	if err != nil {
+		return File{}, nil, err
+	}
+	var rc io.ReadCloser
+	if c.Linked {
+		rc, err = s.foreign.OpenLinked(ctx, channel, id, off, n)
+	} else {
+		rc, _, err = s.blobs.Open(ctx, BlobKey(org, channel, id), off, n)
+	}
 	if err != nil {
 		return File{}, nil, fmt.Errorf("open file %s: %w", id, err)
 	}

@@ -53,12 +53,15 @@ func (s *Lake) CreateChannel(ctx context.Context, c lake.Channel) error {
 	})
 }
 
-const channelColumns = `id, org_id, name, description, storage, archived, created_at, updated_at, rev`
+const (
+	isLinked       = `EXISTS (SELECT 1 FROM link WHERE link.channel = num)`
+	channelColumns = `id, org_id, name, description, storage, archived, created_at, updated_at, rev, ` + isLinked
+)
 
 func scanChannel(r interface{ Scan(...any) error }) (lake.Channel, error) {
 	var c lake.Channel
 	var created, updated int64
-	err := r.Scan(&c.ID, &c.Org, &c.Name, &c.Description, &c.Storage, &c.Archived, &created, &updated, &c.Rev)
+	err := r.Scan(&c.ID, &c.Org, &c.Name, &c.Description, &c.Storage, &c.Archived, &created, &updated, &c.Rev, &c.Linked)
 	c.CreatedAt, c.UpdatedAt = fromMicros(created), fromMicros(updated)
 	return c, err
 }
@@ -224,11 +227,13 @@ type commit struct {
 
 	rows    commitRows
 	attempt int
+	linked  bool // the files are a foreign bucket's objects: only a linked channel takes them, archived or not
 }
 
 type commitChannel struct {
 	num      int64
 	archived bool
+	linked   bool
 }
 
 func (c *commit) run(ctx context.Context, tx *Tx) error {
@@ -250,7 +255,10 @@ func (c *commit) run(ctx context.Context, tx *Tx) error {
 		case !ok:
 			c.out[i].Err = plat.NotFound("channel", f.Channel)
 			continue
-		case ch.archived:
+		case c.linked != ch.linked:
+			c.out[i].Err = lake.ErrLinked(f.Channel)
+			continue
+		case ch.archived && !c.linked:
 			c.out[i].Err = plat.Errorf(plat.ErrForbidden, "channel %s is archived and takes no uploads; unarchive it first", f.Channel)
 			continue
 		}
@@ -340,7 +348,7 @@ func (c *commit) channels(ctx context.Context, tx *Tx) (map[plat.ChannelID]commi
 		}
 		asked[f.Channel] = true
 		var ch commitChannel
-		err := tx.row(ctx, `SELECT num, archived FROM channel WHERE id = $1`, string(f.Channel)).Scan(&ch.num, &ch.archived)
+		err := tx.row(ctx, `SELECT num, archived, `+isLinked+` FROM channel WHERE id = $1`, string(f.Channel)).Scan(&ch.num, &ch.archived, &ch.linked)
 		switch {
 		case err == nil:
 			found[f.Channel] = ch

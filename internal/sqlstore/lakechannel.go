@@ -19,6 +19,10 @@ func channelTables() [][2]string {
 		{"file", "channel, at"},
 		{"file_pending", "channel, id"},
 		{"file_delta", "id"},
+		{"link_object", "channel, key"},
+		{"link", "channel"},
+		{"feed_letter", "id"},
+		{"feed_message", "id"},
 	}
 }
 

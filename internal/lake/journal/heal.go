@@ -246,7 +246,7 @@ func (w *stateWriter) channel(ctx context.Context, id plat.ChannelID) error {
 
 func (w *stateWriter) files(ctx context.Context, channel plat.ChannelID, ids map[plat.FileID]bool) error {
 	c, err := w.find(ctx, channel)
-	if err != nil || c == nil {
+	if err != nil || c == nil || c.Linked { // linked files are in their bucket whole (docs/adr/0017)
 		return err
 	}
 	all := make([]plat.FileID, 0, len(ids))
@@ -296,7 +296,7 @@ func (j *Journal) backfill(ctx context.Context, index Index) error {
 }
 
 func (j *Journal) backfillChannel(ctx context.Context, index Index, c lake.Channel) error {
-	if err := j.Append(ctx, channelEntry(c)); err != nil {
+	if err := j.Append(ctx, channelEntry(c)); err != nil || c.Linked {
 		return err
 	}
 	for after := plat.FileID(""); ; {
