@@ -28,8 +28,8 @@ type Server struct {
 	Listen        string            `help:"Address to listen on. A non-loopback one needs TLS in front, or --insecure." default:"127.0.0.1:8600" env:"PANAL_LISTEN"`
 	Insecure      bool              `help:"Allow a non-loopback address without TLS." env:"PANAL_INSECURE"`
 	TLSListen     string            `name:"tls-listen" help:"Address that speaks TLS (HTTP/1.1 and HTTP/2), for the world; --listen stays for workloads and this machine." env:"PANAL_TLS_LISTEN"`
-	TLSCert       string            `name:"tls-cert" help:"PEM file of its certificate and chain, read again when it changes." type:"path" env:"PANAL_TLS_CERT"`
-	TLSKey        string            `name:"tls-key" help:"PEM file of the certificate's key." type:"path" env:"PANAL_TLS_KEY"`
+	TLSCert       string            `name:"tls-cert" help:"PEM file of its certificate and chain, read again when it changes." env:"PANAL_TLS_CERT"`
+	TLSKey        string            `name:"tls-key" help:"PEM file of the certificate's key." env:"PANAL_TLS_KEY"`
 	PublicURL     string            `name:"public-url" help:"Base of absolute URLs in answers; default: the request's Host." env:"PANAL_PUBLIC_URL"`
 	Trusted       string            `name:"trusted-proxies" help:"CIDRs or addresses of proxies in front, by comma: X-Forwarded-For counts only from these. IP rules need it behind a proxy." env:"PANAL_TRUSTED_PROXIES"`
 	AgentURL      string            `name:"agent-url" help:"Base URL at which workloads reach the API; default: the listen address." env:"PANAL_AGENT_URL"`
