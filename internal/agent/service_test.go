@@ -228,7 +228,7 @@ func TestServiceRefusals(t *testing.T) {
 		{"bad type", "POST", "/", ";;", "x", nil, 501, `{"status":"the request has no Content-Type that can be parsed"}`},
 		{"too large", "POST", "/", "text/plain", strings.Repeat("x", 1001), nil, 413, `{"status":"the request body is too large"}`},
 		{"bad multipart", "POST", "/", "multipart/form-data; boundary=b", "--b\r\nnonsense", nil, 400, `{"status":"the multipart body can't be parsed"}`},
-		{"async", "POST", "/", "text/plain", "x", []string{"X-Abeja-Arms-Async-Request-Id", "1"}, 501, `{"status":"asynchronous requests are not implemented"}`},
+		{"async without a token", "POST", "/", "text/plain", "x", []string{"X-Abeja-Arms-Async-Request-Id", "1"}, 400, `{"status":"the asynchronous request has no usable id or token"}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			req, err := http.NewRequest(c.method, "http://agent"+c.path, strings.NewReader(c.body))
