@@ -106,7 +106,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	}))
 
 	secrets := secret.NewService(sqlstore.NewSecrets(a.control), a.keys, a.now)
-	a.group.Add("secrets", func(ctx context.Context) error { return a.keepSealed(ctx, secrets, deps.Datasources) })
+	a.group.Add("secrets", func(ctx context.Context) error { return a.keepSealed(ctx, secrets, deps.Datasources, deps.Links) })
 	deps.Secrets, deps.Registry = secrets, registry.NewService(sqlstore.NewRegistry(a.control), a.now)
 
 	deps.Metrics = a.metrics

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"panal/internal/config"
+	"panal/internal/lake/link"
 	"panal/internal/org"
 	"panal/internal/plat"
 	"panal/internal/secret"
@@ -51,11 +52,12 @@ const keysEvery = 5 * time.Second
 
 // keepSealed notices that the keys were turned, and then, as at the start, seals anew
 // what an older key has sealed.
-func (a *App) keepSealed(ctx context.Context, secrets *secret.Service, sources *org.Datasources) error {
+func (a *App) keepSealed(ctx context.Context, secrets *secret.Service, sources *org.Datasources, links *link.Manager) error {
 	reseal := func() {
 		n, err := secrets.Reseal(ctx, a.log)
 		m, more := sources.Reseal(ctx)
-		switch n, err := n+m, errors.Join(err, more); {
+		k, most := links.Reseal(ctx)
+		switch n, err := n+m+k, errors.Join(err, more, most); {
 		case err != nil:
 			a.warn(ctx, "seal secrets with the new key", err)
 		case n > 0:
@@ -136,10 +138,11 @@ func PruneKeys(ctx context.Context, cfg config.Server) (gone []string, err error
 }
 
 func sealedBy(ctx context.Context, cfg config.Server) (map[string]int, error) {
-	var db *sqlstore.DB
+	var db, files *sqlstore.DB
 	var err error
 	if cfg.Database != "" {
 		db, err = postgres.Open(ctx, cfg.Database, 2, "outbox", "control", "lake", "logs")
+		files = db
 	} else {
 		db, err = sqlite.Open(ctx, filepath.Join(cfg.Data, fileControl), "outbox", "control")
 	}
@@ -147,7 +150,21 @@ func sealedBy(ctx context.Context, cfg config.Server) (map[string]int, error) {
 		return nil, err
 	}
 	defer func() { _ = db.Close() }() // it was only read
-	return sealedIn(ctx, db)
+	if files == nil {
+		if files, err = sqlite.Open(ctx, filepath.Join(cfg.Data, fileLake), "outbox", "lake"); err != nil {
+			return nil, err
+		}
+		defer func() { _ = files.Close() }()
+	}
+	sealed, err := sealedIn(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	links, err := sqlstore.LinkKeys(ctx, files)
+	for id, n := range links {
+		sealed[id] += n
+	}
+	return sealed, err
 }
 
 func sealedIn(ctx context.Context, db *sqlstore.DB) (map[string]int, error) {

@@ -99,6 +99,23 @@ func (s *Links) Pause(ctx context.Context, channel plat.ChannelID, paused bool) 
 	return s.set(ctx, channel, `paused = $2`, paused)
 }
 
+// SetCredentials implements link.Store.
+func (s *Links) SetCredentials(ctx context.Context, channel plat.ChannelID, sealed string) error {
+	return s.set(ctx, channel, `credentials = $2`, sealed)
+}
+
+// LinkKeys returns how many links' credentials each key has sealed.
+func LinkKeys(ctx context.Context, db *DB) (map[string]int, error) {
+	all, err := NewLinks(NewLake(db, plat.SystemClock)).Links(ctx)
+	keys := map[string]int{}
+	for _, l := range all {
+		if key := l.KeyOf(); key != "" {
+			keys[key]++
+		}
+	}
+	return keys, err
+}
+
 // SetWalk implements link.Store.
 func (s *Links) SetWalk(ctx context.Context, channel plat.ChannelID, w link.Walk) error {
 	return s.set(ctx, channel, `walk_after = $2, walk_seen = $3, walk_found = $4, drift = $5, passed_at = $6`,

@@ -149,6 +149,8 @@ type Store interface {
 	Links(ctx context.Context) ([]Link, error)
 	// Pause sets whether a link rests.
 	Pause(ctx context.Context, channel plat.ChannelID, paused bool) error
+	// SetCredentials replaces a link's sealed credentials.
+	SetCredentials(ctx context.Context, channel plat.ChannelID, sealed string) error
 	// Letters returns up to limit dead letters of a link after an id, oldest first.
 	Letters(ctx context.Context, channel plat.ChannelID, after int64, limit int) ([]Letter, error)
 	// Lettered returns how many dead letters a link has.

@@ -16,6 +16,8 @@ import (
 
 // Sealer keeps credentials; keyring.Ring is one.
 type Sealer interface {
+	// Active is the id of the key that Seal uses.
+	Active() string
 	// Seal seals text for a place.
 	Seal(text []byte, place string) []byte
 	// Unseal opens what was sealed for the place.

@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -20,6 +21,7 @@ import (
 
 	"panal/internal/feed"
 	"panal/internal/plat"
+	"panal/internal/x/keyring"
 )
 
 // NewLink says what a channel is to be linked to. The caller has checked that the channel
@@ -72,11 +74,9 @@ func (m *Manager) Create(ctx context.Context, in NewLink) (l Link, secret string
 		return l, "", fmt.Errorf("link channel %s: %w", in.Channel, err)
 	}
 	if in.AccessKey != "" {
-		text, err := json.Marshal([2]string{in.AccessKey, in.SecretKey})
-		if err != nil {
+		if l.Place.Credentials, err = m.seal(in.Channel, in.AccessKey, in.SecretKey); err != nil {
 			return l, "", err
 		}
-		l.Place.Credentials = base64.StdEncoding.EncodeToString(m.opt.Seal.Seal(text, place(in.Channel)))
 	}
 	if in.Feed == FeedWebhook {
 		secret = plat.NewToken()
@@ -93,6 +93,54 @@ func place(channel plat.ChannelID) string { return "link/" + string(channel) }
 func hashOf(secret string) string {
 	h := sha256.Sum256([]byte(secret))
 	return hex.EncodeToString(h[:])
+}
+
+// KeyOf is the id of the key that sealed a link's credentials, "" where it has none.
+func (l Link) KeyOf() string {
+	sealed, err := base64.StdEncoding.DecodeString(l.Place.Credentials)
+	if err != nil {
+		return ""
+	}
+	return keyring.KeyOf(sealed)
+}
+
+// Reseal seals credentials anew that another key than the active one has sealed, and
+// returns how many there were.
+func (m *Manager) Reseal(ctx context.Context) (int, error) {
+	all, err := m.opt.Store.Links(ctx)
+	if err != nil {
+		return 0, err
+	}
+	n, failed := 0, error(nil)
+	for _, l := range all {
+		if key := l.KeyOf(); key == "" || key == m.opt.Seal.Active() {
+			continue
+		}
+		access, secret, err := m.unseal(l)
+		if err == nil {
+			var sealed string
+			if sealed, err = m.seal(l.Channel, access, secret); err == nil {
+				err = m.opt.Store.SetCredentials(ctx, l.Channel, sealed)
+			}
+		}
+		if err != nil { // of one must not keep the others
+			failed = errors.Join(failed, err)
+			continue
+		}
+		n++
+	}
+	if n == 0 {
+		return 0, failed
+	}
+	return n, errors.Join(failed, m.Refresh(ctx))
+}
+
+func (m *Manager) seal(channel plat.ChannelID, access, secret string) (string, error) {
+	text, err := json.Marshal([2]string{access, secret})
+	if err != nil {
+		return "", err
+	}
+	return base64.StdEncoding.EncodeToString(m.opt.Seal.Seal(text, place(channel))), nil
 }
 
 func (m *Manager) unseal(l Link) (access, secret string, err error) {

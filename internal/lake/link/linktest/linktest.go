@@ -151,6 +151,8 @@ func kept(t *testing.T, w World) {
 	want := linkOf(ch)
 	want.Paused, want.Walk = true, link.Walk{After: "p/蜂", Seen: 5, Found: 2, Drift: 1, PassedAt: start}
 	must(t, w.Store.Pause(t.Context(), ch, true))
+	want.Place.Credentials = "c2VhbGVk"
+	must(t, w.Store.SetCredentials(t.Context(), ch, want.Place.Credentials))
 	must(t, w.Store.SetWalk(t.Context(), ch, want.Walk))
 	if got, err := w.Store.Link(t.Context(), ch); err != nil || got != want {
 		t.Errorf("Link = %+v, %v, want %+v", got, err, want)

@@ -115,6 +115,11 @@ func (m *Mem) Pause(_ context.Context, channel plat.ChannelID, paused bool) erro
 	return m.change(channel, func(l *link.Link) { l.Paused = paused })
 }
 
+// SetCredentials implements link.Store.
+func (m *Mem) SetCredentials(_ context.Context, channel plat.ChannelID, sealed string) error {
+	return m.change(channel, func(l *link.Link) { l.Place.Credentials = sealed })
+}
+
 // SetWalk implements link.Store.
 func (m *Mem) SetWalk(_ context.Context, channel plat.ChannelID, w link.Walk) error {
 	return m.change(channel, func(l *link.Link) { l.Walk = w })
