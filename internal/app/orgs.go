@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -54,11 +55,14 @@ func (a *App) addLimits(deps *api.Deps) {
 	deps.Datasets.LimitItems(a.cfg.ItemsPerCall)
 }
 
+// settleEvery is how long audit rows wait at most once the database is back.
+const settleEvery = 5 * time.Second
+
 // addAudit keeps the audit of mutating calls, and drops what is past its time.
 func (a *App) addAudit(deps *api.Deps) {
 	rows := audit.New(audit.Config{
 		Store: sqlstore.NewAudit(a.control), Now: a.now, TTL: a.cfg.AuditTTL,
-		Log: a.log.With(slog.String(plat.LogComponent, "audit")),
+		Log: a.log.With(slog.String(plat.LogComponent, "audit")), Spool: filepath.Join(a.cfg.Data, "audit.spool"),
 	})
 	deps.Audit = rows
 	a.group.Add("audit", func(ctx context.Context) error {
@@ -67,6 +71,18 @@ func (a *App) addAudit(deps *api.Deps) {
 				a.warn(ctx, "drop old audit rows", err)
 			}
 		})
+	})
+	a.group.Add("owed audit rows", func(ctx context.Context) error {
+		settle := func(int) {
+			switch n, err := rows.Settle(ctx); {
+			case err != nil:
+				a.warn(ctx, "store audit rows that were kept while the database was away", err)
+			case n > 0:
+				a.log.LogAttrs(ctx, slog.LevelInfo, "audit rows that were kept while the database was away are stored", slog.Int("count", n))
+			}
+		}
+		settle(0)
+		return a.every(ctx, settleEvery, settle)
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -75,6 +76,8 @@ type Config struct {
 	Log   *slog.Logger
 	// TTL is how long rows stay; default 400 days.
 	TTL time.Duration
+	// Spool is a file for rows while Store can't take them; empty: the log gets them.
+	Spool string
 	// Burst is how many refused calls leave a row before their rate counts; default
 	// 100. See Refused.
 	Burst float64
@@ -87,6 +90,7 @@ const DefaultTTL = 400 * 24 * time.Hour
 type Service struct {
 	cfg   Config
 	group *group
+	spool *spool // or nil
 
 	mu      sync.Mutex
 	refused map[plat.OrgID]*bucket
@@ -106,7 +110,12 @@ func New(cfg Config) *Service {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Service{cfg: cfg, group: newGroup(cfg.Store.Append), refused: map[plat.OrgID]*bucket{}}
+	s := &Service{cfg: cfg, refused: map[plat.OrgID]*bucket{}}
+	if cfg.Spool != "" {
+		s.spool = &spool{path: cfg.Spool, size: -1}
+	}
+	s.group = newGroup(cfg.Store.Append, s.owe)
+	return s
 }
 
 // Bounds of a row's texts.
@@ -115,8 +124,29 @@ const (
 	maxTarget = 256
 )
 
-// Record stores a row and returns when it is durable. It cannot undo the call: if the
-// store fails for good, the log gets the row, at error level, so that it is not lost.
+// owe keeps rows that the store did not take, with its reason.
+func (s *Service) owe(rows []Row, reason error) error {
+	if s.spool == nil {
+		return reason
+	}
+	if err := s.spool.add(rows); err != nil {
+		return errors.Join(reason, err)
+	}
+	return nil
+}
+
+// Settle hands rows that the store could not take to it, and returns how many there
+// were. Called at the start and every few seconds.
+func (s *Service) Settle(ctx context.Context) (int, error) {
+	if s.spool == nil {
+		return 0, nil
+	}
+	return s.spool.drain(ctx, s.cfg.Store.Append)
+}
+
+// Record stores a row and returns when it is durable: in the store or, while that
+// can't take it, in the spool. It cannot undo the call: if both fail, the log gets the
+// row, at error level, so that it is not lost.
 func (s *Service) Record(ctx context.Context, r Row) {
 	r.Path = clip(r.Path, maxPath)
 	for k, v := range r.Targets {

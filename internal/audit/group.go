@@ -25,6 +25,7 @@ const (
 // batch commits it for all.
 type group struct {
 	store func(ctx context.Context, rows []Row) error
+	owe   func(rows []Row, reason error) error // keeps what store does not take
 
 	mu   sync.Mutex
 	open *batch // still gathering, or nil
@@ -38,8 +39,8 @@ type batch struct {
 	done chan struct{}
 }
 
-func newGroup(store func(context.Context, []Row) error) *group {
-	g := &group{store: store, turn: make(chan struct{}, 1)}
+func newGroup(store func(context.Context, []Row) error, owe func([]Row, error) error) *group {
+	g := &group{store: store, owe: owe, turn: make(chan struct{}, 1)}
 	g.turn <- struct{}{}
 	return g
 }
@@ -81,7 +82,9 @@ func (g *group) lead(ctx context.Context, b *batch) {
 		err := g.store(actx, b.rows)
 		cancel()
 		if err == nil || try == tries || !errors.Is(err, plat.ErrUnavailable) {
-			b.err = err
+			if b.err = err; err != nil {
+				b.err = g.owe(b.rows, err)
+			}
 			return
 		}
 		time.Sleep(time.Duration(try) * 100 * time.Millisecond)
