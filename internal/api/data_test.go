@@ -780,7 +780,7 @@ func TestWireDatasetItemsCLI(t *testing.T) {
 	w.refused("a total below nothing", 400, "GET", base+"/items?next_page_token="+forged, nil)
 }
 
-// §17, §22 checks 1 and 2: items.
+// §12.2, §17, §22 checks 1 and 2: items.
 func TestWireDatasetItems(t *testing.T) {
 	w := newWire(t)
 	props := obj{"categories": []obj{{"category_id": 1, "name": "n", "labels": []obj{{"label_id": 2, "label": "rust"}, {"label_id": 3, "label": "ok"}}}}}
