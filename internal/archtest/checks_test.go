@@ -55,7 +55,7 @@ func TestEverySectionOfTheWireHasATest(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, s := range strings.FieldsSeq(sections) {
+	for s := range strings.FieldsSeq(sections) {
 		if !named[s] {
 			t.Errorf("no test names data.md §%s", s)
 		}
