@@ -14,9 +14,10 @@ import (
 const (
 	// maxBatch bounds the files of one transaction.
 	maxBatch = 500
-	// commits is how many may be under way: while one waits for the journal, the next
-	// has the database.
-	commits = 2
+	// commits is how many may be under way. With a second one, which has the database
+	// while the first waits for the journal, batches are half as large: on SQLite that
+	// costs a fifth more CPU a file and gains nothing.
+	commits = 1
 	// commitLimit ends a commit that the database does not answer.
 	commitLimit = 30 * time.Second
 )
