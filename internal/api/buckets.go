@@ -8,7 +8,6 @@ import (
 
 	"panal/internal/authz"
 	"panal/internal/lake"
-	"panal/internal/lake/journal"
 	"panal/internal/plat"
 )
 
@@ -165,15 +164,10 @@ func (a *API) addBuckets() {
 
 	type verifyIn struct {
 		BucketPath
-		Deep   string `query:"deep" doc:"true: read every object and hash it"`
-		Repair string `query:"repair" doc:"true: mend what can be mended without losing data"`
+		VerifyQuery
 	}
 	register(a, bucketOp("verify-bucket", http.MethodPost, bucketPath+"/verify", "Compare a bucket's index with its storage and its change journal", authz.BucketDelete), func(ctx context.Context, in *verifyIn) (*VerifyAnswer, error) {
-		deep, err := flag("deep", in.Deep)
-		if err != nil {
-			return nil, err
-		}
-		repair, err := flag("repair", in.Repair)
+		opt, err := in.options()
 		if err != nil {
 			return nil, err
 		}
@@ -181,7 +175,7 @@ func (a *API) addBuckets() {
 		if err != nil {
 			return nil, err
 		}
-		r, err := a.Verify(ctx, c, journal.VerifyOptions{Deep: deep, Repair: repair})
+		r, err := a.Verify(ctx, c, opt)
 		return &VerifyAnswer{Report: r, Left: r.Left()}, err
 	})
 	a.addBucketFiles()

@@ -17,22 +17,31 @@ type VerifyAnswer struct {
 	Left int64 `json:"left" doc:"how much of it is not repaired"`
 }
 
+// VerifyQuery says what a verification does.
+type VerifyQuery struct {
+	Deep   string `query:"deep" doc:"true: read every object and hash it"`
+	Repair string `query:"repair" doc:"true: mend what can be mended without losing data"`
+}
+
+func (q VerifyQuery) options() (opt journal.VerifyOptions, err error) {
+	if opt.Deep, err = flag("deep", q.Deep); err != nil {
+		return opt, err
+	}
+	opt.Repair, err = flag("repair", q.Repair)
+	return opt, err
+}
+
 // addVerify adds an operation of ours; data.md has none like it.
 func (a *API) addVerify() {
 	type in struct {
 		ChannelPath
-		Deep   string `query:"deep" doc:"true: read every object and hash it"`
-		Repair string `query:"repair" doc:"true: mend what can be mended without losing data"`
+		VerifyQuery
 	}
 	register(a, operation{
 		ID: "verify-channel", Method: http.MethodPost, Path: "/organizations/{organization_id}/channels/{channel_id}/verify",
 		Summary: "Compare a channel's index with its storage and its change journal", Tag: "channel", Family: familyLake, Op: authz.ChannelDelete,
 	}, func(ctx context.Context, in *in) (*VerifyAnswer, error) {
-		deep, err := flag("deep", in.Deep)
-		if err != nil {
-			return nil, err
-		}
-		repair, err := flag("repair", in.Repair)
+		opt, err := in.options()
 		if err != nil {
 			return nil, err
 		}
@@ -41,14 +50,14 @@ func (a *API) addVerify() {
 			return nil, err
 		}
 		if c.Linked { // its files are another bucket's objects: that is all they can be compared with
-			v, err := a.Links.Verify(ctx, c.ID, repair)
+			v, err := a.Links.Verify(ctx, c.ID, opt.Repair)
 			r := journal.Report{Files: v.Objects}
 			if v.Differ > 0 {
 				r.Findings = []journal.Finding{{Kind: "out of step with the bucket", Found: v.Differ, Repaired: v.Settled, Examples: v.Examples}}
 			}
 			return &VerifyAnswer{Report: r, Left: r.Left()}, err
 		}
-		r, err := a.Verify(ctx, c, journal.VerifyOptions{Deep: deep, Repair: repair})
+		r, err := a.Verify(ctx, c, opt)
 		return &VerifyAnswer{Report: r, Left: r.Left()}, err
 	})
 }

@@ -114,14 +114,7 @@ func (c *bucketUploadCmd) upload(ctx context.Context, e *env, bucket string, f l
 		}
 		return err
 	})
-	if out.Skipped {
-		bar.add(int(out.Size))
-		out.Size = 0
-	}
-	if errors.Is(err, plat.ErrNotFound) { // the bucket: no other file will do better
-		err = &plat.Error{Kind: plat.ErrForbidden, Public: "bucket " + bucket + " is gone", Err: err}
-	}
-	return out, err
+	return out.sent(bar, "bucket "+bucket, err)
 }
 
 // there tells whether the key has f's bytes and the metadata that was given. The bytes
@@ -262,12 +255,9 @@ func (c *bucketDownloadCmd) Run(e *env) error {
 	if c.To == "-" {
 		return c.stdout(e, id)
 	}
-	if err := os.MkdirAll(c.To, 0o755); err != nil {
-		return plat.InvalidField("to", "%v", err)
-	}
-	root, err := os.OpenRoot(c.To) // as in fileDownloadCmd: nothing outside can be reached
+	root, err := openTo(c.To)
 	if err != nil {
-		return plat.InvalidField("to", "%v", err)
+		return err
 	}
 	defer func() { _ = root.Close() }()
 	r := e.newTransfer(c.reportFlags, "downloaded", e.progress(-1, "downloading", "files"))

@@ -57,14 +57,9 @@ func (c *fileDownloadCmd) Run(e *env) error {
 	if to == "" {
 		to = "."
 	}
-	if err := os.MkdirAll(to, 0o755); err != nil {
-		return plat.InvalidField("to", "%v", err)
-	}
-	// Nothing outside of the directory can be reached through it, whatever the names
-	// say and whatever links there are.
-	root, err := os.OpenRoot(to)
+	root, err := openTo(to)
 	if err != nil {
-		return plat.InvalidField("to", "%v", err)
+		return err
 	}
 	defer func() { _ = root.Close() }()
 	n, err := c.count(e, id)

@@ -180,14 +180,7 @@ func (c *fileUploadCmd) upload(ctx context.Context, e *env, channel string, f lo
 		}
 		return err
 	})
-	if out.Skipped {
-		bar.add(int(out.Size))
-		out.Size = 0
-	}
-	if errors.Is(err, plat.ErrNotFound) { // the channel: no other file will do better
-		err = &plat.Error{Kind: plat.ErrForbidden, Public: "channel " + channel + " is gone", Err: err}
-	}
-	return out, err
+	return out.sent(bar, "channel "+channel, err)
 }
 
 // send uploads the bytes once and compares what arrived.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -71,6 +72,32 @@ type outcome struct {
 	Skipped bool   `json:"skipped,omitempty"`
 	Size    int64  `json:"size"`
 	Error   string `json:"error,omitempty"`
+}
+
+// sent ends the upload of a file to the place to: what was skipped counts for the bar
+// alone, and where the place is gone no other file will do better.
+func (o outcome) sent(bar progress, to string, err error) (outcome, error) {
+	if o.Skipped {
+		bar.add(int(o.Size))
+		o.Size = 0
+	}
+	if errors.Is(err, plat.ErrNotFound) {
+		err = &plat.Error{Kind: plat.ErrForbidden, Public: to + " is gone", Err: err}
+	}
+	return o, err
+}
+
+// openTo makes and opens the directory of a download. Nothing outside of it can be
+// reached through it, whatever the names say and whatever links there are.
+func openTo(dir string) (*os.Root, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, plat.InvalidField("to", "%v", err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, plat.InvalidField("to", "%v", err)
+	}
+	return root, nil
 }
 
 const (

@@ -23,9 +23,9 @@ func TestExplainBucket(t *testing.T) {
 			t.Fatal(err)
 		}
 		postgres := db.Dialect().Name == "postgres"
-		series, prefix := `(WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 10000) SELECT n FROM s) AS s`, "EXPLAIN QUERY PLAN "
+		series := `(WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 10000) SELECT n FROM s) AS s`
 		if postgres {
-			series, prefix = `generate_series(1, 10000) AS s(n)`, "EXPLAIN "
+			series = `generate_series(1, 10000) AS s(n)`
 		}
 		for _, stmt := range []string{
 			`INSERT INTO file (channel, at, id, size, etag, content_type, metadata, lifetime, expires_at, path)
@@ -47,27 +47,7 @@ func TestExplainBucket(t *testing.T) {
 			"the root": {"", "", ">"}, "behind a directory": {"", "d50" + "0", ">="}, "a directory": {"d7/", "d7/", ">"}, "a page of it": {"d7/", "d7/5007", ">"},
 		} {
 			q, args := sqlstore.EntriesSQL(num, c.prefix, c.from, c.op, 100, plat.SystemClock())
-			rows, err := db.Read().QueryContext(ctx, prefix+q, args...)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var plan strings.Builder
-			for rows.Next() {
-				var line string
-				into := []any{&line}
-				if !postgres {
-					into = []any{new(int), new(int), new(int), &line}
-				}
-				if err := rows.Scan(into...); err != nil {
-					t.Fatal(err)
-				}
-				plan.WriteString(line + "\n")
-			}
-			if err := rows.Err(); err != nil {
-				t.Fatal(err)
-			}
-			_ = rows.Close()
-			p := plan.String()
+			p := planOf(t, db, postgres, q, args)
 			if !strings.Contains(p, "file_by_path") || strings.Contains(p, "Sort") || strings.Contains(p, "TEMP B-TREE") {
 				t.Errorf("%s: %s", what, p)
 			}

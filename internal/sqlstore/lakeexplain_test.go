@@ -48,33 +48,14 @@ func TestExplain(t *testing.T) {
 			}
 		}
 		explain := func(what string, stmt sqlstore.Statement) {
-			prefix, bad := "EXPLAIN QUERY PLAN ", []string{"SCAN f\n", "SCAN d\n", "SCAN p\n", "SCAN x\n"}
+			bad := []string{"SCAN f\n", "SCAN d\n", "SCAN p\n", "SCAN x\n"}
 			if postgres {
-				prefix, bad = "EXPLAIN ", []string{"Seq Scan on file", "Seq Scan on posting", "Hash Join", "Hash Anti", "Hash Semi", "Merge Anti", "Merge Semi"}
+				bad = []string{"Seq Scan on file", "Seq Scan on posting", "Hash Join", "Hash Anti", "Hash Semi", "Merge Anti", "Merge Semi"}
 			}
-			rows, err := db.Read().QueryContext(ctx, prefix+stmt.SQL, stmt.Args...)
-			if err != nil {
-				t.Fatalf("%s: %v", what, err)
-			}
-			defer func() { _ = rows.Close() }()
-			var plan strings.Builder
-			for rows.Next() {
-				var line string
-				into := []any{&line}
-				if !postgres {
-					into = []any{new(int), new(int), new(int), &line}
-				}
-				if err := rows.Scan(into...); err != nil {
-					t.Fatal(err)
-				}
-				plan.WriteString(line + "\n")
-			}
-			if err := rows.Err(); err != nil {
-				t.Fatal(err)
-			}
+			plan := planOf(t, db, postgres, stmt.SQL, stmt.Args)
 			for _, word := range bad {
-				if strings.Contains(plan.String(), word) {
-					t.Errorf("%s: %q in the plan of\n%s\n%s", what, word, stmt.SQL, plan.String())
+				if strings.Contains(plan, word) {
+					t.Errorf("%s: %q in the plan of\n%s\n%s", what, word, stmt.SQL, plan)
 				}
 			}
 		}
@@ -111,4 +92,34 @@ func TestExplain(t *testing.T) {
 			explain(fmt.Sprintf("count of %q", text), stmt)
 		}
 	})
+}
+
+// planOf returns how the engine would answer a statement, a line a step.
+func planOf(t *testing.T, db *sqlstore.DB, postgres bool, stmt string, args []any) string {
+	t.Helper()
+	prefix := "EXPLAIN QUERY PLAN "
+	if postgres {
+		prefix = "EXPLAIN "
+	}
+	rows, err := db.Read().QueryContext(t.Context(), prefix+stmt, args...)
+	if err != nil {
+		t.Fatalf("%s: %v", stmt, err)
+	}
+	defer func() { _ = rows.Close() }()
+	var plan strings.Builder
+	for rows.Next() {
+		var line string
+		into := []any{&line}
+		if !postgres {
+			into = []any{new(int), new(int), new(int), &line}
+		}
+		if err := rows.Scan(into...); err != nil {
+			t.Fatal(err)
+		}
+		plan.WriteString(line + "\n")
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return plan.String()
 }
