@@ -92,6 +92,7 @@ var layers = []struct {
 var owners = map[string][]string{
 	"github.com/danielgtaylor/huma":             {"internal/api"},
 	"github.com/go-chi/chi":                     {"internal/api"},
+	"github.com/minio/md5-simd":                 {"internal/x/etag"},
 	"modernc.org/sqlite":                        {"internal/sqlstore/sqlite"},
 	"github.com/jackc/pgx":                      {"internal/sqlstore/postgres", "internal/sqlstore/sqlstoretest"},
 	"github.com/pressly/goose":                  {"internal/sqlstore/sqlite", "internal/sqlstore/postgres"},
