@@ -329,14 +329,18 @@ func (q *search) clause(a *sqlArgs, alias string, c query.Clause, over bool) str
 	if len(terms) == 0 {
 		return "(1 = 1)"
 	}
-	parts := make([]string, len(terms))
-	for i, t := range terms {
+	var parts []string
+	if alias != "f" { // an entry of the index: most that have not all terms are told at once
+		sig := a.add(lake.Signature(terms))
+		parts = append(parts, "("+alias+".sig & "+sig+") = "+sig)
+	}
+	for _, t := range terms {
 		whole := ""
 		if t.Whole {
 			whole = " AND p.whole"
 		}
-		parts[i] = "EXISTS (SELECT 1 FROM posting p WHERE p.channel = " + a.add(q.num) + " AND p.key = " + a.add(t.Key) +
-			" AND p.token = " + a.add(t.Token) + " AND p.at = " + alias + ".at" + whole + q.fence + ")"
+		parts = append(parts, "EXISTS (SELECT 1 FROM posting p WHERE p.channel = "+a.add(q.num)+" AND p.key = "+a.add(t.Key)+
+			" AND p.token = "+a.add(t.Token)+" AND p.at = "+alias+".at"+whole+q.fence+")")
 	}
 	return "(" + strings.Join(parts, " AND ") + ")"
 }
