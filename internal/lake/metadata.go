@@ -192,7 +192,7 @@ func Signature(terms []Term) int64 {
 		sum := h.Sum64()
 		sig |= 1<<(sum&63) | 1<<(sum>>6&63)
 	}
-	return int64(sig) //nolint:gosec // bits, not a number
+	return int64(sig)
 }
 
 func valueTerms(out []Term, key, value string) []Term {
