@@ -137,7 +137,7 @@ func Children(pid int) ([]int, error) {
 
 // RSS and Peak return resident memory in MB, now and at most since ResetPeak; 0 for pid 0.
 func RSS(pid int) (float64, error)  { return status(pid, "VmRSS:") }
-func Peak(pid int) (float64, error) { return status(pid, "VmHWM:") } //nolint:revive // see RSS
+func Peak(pid int) (float64, error) { return status(pid, "VmHWM:") }
 
 // ResetPeak begins a new peak.
 func ResetPeak(pid int) error {

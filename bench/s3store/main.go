@@ -20,13 +20,14 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"panal/bench/proc"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"panal/bench/proc"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"

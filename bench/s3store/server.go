@@ -10,11 +10,12 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"panal/bench/proc"
 	"path/filepath"
 	"strings"
 	"sync"
 	"time"
+
+	"panal/bench/proc"
 )
 
 // pinned tells that this process was started again on its core.
