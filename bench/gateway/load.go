@@ -147,7 +147,7 @@ func (b *bench) fixed(ctx context.Context, p *proxy) (figures, error) {
 		})
 	}
 	wg.Wait()
-	if err := errors.Join(append(errs, ctx.Err())...); err != nil {
+	if err := errors.Join(errors.Join(errs...), ctx.Err()); err != nil {
 		return f, fmt.Errorf("%s: %w", p.Name, err)
 	}
 	f.Rate = float64(n) / time.Since(start).Seconds()

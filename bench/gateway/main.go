@@ -173,7 +173,7 @@ func measure(ctx context.Context, o options) (err error) {
 			return err
 		}
 		few := panal.asProxy()
-		few.Process.Name = "panal, 11"
+		few.Name = "panal, 11"
 		if err := b.median(ctx, []*proxy{few}, b.fixed); err != nil {
 			return err
 		}
