@@ -157,7 +157,7 @@ func (x *exchange) serve(start time.Time) {
 		return
 	}
 	// A wrong name is answered before the body is asked for.
-	if _, err := x.p.table.Lookup(x.call.Target); err != nil {
+	if _, err := x.p.table.Enter(&x.call.Target); err != nil {
 		x.refuse(err)
 		return
 	}
