@@ -68,8 +68,8 @@ func (c endpointArg) show(e *env, dep string) error {
 
 type endpointHistoryCmd struct {
 	endpointArg
-	At    string `help:"What it pointed to then, e.g. 2026-01-02T15:04:05Z." xor:"which"`
-	Limit int    `help:"How many changes at most; 0: all." default:"100" xor:"which"`
+	At    string `help:"What it pointed to then, e.g. 2026-01-02T15:04:05Z."`
+	Limit int    `help:"How many changes at most; 0: all." default:"100"`
 }
 
 // Run lists changes.
