@@ -21,6 +21,7 @@ type metrics struct {
 var classes = [...]string{"2xx", "3xx", "4xx", "5xx", "gone", "cut"} //nolint:gochecknoglobals // a constant: Go has no constant arrays
 
 const (
+	class5xx  = 3
 	classGone = 4
 	classCut  = 5
 )

@@ -115,10 +115,16 @@ func (p *Proxy) ServeCall(w http.ResponseWriter, r *http.Request, call Call) {
 	buf := p.bufs.Get().(*[]byte)
 	x := &exchange{p: p, w: w, r: r, call: &call, buf: *buf, rc: http.NewResponseController(w), class: classCut}
 	defer func() {
+		end := time.Now()
+		took := end.Sub(start)
 		if x.tunnel { // how long it stood says nothing of how fast it was answered
 			p.metrics.calls[x.class].Inc()
+			took = -1
 		} else {
-			p.metrics.done(x.class, time.Since(start))
+			p.metrics.done(x.class, took)
+		}
+		if x.live != nil {
+			x.live.count(end, took, x.class)
 		}
 		p.bufs.Put(buf)
 	}()
@@ -132,7 +138,8 @@ type exchange struct {
 	r    *http.Request
 	rc   *http.ResponseController
 	call *Call
-	buf  []byte // holds body until an answer begins, then the answer's pieces
+	live *service // that the call is for, as far as it is known
+	buf  []byte   // holds body until an answer begins, then the answer's pieces
 
 	body   []byte // a small body, whole
 	stream bool   // the body is sent on as it comes
@@ -157,10 +164,12 @@ func (x *exchange) serve(start time.Time) {
 		return
 	}
 	// A wrong name is answered before the body is asked for.
-	if _, err := x.p.table.Enter(&x.call.Target); err != nil {
+	rt, err := x.p.table.Enter(&x.call.Target)
+	if err != nil {
 		x.refuse(err)
 		return
 	}
+	x.live = rt.live
 	if !x.takeBody() {
 		return
 	}
@@ -181,6 +190,7 @@ func (x *exchange) serve(start time.Time) {
 			x.refuse(err)
 			return
 		}
+		x.live = rt.live
 		res := x.try(in, rt, tries, h.until)
 		if !res.again {
 			return

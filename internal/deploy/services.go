@@ -257,6 +257,14 @@ func (m *Manager) turn(ctx context.Context, org plat.OrgID, dep plat.DeploymentI
 	return nil
 }
 
+// MaxOrgServices is how many services OrgServices returns.
+const MaxOrgServices = 1000
+
+// OrgServices returns an organization's newest services.
+func (m *Manager) OrgServices(ctx context.Context, org plat.OrgID) ([]Service, error) {
+	return m.Store.OrgServices(ctx, org, MaxOrgServices)
+}
+
 // DeleteService deletes a service that no endpoint points to. Its instances end
 // as on stop.
 func (m *Manager) DeleteService(ctx context.Context, org plat.OrgID, dep plat.DeploymentID, id plat.ServiceID) error {

@@ -71,6 +71,8 @@ type ServiceStore interface {
 	// ServiceCounts returns how many services of all deployments are in each
 	// status; one that none is in may be missing.
 	ServiceCounts(ctx context.Context) (map[Status]int, error)
+	// OrgServices returns an organization's newest services, at most limit.
+	OrgServices(ctx context.Context, org plat.OrgID, limit int) ([]Service, error)
 	// CommandServices returns up to limit services of any organization whose
 	// version names a command.
 	CommandServices(ctx context.Context, limit int) ([]plat.ServiceID, error)

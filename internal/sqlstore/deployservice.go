@@ -177,6 +177,12 @@ func (s *Deploys) DeleteService(ctx context.Context, id plat.ServiceID) error {
 	})
 }
 
+// OrgServices implements deploy.Store.
+func (s *Deploys) OrgServices(ctx context.Context, org plat.OrgID, limit int) ([]deploy.Service, error) {
+	return scanAll(ctx, s.db, s.db.Read(), scanService,
+		`SELECT `+serviceColumns+` FROM service WHERE org_id = $1 ORDER BY created_at DESC, id DESC LIMIT $2`, string(org), limit)
+}
+
 // CommandServices implements deploy.Store.
 func (s *Deploys) CommandServices(ctx context.Context, limit int) ([]plat.ServiceID, error) {
 	scan := func(r scanner) (id plat.ServiceID, err error) { err = r.Scan(&id); return id, err }

@@ -54,6 +54,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Harness) {
 		{"Endpoint/a_switch_and_READY_at_once_never_leave_it_waiting", pendingRace},
 		{"Endpoint/history", history},
 		{"Endpoint/split", split},
+		{"Service/of_an_organization", orgServices},
 		{"Async/first_result_stays", asyncFinish},
 		{"Async/limit_and_lists", asyncLists},
 	} {
@@ -321,6 +322,14 @@ func refused(t *testing.T, h Harness) {
 	_, err := h.Store.UpdateService(t.Context(), s.ID, func(s *deploy.Service) error { s.Number = 9; return boom })
 	isKind(t, "UpdateService", err, boom)
 	same(t, "after it", s, get(h.Store.Service(t.Context(), s.ID))(t))
+}
+
+func orgServices(t *testing.T, h Harness) {
+	ctx, v := t.Context(), h.version(t, h.deployment(t, 1), "1")
+	a, b, c := h.service(t, v, 1), h.service(t, v, 2), h.service(t, h.version(t, h.deployment(t, 2), "1"), 3)
+	same(t, "newest first", []deploy.Service{c, b, a}, get(h.Store.OrgServices(ctx, a.Org, 10))(t))
+	same(t, "limited", []deploy.Service{c, b}, get(h.Store.OrgServices(ctx, a.Org, 2))(t))
+	same(t, "of another organization", []deploy.Service{}, get(h.Store.OrgServices(ctx, "1000000000000", 10))(t))
 }
 
 func serviceDelete(t *testing.T, h Harness) {
