@@ -75,7 +75,7 @@ func (a *API) infer(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	to.Org = id.Org
-	call := dataplane.Call{Target: to, User: id.User, RequestID: requestID(r.Context()), Path: rest}
+	call := dataplane.Call{Target: to, User: id.User, Credential: id.Credential, RequestID: requestID(r.Context()), Path: rest}
 	var async compat.Bool
 	if h := r.Header.Get("X-Abeja-Arms-Async"); h != "" && async.UnmarshalText([]byte(h)) == nil && bool(async) {
 		a.inferAsync(w, r, call)

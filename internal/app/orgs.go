@@ -12,6 +12,7 @@ import (
 
 	"panal/internal/api"
 	"panal/internal/audit"
+	"panal/internal/dataplane"
 	"panal/internal/lake"
 	"panal/internal/org"
 	"panal/internal/plat"
@@ -53,6 +54,16 @@ func (a *App) addLimits(deps *api.Deps) {
 	}
 	deps.Lake.LimitMetadata(deps.Limits.Metadata)
 	deps.Datasets.LimitItems(a.cfg.ItemsPerCall)
+}
+
+// inferLimits are those of inference calls.
+func (a *App) inferLimits() dataplane.Limits {
+	return dataplane.Limits{
+		Calls:   a.cfg.Calls,
+		Token:   dataplane.Limit{Rate: a.cfg.TokenRate, Calls: a.cfg.TokenCalls},
+		Org:     dataplane.Limit{Rate: a.cfg.OrgRate, Calls: a.cfg.OrgCalls},
+		Service: dataplane.Limit{Rate: a.cfg.ServiceRate, Calls: a.cfg.ServiceCalls},
+	}
 }
 
 // settleEvery is how long audit rows wait at most once the database is back.

@@ -66,6 +66,8 @@ type Identity struct {
 	User  plat.UserID // the owner; for a container, who created the workload
 	Role  Role        // empty for a container
 	Scope Scope
+	// Credential is the token's HashToken: it tells tokens of one user apart.
+	Credential string
 	// Datasource, and the channels that it is linked to, in order; for a datasource only.
 	Datasource plat.DatasourceID
 	Channels   []plat.ChannelID
@@ -191,7 +193,8 @@ func (a *Authenticator) token(ctx context.Context, secret string, own func(Token
 	if secret == "" {
 		return Identity{}, wrong
 	}
-	c, err := a.lookup(ctx, HashToken(secret))
+	hash := HashToken(secret)
+	c, err := a.lookup(ctx, hash)
 	if err != nil {
 		return Identity{}, err
 	}
@@ -204,7 +207,7 @@ func (a *Authenticator) token(ctx context.Context, secret string, own func(Token
 	}
 	return Identity{
 		Kind: t.Kind, Org: t.Org, User: t.User, Role: c.role, Scope: t.Scope, Ended: !t.EndedAt.IsZero(),
-		Datasource: t.Datasource, Channels: t.Channels,
+		Datasource: t.Datasource, Channels: t.Channels, Credential: hash,
 	}, nil
 }
 
