@@ -6,6 +6,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -42,6 +43,7 @@ type App struct {
 	now      plat.Clock
 	lock     *os.File
 	listener net.Listener
+	door     *door
 	metrics  *prometheus.Registry
 	draining atomic.Bool
 	closers  []func() error // what Build opened, to be closed in reverse order
@@ -125,6 +127,12 @@ func (a *App) listen(ctx context.Context) error {
 	if err != nil {
 		return plat.Errorf(plat.ErrConflict, "can't listen on %s: %v", a.cfg.Listen, errors.Unwrap(err))
 	}
+	proxies, err := a.cfg.Proxies()
+	if err != nil {
+		return err
+	}
+	a.door = newDoor(cmp.Or(a.cfg.Connections, 20_000), cmp.Or(a.cfg.AddrConns, 1000), proxies, a.metrics)
+	l = a.door.limit(l, true)
 	a.listener = l
 	a.closers = append(a.closers, func() error {
 		if err := l.Close(); !errors.Is(err, net.ErrClosed) {

@@ -72,6 +72,8 @@ type Server struct {
 	OrgCalls      int               `name:"infer-organization-concurrency" help:"Inference calls of one organization under way. 0: no limit." env:"PANAL_INFER_ORGANIZATION_CONCURRENCY"`
 	ServiceRate   float64           `name:"infer-service-rate" help:"Inference calls a second of one service. 0: no limit." env:"PANAL_INFER_SERVICE_RATE"`
 	ServiceCalls  int               `name:"infer-service-concurrency" help:"Inference calls of one service under way, those that wait for an instance included. 0: no limit." env:"PANAL_INFER_SERVICE_CONCURRENCY"`
+	Connections   int               `name:"max-connections" help:"Connections of callers, in all; more get 503." default:"20000" env:"PANAL_MAX_CONNECTIONS"`
+	AddrConns     int               `name:"max-connections-per-address" help:"Connections from one IPv4 address or IPv6 /64; --trusted-proxies are not counted." default:"1000" env:"PANAL_MAX_CONNECTIONS_PER_ADDRESS"`
 	IdleTimeout   time.Duration     `name:"idle-timeout" help:"How long an inference stream may make no progress." default:"30s" env:"PANAL_IDLE_TIMEOUT"`
 	TunnelIdle    time.Duration     `name:"tunnel-idle-timeout" help:"How long a WebSocket to a command may be silent in both directions." default:"5m" env:"PANAL_TUNNEL_IDLE_TIMEOUT"`
 }
@@ -174,6 +176,8 @@ func (c *Server) validateLimits() error {
 		{"max-items-per-call", c.ItemsPerCall, 1, 100_000},
 		{"max-page-size", c.PageSize, 1000, 100_000}, // clients ask for 1000 (data.md §6)
 		{"rate-burst", c.RateBurst, 0, 1_000_000},
+		{"max-connections", c.Connections, 10, 10_000_000},
+		{"max-connections-per-address", c.AddrConns, 1, 10_000_000},
 		{"infer-concurrency", c.Calls, 2, 10_000_000},
 		{"infer-token-concurrency", c.TokenCalls, 0, 10_000_000},
 		{"infer-organization-concurrency", c.OrgCalls, 0, 10_000_000},

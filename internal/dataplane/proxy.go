@@ -56,6 +56,9 @@ type Proxy struct {
 // that a slow caller keeps no instance busy and the call can be sent again.
 const smallBody = 32 << 10
 
+// smallBodyIdles is how long a small body may take in all, in idle deadlines.
+const smallBodyIdles = 4
+
 // bufSize fits a small body, or a piece of a large one with its chunk's frame.
 const bufSize = smallBody + chunkRoom + 2
 
@@ -240,8 +243,13 @@ func (x *exchange) takeBody() bool {
 	default:
 		x.body = x.buf[:n]
 	}
+	end := time.Now().Add(smallBodyIdles * x.p.opt.Idle) // else a byte at a time would take days
 	for got := 0; got < len(x.body); {
-		x.callerSendsBy(time.Now().Add(x.p.opt.Idle))
+		by := time.Now().Add(x.p.opt.Idle)
+		if by.After(end) {
+			by = end
+		}
+		x.callerSendsBy(by)
 		n, err := x.r.Body.Read(x.body[got:])
 		got += n
 		if err != nil && got < len(x.body) {
