@@ -180,6 +180,8 @@ type orgName struct {
 
 const (
 	orgNameLife = time.Minute
+	// orgNamePatience is how long a call waits for a database that hangs.
+	orgNamePatience = 2 * time.Second
 	maxOrgNames = 10_000
 )
 
@@ -191,7 +193,9 @@ func (n *orgNames) lookup(ctx context.Context, a *API, label string) (plat.OrgID
 	have, ok := n.seen[label]
 	n.mu.Unlock()
 	if !ok || now.Sub(have.at).Abs() >= orgNameLife {
-		found, err := a.Orgs.Get(ctx, label)
+		asking, cancel := context.WithTimeout(ctx, orgNamePatience)
+		found, err := a.Orgs.Get(asking, label)
+		cancel()
 		switch {
 		case err == nil:
 			have = orgName{found.ID, now}

@@ -32,6 +32,7 @@ import (
 	"panal/internal/runner"
 	"panal/internal/sqlstore"
 	"panal/internal/x/keyring"
+	"panal/internal/x/outage"
 	"panal/internal/x/rungroup"
 	"panal/internal/x/signedurl"
 )
@@ -113,6 +114,11 @@ func Build(ctx context.Context, cfg config.Server, log *slog.Logger) (_ *App, er
 		Datasources: org.NewDatasources(orgStore, a.keys, a.now), IPRules: org.NewIPRules(orgStore, a.now),
 		Auth: authn.New(orgStore, a.now), Orgs: a.orgs, Blobs: a.blobs, Signer: signedurl.NewRing(a.keys.URLKeys),
 	}
+	// What callers are and may do is asked of one database, which one watch watches.
+	watch := &outage.Watch{Grace: a.cfg.OutageGrace}
+	deps.Auth.Share(watch)
+	deps.IPRules.Share(watch)
+	a.orgs.Share(watch)
 	if err := a.addDomains(ctx, &deps, orgStore); err != nil {
 		return nil, err
 	}

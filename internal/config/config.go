@@ -74,6 +74,7 @@ type Server struct {
 	ServiceCalls  int               `name:"infer-service-concurrency" help:"Inference calls of one service under way, those that wait for an instance included. 0: no limit." env:"PANAL_INFER_SERVICE_CONCURRENCY"`
 	Connections   int               `name:"max-connections" help:"Connections of callers, in all; more get 503." default:"20000" env:"PANAL_MAX_CONNECTIONS"`
 	AddrConns     int               `name:"max-connections-per-address" help:"Connections from one IPv4 address or IPv6 /64; --trusted-proxies are not counted." default:"1000" env:"PANAL_MAX_CONNECTIONS_PER_ADDRESS"`
+	OutageGrace   time.Duration     `name:"outage-grace" help:"How long tokens, organizations and IP rules that the database has confirmed go on while it does not answer, counted from its last word on each." default:"30m" env:"PANAL_OUTAGE_GRACE"`
 	IdleTimeout   time.Duration     `name:"idle-timeout" help:"How long an inference stream may make no progress." default:"30s" env:"PANAL_IDLE_TIMEOUT"`
 	TunnelIdle    time.Duration     `name:"tunnel-idle-timeout" help:"How long a WebSocket to a command may be silent in both directions." default:"5m" env:"PANAL_TUNNEL_IDLE_TIMEOUT"`
 }
@@ -194,6 +195,9 @@ func (c *Server) validateLimits() error {
 		if !(v == 0 || v >= 1e-3 && v <= 1e6) {
 			return plat.InvalidField(name, "must be 0 (no limit) or 0.001 to 1000000")
 		}
+	}
+	if c.OutageGrace != 0 && (c.OutageGrace < 10*time.Second || c.OutageGrace > 7*24*time.Hour) {
+		return plat.InvalidField("outage-grace", "must be 10s to 168h")
 	}
 	if c.AuditTTL < 24*time.Hour && c.AuditTTL != 0 {
 		return plat.InvalidField("audit-ttl", "must be at least 24h")
