@@ -182,7 +182,7 @@ const (
 	orgNameLife = time.Minute
 	// orgNamePatience is how long a call waits for a database that hangs.
 	orgNamePatience = 2 * time.Second
-	maxOrgNames = 10_000
+	maxOrgNames     = 10_000
 )
 
 // lookup returns the organization with that name or id. While the database is
