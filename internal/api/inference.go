@@ -54,6 +54,7 @@ func (a *API) addInference() {
 func (a *API) infer(w http.ResponseWriter, r *http.Request) {
 	id, err := a.Auth.Request(r)
 	if err == nil {
+		acts(r.Context(), id)
 		err = a.reachable(r.Context(), id)
 	}
 	if err == nil {

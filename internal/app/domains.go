@@ -120,6 +120,9 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	deps.Train, deps.Logs = trainSvc, lines
 	deps.Deploy, deps.Gateway, deps.Capacity = manager, proxy, a.runner.Capacity
 	a.addLimits(deps)
+	if err := a.addAccessLog(deps); err != nil {
+		return err
+	}
 	a.addAudit(deps)
 	a.addOrgs(ctx, deps)
 	deps.LogStreams = api.LogStreams{

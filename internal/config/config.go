@@ -75,6 +75,9 @@ type Server struct {
 	Connections   int               `name:"max-connections" help:"Connections of callers, in all; more get 503." default:"20000" env:"PANAL_MAX_CONNECTIONS"`
 	AddrConns     int               `name:"max-connections-per-address" help:"Connections from one IPv4 address or IPv6 /64; --trusted-proxies are not counted." default:"1000" env:"PANAL_MAX_CONNECTIONS_PER_ADDRESS"`
 	OutageGrace   time.Duration     `name:"outage-grace" help:"How long tokens, organizations and IP rules that the database has confirmed go on while it does not answer, counted from its last word on each." default:"30m" env:"PANAL_OUTAGE_GRACE"`
+	AccessLog     string            `name:"access-log" help:"File that gets a line of JSON per request, rotated by size with four older ones kept; empty: none." env:"PANAL_ACCESS_LOG"`
+	AccessSample  float64           `name:"access-log-sample" help:"Part of the requests in it, 0 to 1; those answered 5xx are always there." default:"1" env:"PANAL_ACCESS_LOG_SAMPLE"`
+	AccessLogMB   int64             `name:"access-log-mb" help:"Size at which it is rotated, in MiB." default:"100" env:"PANAL_ACCESS_LOG_MB"`
 	IdleTimeout   time.Duration     `name:"idle-timeout" help:"How long an inference stream may make no progress." default:"30s" env:"PANAL_IDLE_TIMEOUT"`
 	TunnelIdle    time.Duration     `name:"tunnel-idle-timeout" help:"How long a WebSocket to a command may be silent in both directions." default:"5m" env:"PANAL_TUNNEL_IDLE_TIMEOUT"`
 }
@@ -195,6 +198,12 @@ func (c *Server) validateLimits() error {
 		if !(v == 0 || v >= 1e-3 && v <= 1e6) {
 			return plat.InvalidField(name, "must be 0 (no limit) or 0.001 to 1000000")
 		}
+	}
+	if !(c.AccessSample >= 0 && c.AccessSample <= 1) {
+		return plat.InvalidField("access-log-sample", "must be 0 to 1")
+	}
+	if c.AccessLog != "" && (c.AccessLogMB < 1 || c.AccessLogMB > 1<<20) {
+		return plat.InvalidField("access-log-mb", "must be 1 to 1048576")
 	}
 	if c.OutageGrace != 0 && (c.OutageGrace < 10*time.Second || c.OutageGrace > 7*24*time.Hour) {
 		return plat.InvalidField("outage-grace", "must be 10s to 168h")
