@@ -63,7 +63,10 @@ func baseURL(ctx context.Context) string {
 func (a *API) middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		id, path := plat.NewUUID(), r.URL.EscapedPath()
+		id, path := plat.NewUUID(), ""
+		if a.AccessLog != nil {
+			path = r.URL.EscapedPath() // as it was sent, without the query
+		}
 		base := strings.TrimSuffix(a.PublicURL, "/")
 		if base == "" {
 			scheme := "http"
