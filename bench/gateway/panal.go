@@ -53,7 +53,7 @@ func (b *bench) install(ctx context.Context) (*ours, error) {
 }
 
 func (o *ours) start(ctx context.Context) error {
-	argv := []string{o.b.o.panal, "serve", "--data", o.data, "--listen", o.addr}
+	argv := []string{o.b.o.panal, "serve", "--data", o.data, "--listen", o.addr, "--max-connections-per-address", "20000"}
 	if o.b.o.pprof != "" {
 		argv = append(argv, "--admin-listen", o.b.o.pprof)
 	}

@@ -90,7 +90,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	})
 	proxy := dataplane.NewProxy(table, dataplane.Options{
 		FirstByte: a.cfg.IdleTimeout, Idle: a.cfg.IdleTimeout, TunnelIdle: a.cfg.TunnelIdle, Hold: a.cfg.HoldTimeout,
-		Log: a.log.With(slog.String(plat.LogComponent, "gateway")), Metrics: a.metrics,
+		Log: a.log.With(slog.String(plat.LogComponent, "gateway")), Metrics: a.metrics, Limits: a.inferLimits(),
 	})
 	a.group.Add("tunnels", func(ctx context.Context) error {
 		<-ctx.Done()
@@ -120,6 +120,9 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	deps.Train, deps.Logs = trainSvc, lines
 	deps.Deploy, deps.Gateway, deps.Capacity = manager, proxy, a.runner.Capacity
 	a.addLimits(deps)
+	if err := a.addAccessLog(deps); err != nil {
+		return err
+	}
 	a.addAudit(deps)
 	a.addOrgs(ctx, deps)
 	deps.LogStreams = api.LogStreams{

@@ -236,6 +236,10 @@ func public(err error) string {
 
 // fail answers with the API's error body (compute.md §1.4).
 func (x *exchange) fail(status int, description string, retryAfter time.Duration) {
+	x.failWith(status, description, nil, retryAfter)
+}
+
+func (x *exchange) failWith(status int, description string, detail map[string][]string, retryAfter time.Duration) {
 	x.class = classOf(status)
 	x.closeUnlessPumped()
 	h := x.w.Header()
@@ -248,10 +252,10 @@ func (x *exchange) fail(status int, description string, retryAfter time.Duration
 		description += " (request " + x.call.RequestID + ")"
 	}
 	body, err := json.Marshal(struct {
-		Error       string `json:"error"`
-		Description string `json:"error_description"`
-		Detail      any    `json:"error_detail"`
-	}{strings.ReplaceAll(strings.ToLower(http.StatusText(status)), " ", "_"), description, nil})
+		Error       string              `json:"error"`
+		Description string              `json:"error_description"`
+		Detail      map[string][]string `json:"error_detail"`
+	}{strings.ReplaceAll(strings.ToLower(http.StatusText(status)), " ", "_"), description, detail})
 	if err != nil {
 		panic("BUG: error body: " + err.Error())
 	}

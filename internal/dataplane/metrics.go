@@ -14,6 +14,7 @@ type metrics struct {
 	calls    [len(classes)]prometheus.Counter
 	duration prometheus.Histogram
 	retries  prometheus.Counter
+	limited  [len(limited)]prometheus.Counter
 }
 
 // classes of outcomes. "gone": the caller left before an answer began. "cut": the
@@ -45,8 +46,15 @@ func newMetrics(reg prometheus.Registerer, t *Table) *metrics {
 	for i, c := range classes {
 		m.calls[i] = calls.WithLabelValues(c)
 	}
+	over := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "panal_gateway_limited_total",
+		Help: "Inference calls refused with 429, by the limit that they were over.",
+	}, []string{"limit"})
+	for i, c := range limited {
+		m.limited[i] = over.WithLabelValues(c)
+	}
 	if reg != nil {
-		reg.MustRegister(m.duration, m.retries, calls,
+		reg.MustRegister(m.duration, m.retries, calls, over,
 			gauge("panal_gateway_outstanding", "Inference calls under way on an instance.", t.outstanding.Load),
 			gauge("panal_gateway_held", "Inference calls that wait for an instance.", t.held.Load),
 			gauge("panal_gateway_held_bytes", "Memory held by inference calls that wait.", t.heldBytes.Load),

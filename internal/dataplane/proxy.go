@@ -33,6 +33,8 @@ type Options struct {
 	MaxHeld int
 	// MaxHeldBytes bounds the memory of all calls that wait; default 64 MiB.
 	MaxHeldBytes int64
+	// Limits bound the calls of tokens, organizations and services.
+	Limits Limits
 	// Log takes what went wrong with instances; default: nowhere.
 	Log *slog.Logger
 	// Metrics takes the proxy's collectors; default: none are registered.
@@ -47,11 +49,15 @@ type Proxy struct {
 	metrics *metrics
 	bufs    sync.Pool // of *[]byte, bufSize long
 	tunnels tunnels
+	limiter *limiter
 }
 
 // smallBody is the longest body that is read before an instance is taken, so
 // that a slow caller keeps no instance busy and the call can be sent again.
 const smallBody = 32 << 10
+
+// smallBodyIdles is how long a small body may take in all, in idle deadlines.
+const smallBodyIdles = 4
 
 // bufSize fits a small body, or a piece of a large one with its chunk's frame.
 const bufSize = smallBody + chunkRoom + 2
@@ -74,7 +80,7 @@ func NewProxy(t *Table, opt Options) *Proxy {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Proxy{table: t, opt: opt, log: limitedLog{log: opt.Log}, metrics: newMetrics(opt.Metrics, t)}
+	p := &Proxy{table: t, opt: opt, log: limitedLog{log: opt.Log}, metrics: newMetrics(opt.Metrics, t), limiter: newLimiter(opt.Limits)}
 	p.metrics.tunnels(opt.Metrics, p.tunnels.count)
 	p.bufs.New = func() any { b := make([]byte, bufSize); return &b }
 	return p
@@ -83,8 +89,11 @@ func NewProxy(t *Table, opt Options) *Proxy {
 // Call is a call that was authenticated and authorised.
 type Call struct {
 	Target
-	User      plat.UserID
-	RequestID string
+	User plat.UserID
+	// Credential names what the caller proved who it is with, for the limits of a token;
+	// it is no secret itself.
+	Credential string
+	RequestID  string
 	// Async, when not nil, asks the instance to answer 202 at once and to bring the
 	// result later (compute.md §8.3).
 	Async *Async
@@ -104,7 +113,7 @@ type Async struct {
 
 // ServeCall answers r by an instance of the service that the call names, or
 // with the API's error body: 404 and 403 as Lookup says, 408 when the caller
-// stops sending, 502 when an instance failed, 503 when none was free in time,
+// stops sending, 429 over a limit, 502 when an instance failed, 503 when none was free in time,
 // 504 when it did not answer in time. An answer that breaks off after it began
 // aborts the connection (http.ErrAbortHandler), as nothing else tells the caller.
 //
@@ -127,6 +136,7 @@ func (p *Proxy) ServeCall(w http.ResponseWriter, r *http.Request, call Call) {
 			x.live.count(end, took, x.class)
 		}
 		p.bufs.Put(buf)
+		p.limiter.done(x.ticket)
 	}()
 	x.serve(start)
 }
@@ -145,6 +155,7 @@ type exchange struct {
 	stream bool   // the body is sent on as it comes
 	pump   *pump  // of a streamed body, once that has begun
 	class  int    // of the outcome
+	ticket ticket // of the limiter
 
 	upgrade string          // the protocol that the caller wants to switch to
 	tunnel  bool            // it has switched
@@ -170,12 +181,17 @@ func (x *exchange) serve(start time.Time) {
 		return
 	}
 	x.live = rt.live
+	var over *refusal
+	if x.ticket, over = x.p.limiter.admit(x.call.Org, x.call.Credential, rt.id); over != nil {
+		x.refuseLimit(over)
+		return
+	}
 	if !x.takeBody() {
 		return
 	}
 	h := hold{
 		until: start.Add(x.p.opt.Hold), maxCalls: x.p.opt.MaxHeld,
-		bytes: heldOverhead + int64(len(x.body)), maxBytes: x.p.opt.MaxHeldBytes,
+		bytes: heldOverhead + int64(len(x.body)), maxBytes: x.p.opt.MaxHeldBytes, tenant: x.ticket.tenant,
 	}
 	for tries := 1; ; {
 		in, rt, err := x.acquire(h)
@@ -236,8 +252,13 @@ func (x *exchange) takeBody() bool {
 	default:
 		x.body = x.buf[:n]
 	}
+	end := time.Now().Add(smallBodyIdles * x.p.opt.Idle) // else a byte at a time would take days
 	for got := 0; got < len(x.body); {
-		x.callerSendsBy(time.Now().Add(x.p.opt.Idle))
+		by := time.Now().Add(x.p.opt.Idle)
+		if by.After(end) {
+			by = end
+		}
+		x.callerSendsBy(by)
 		n, err := x.r.Body.Read(x.body[got:])
 		got += n
 		if err != nil && got < len(x.body) {

@@ -181,6 +181,7 @@ type hold struct {
 	bytes    int64       // what it keeps in memory meanwhile
 	maxCalls int         // per service
 	maxBytes int64       // of all calls that wait
+	tenant   *tenant     // whose share of them it is
 	avoid    *instance   // the instance that has just failed it
 	routed   func() bool // whether the target still leads here
 }
@@ -204,7 +205,7 @@ func (s *service) acquire(ctx context.Context, h hold) (*instance, error) {
 		s.mu.Unlock()
 		return nil, errQueueFull
 	}
-	if s.table.heldBytes.Add(h.bytes) > h.maxBytes {
+	if !h.tenant.mayHold(h.bytes, s.table.heldBytes.Add(h.bytes)-h.bytes, h.maxBytes) {
 		s.mu.Unlock()
 		s.table.heldBytes.Add(-h.bytes)
 		return nil, errQueueFull
@@ -218,6 +219,7 @@ func (s *service) acquire(ctx context.Context, h hold) (*instance, error) {
 	defer func() {
 		s.table.held.Add(-1)
 		s.table.heldBytes.Add(-h.bytes)
+		h.tenant.give(h.bytes)
 	}()
 	// A change between the caller's lookup and PushBack has woken those who
 	// waited, not this one. What changes from here on does.
