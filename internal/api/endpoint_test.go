@@ -152,6 +152,23 @@ func TestSplitWire(t *testing.T) {
 	if count[a] != 25 || count[b] != 75 {
 		t.Errorf("shares = %v", count)
 	}
+	// What each service got is told by service, busiest first.
+	traffic := w.call("GET", "/organizations/acme/traffic", "")
+	var lines []string
+	for _, e := range traffic["entries"].([]any) {
+		e := e.(map[string]any)
+		lines = append(lines, fmt.Sprint(e["service_id"], " ", e["requests"], " ", e["errors"], " ", e["instances_ready"], "/", e["instances_wanted"]))
+		if rate, n := e["requests_per_second"].(float64), e["requests"].(float64); n > 0 && (rate <= 0 || e["p99_ms"].(float64) <= 0) {
+			t.Errorf("figures = %v", e)
+		}
+	}
+	want := []string{b + " 75 0 1/1", a + " 25 0 1/1", foreign + " 0 0 1/1", late + " 0 0 0/1"}
+	if d := cmp.Diff(want, lines); d != "" {
+		t.Errorf("traffic (-want +got):\n%s", d)
+	}
+	if one := w.call("GET", "/organizations/acme/traffic?limit=1", ""); len(one["entries"].([]any)) != 1 {
+		t.Errorf("limited = %v", one)
+	}
 	w.refused("delete of a part", "DELETE", dep+"/services/"+a, ``, 400)
 	// One part with everything is a switch, and as such waits for its service.
 	if got := w.call("PATCH", one, split(part(late, 100))); got["pending_service_id"] != late || got["split"] == nil {
