@@ -86,6 +86,7 @@ type ServiceParams struct {
 	Number       int               `json:"instance_number,omitempty"`
 	Min          int               `json:"min_instance_number,omitempty"`
 	Max          int               `json:"max_instance_number,omitempty"`
+	Record       string            `json:"record_channel_id,omitempty"`
 }
 
 // Endpoint is a stable alias in front of a service.

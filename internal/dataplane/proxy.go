@@ -49,6 +49,7 @@ type Proxy struct {
 	metrics *metrics
 	bufs    sync.Pool // of *[]byte, bufSize long
 	tunnels tunnels
+	rec     *recorder
 	limiter *limiter
 }
 
@@ -80,7 +81,8 @@ func NewProxy(t *Table, opt Options) *Proxy {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Proxy{table: t, opt: opt, log: limitedLog{log: opt.Log}, metrics: newMetrics(opt.Metrics, t), limiter: newLimiter(opt.Limits)}
+	p := &Proxy{rec: newRecorder(), table: t, opt: opt, log: limitedLog{log: opt.Log}, metrics: newMetrics(opt.Metrics, t), limiter: newLimiter(opt.Limits)}
+	p.metrics.recordings(opt.Metrics, p.rec)
 	p.metrics.tunnels(opt.Metrics, p.tunnels.count)
 	p.bufs.New = func() any { b := make([]byte, bufSize); return &b }
 	return p
@@ -134,6 +136,7 @@ func (p *Proxy) ServeCall(w http.ResponseWriter, r *http.Request, call Call) {
 		}
 		if x.live != nil {
 			x.live.count(end, took, x.class)
+			x.recorded(start, end)
 		}
 		p.bufs.Put(buf)
 		p.limiter.done(x.ticket)
@@ -143,13 +146,15 @@ func (p *Proxy) ServeCall(w http.ResponseWriter, r *http.Request, call Call) {
 
 // exchange is one call on its way through.
 type exchange struct {
-	p    *Proxy
-	w    http.ResponseWriter
-	r    *http.Request
-	rc   *http.ResponseController
-	call *Call
-	live *service // that the call is for, as far as it is known
-	buf  []byte   // holds body until an answer begins, then the answer's pieces
+	p      *Proxy
+	w      http.ResponseWriter
+	r      *http.Request
+	rc     *http.ResponseController
+	call   *Call
+	live   *service   // that the call is for, as far as it is known
+	rec    *Recording // of the call, when it is one of those that are recorded
+	status int        // of the answer; 0 before it begins
+	buf    []byte     // holds body until an answer begins, then the answer's pieces
 
 	body   []byte // a small body, whole
 	stream bool   // the body is sent on as it comes
@@ -189,6 +194,7 @@ func (x *exchange) serve(start time.Time) {
 	if !x.takeBody() {
 		return
 	}
+	x.begin(rt)
 	h := hold{
 		until: start.Add(x.p.opt.Hold), maxCalls: x.p.opt.MaxHeld,
 		bytes: heldOverhead + int64(len(x.body)), maxBytes: x.p.opt.MaxHeldBytes, tenant: x.ticket.tenant,

@@ -41,6 +41,8 @@ type Service struct {
 	// Command is true for versions that name a command: they get the remaining
 	// path of the URL. Handlers always get "/".
 	Command bool
+	// Record, when not nil, has inputs recorded.
+	Record *Record
 	// FirstByte and Idle override the proxy's deadlines when positive.
 	FirstByte, Idle time.Duration
 }
@@ -99,6 +101,7 @@ type Route struct {
 	id              plat.ServiceID
 	command         bool
 	firstByte, idle time.Duration
+	record          *Record     // nil: nothing is recorded
 	refuse          *plat.Error // not nil: no call is held
 	ready           bool        // there were instances when it was made
 	live            *service
@@ -288,7 +291,7 @@ func (t *Table) build(version uint64, d *Deployment, old *deployment) *deploymen
 			live = &service{table: t, id: s.ID}
 		}
 		live.setInstances(s.Instances)
-		r := &Route{id: s.ID, command: s.Command, firstByte: s.FirstByte, idle: s.Idle, live: live, ready: len(s.Instances) > 0}
+		r := &Route{id: s.ID, command: s.Command, firstByte: s.FirstByte, idle: s.Idle, live: live, ready: len(s.Instances) > 0, record: s.Record}
 		if s.Refuse != "" && len(s.Instances) == 0 {
 			r.refuse = plat.Errorf(plat.ErrUnavailable, "%s", s.Refuse)
 		}
@@ -323,7 +326,7 @@ func (d *deployment) same(in *Deployment) bool {
 			return false
 		}
 		r := d.services[k]
-		if r.command != s.Command || r.firstByte != s.FirstByte || r.idle != s.Idle || !r.live.has(s.Instances) {
+		if r.command != s.Command || !r.record.is(s.Record) || r.firstByte != s.FirstByte || r.idle != s.Idle || !r.live.has(s.Instances) {
 			return false
 		}
 	}

@@ -141,6 +141,13 @@ func (r *records) split(e deploy.Endpoint) {
 	}
 }
 
+func recordOf(s deploy.Service) *dataplane.Record {
+	if s.RecordChannel == "" {
+		return nil
+	}
+	return &dataplane.Record{Channel: s.RecordChannel, Percent: s.RecordPercent(), Version: s.VersionLabel}
+}
+
 // ready returns the instances that requests may go to. The caller holds mu.
 func (r *registry) ready() map[plat.ServiceID][]dataplane.Instance {
 	by := map[plat.ServiceID][]dataplane.Instance{}
@@ -181,7 +188,7 @@ func (r *registry) apply(dep plat.DeploymentID) {
 func build(dep plat.DeploymentID, recs *records, ready map[plat.ServiceID][]dataplane.Instance) dataplane.Deployment {
 	d := dataplane.Deployment{ID: dep, Org: recs.org, Aliases: recs.aliases, Splits: recs.splits, Services: make([]dataplane.Service, 0, len(recs.services))}
 	for _, s := range recs.services {
-		out := dataplane.Service{ID: s.ID, Command: s.Command}
+		out := dataplane.Service{ID: s.ID, Command: s.Command, Record: recordOf(s)}
 		switch s.Status {
 		case deploy.Stopped:
 			out.Refuse = fmt.Sprintf("service %s is %s", s.ID, s.Status)
