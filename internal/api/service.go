@@ -75,7 +75,7 @@ type serviceBody struct {
 	MinInstanceNumber *int             `json:"min_instance_number" doc:"default instance_number"`
 	MaxInstanceNumber *int             `json:"max_instance_number" doc:"default 2 x instance_number"`
 	EnableAutoscale   *compat.Bool     `json:"enable_autoscale"`
-	RecordChannelID   *string          `json:"record_channel_id" doc:"not built yet"`
+	RecordChannelID   *string          `json:"record_channel_id" doc:"channel that gets a copy of each input; PANAL_RECORD_PERCENT in the environment takes a sample"`
 }
 
 func (b serviceBody) spec() deploy.ServiceSpec {

@@ -79,6 +79,9 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	a.orgs.OneWhile(a.openPorts(deploys))
 	manager := deploy.NewManager(deploy.Config{
 		Store: deploys, Blobs: a.blobs, Models: modelRefs{training}, Publisher: services, Commands: a.commands, Now: a.now,
+		RecordChannel: func(ctx context.Context, org plat.OrgID, id plat.ChannelID) error {
+			return recordChannel(ctx, files, org, id)
+		},
 		Log: a.log.With(slog.String(plat.LogComponent, "deploy")),
 	})
 	a.group.Add("results", func(ctx context.Context) error {
@@ -91,6 +94,10 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	proxy := dataplane.NewProxy(table, dataplane.Options{
 		FirstByte: a.cfg.IdleTimeout, Idle: a.cfg.IdleTimeout, TunnelIdle: a.cfg.TunnelIdle, Hold: a.cfg.HoldTimeout,
 		Log: a.log.With(slog.String(plat.LogComponent, "gateway")), Metrics: a.metrics, Limits: a.inferLimits(),
+	})
+	a.group.Add("recordings", func(ctx context.Context) error {
+		proxy.StoreRecordings(ctx, func(ctx context.Context, r *dataplane.Recording) error { return storeRecording(ctx, files, r) })
+		return nil
 	})
 	a.group.Add("tunnels", func(ctx context.Context) error {
 		<-ctx.Done()

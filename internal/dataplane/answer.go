@@ -46,7 +46,7 @@ func (x *exchange) answer(u *upstream, resp *http.Response) {
 	h := x.w.Header()
 	copyHeaders(h, resp)
 	h.Set(headerRequestID, x.call.RequestID)
-	x.class = classOf(resp.StatusCode)
+	x.class, x.status = classOf(resp.StatusCode), resp.StatusCode
 	x.closeUnlessPumped()
 
 	// Most answers come whole, together with their head: then the instance is
@@ -166,6 +166,7 @@ func (m *pump) run(u *upstream) {
 		now := time.Now()
 		var sendErr error
 		if n > 0 {
+			x.keep(b[chunkRoom : chunkRoom+n])
 			u.conn.writeBy(now.Add(u.idle))
 			if chunked {
 				sendErr = u.conn.sendChunk(b, n)
@@ -240,7 +241,7 @@ func (x *exchange) fail(status int, description string, retryAfter time.Duration
 }
 
 func (x *exchange) failWith(status int, description string, detail map[string][]string, retryAfter time.Duration) {
-	x.class = classOf(status)
+	x.class, x.status = classOf(status), status
 	x.closeUnlessPumped()
 	h := x.w.Header()
 	h.Set(headerRequestID, x.call.RequestID)

@@ -49,6 +49,7 @@ type Proxy struct {
 	metrics *metrics
 	bufs    sync.Pool // of *[]byte, bufSize long
 	tunnels tunnels
+	rec     *recorder
 	limiter *limiter
 }
 
@@ -80,7 +81,8 @@ func NewProxy(t *Table, opt Options) *Proxy {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Proxy{table: t, opt: opt, log: limitedLog{log: opt.Log}, metrics: newMetrics(opt.Metrics, t), limiter: newLimiter(opt.Limits)}
+	p := &Proxy{rec: newRecorder(), table: t, opt: opt, log: limitedLog{log: opt.Log}, metrics: newMetrics(opt.Metrics, t), limiter: newLimiter(opt.Limits)}
+	p.metrics.recordings(opt.Metrics, p.rec)
 	p.metrics.tunnels(opt.Metrics, p.tunnels.count)
 	p.bufs.New = func() any { b := make([]byte, bufSize); return &b }
 	return p
@@ -124,10 +126,17 @@ func (p *Proxy) ServeCall(w http.ResponseWriter, r *http.Request, call Call) {
 	buf := p.bufs.Get().(*[]byte)
 	x := &exchange{p: p, w: w, r: r, call: &call, buf: *buf, rc: http.NewResponseController(w), class: classCut}
 	defer func() {
+		end := time.Now()
+		took := end.Sub(start)
 		if x.tunnel { // how long it stood says nothing of how fast it was answered
 			p.metrics.calls[x.class].Inc()
+			took = -1
 		} else {
-			p.metrics.done(x.class, time.Since(start))
+			p.metrics.done(x.class, took)
+		}
+		if x.live != nil {
+			x.live.count(end, took, x.class)
+			x.recorded(start, end)
 		}
 		p.bufs.Put(buf)
 		p.limiter.done(x.ticket)
@@ -137,12 +146,15 @@ func (p *Proxy) ServeCall(w http.ResponseWriter, r *http.Request, call Call) {
 
 // exchange is one call on its way through.
 type exchange struct {
-	p    *Proxy
-	w    http.ResponseWriter
-	r    *http.Request
-	rc   *http.ResponseController
-	call *Call
-	buf  []byte // holds body until an answer begins, then the answer's pieces
+	p      *Proxy
+	w      http.ResponseWriter
+	r      *http.Request
+	rc     *http.ResponseController
+	call   *Call
+	live   *service   // that the call is for, as far as it is known
+	rec    *Recording // of the call, when it is one of those that are recorded
+	status int        // of the answer; 0 before it begins
+	buf    []byte     // holds body until an answer begins, then the answer's pieces
 
 	body   []byte // a small body, whole
 	stream bool   // the body is sent on as it comes
@@ -168,11 +180,12 @@ func (x *exchange) serve(start time.Time) {
 		return
 	}
 	// A wrong name is answered before the body is asked for.
-	rt, err := x.p.table.Lookup(x.call.Target)
+	rt, err := x.p.table.Enter(&x.call.Target)
 	if err != nil {
 		x.refuse(err)
 		return
 	}
+	x.live = rt.live
 	var over *refusal
 	if x.ticket, over = x.p.limiter.admit(x.call.Org, x.call.Credential, rt.id); over != nil {
 		x.refuseLimit(over)
@@ -181,6 +194,7 @@ func (x *exchange) serve(start time.Time) {
 	if !x.takeBody() {
 		return
 	}
+	x.begin(rt)
 	h := hold{
 		until: start.Add(x.p.opt.Hold), maxCalls: x.p.opt.MaxHeld,
 		bytes: heldOverhead + int64(len(x.body)), maxBytes: x.p.opt.MaxHeldBytes, tenant: x.ticket.tenant,
@@ -198,6 +212,7 @@ func (x *exchange) serve(start time.Time) {
 			x.refuse(err)
 			return
 		}
+		x.live = rt.live
 		res := x.try(in, rt, tries, h.until)
 		if !res.again {
 			return

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"panal/internal/plat"
@@ -18,6 +19,8 @@ import (
 type service struct {
 	table *Table
 	id    plat.ServiceID
+
+	recent atomic.Pointer[recent] // nil until the first call
 
 	mu        sync.Mutex
 	instances []*instance
