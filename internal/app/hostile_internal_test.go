@@ -46,14 +46,15 @@ type edge struct {
 // readBody is what a call's body was read as.
 type readBody struct {
 	bytes.Buffer
-	whole bool
-	src   io.ReadCloser
+	whole  bool
+	length int64 // as declared; -1: not
+	src    io.ReadCloser
 }
 
 func (b *readBody) Read(p []byte) (int, error) {
 	n, err := b.src.Read(p)
 	b.Write(p[:n])
-	if err == io.EOF {
+	if err == io.EOF || int64(b.Len()) == b.length {
 		b.whole = true
 	}
 	return n, err
@@ -88,7 +89,7 @@ func startEdge(t testing.TB, most, perAddr int) *edge {
 		}
 		id := "id-" + strconv.FormatInt(e.ids.Add(1), 10)
 		if r.ContentLength != 0 {
-			b := &readBody{src: r.Body}
+			b := &readBody{src: r.Body, length: r.ContentLength}
 			r.Body = b
 			e.mu.Lock()
 			e.bodies[id] = b
@@ -479,21 +480,31 @@ func FuzzGateway(f *testing.F) {
 	e := startEdge(f, 1000, 1000)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		e.send(t, raw, 15*time.Millisecond)
-		bad := e.settle(t)
-		e.instance.mu.Lock()
-		e.instance.got, e.instance.broken = nil, nil
-		e.instance.mu.Unlock()
-		e.mu.Lock()
-		for id := range e.bodies { // the instance may still read what came last
-			if n, err := strconv.ParseInt(id[len("id-"):], 10, 64); err == nil && n < e.ids.Load()-1000 {
-				delete(e.bodies, id)
-			}
-		}
-		e.mu.Unlock()
-		for _, b := range bad {
+		for _, b := range e.settleOne(t, -1) {
 			t.Errorf("the instance: %s", b)
 		}
 	})
+}
+
+// settleOne is settle for one of many inputs: it forgets what was seen. most bounds the
+// requests that the instance may have got, unless it is negative.
+func (e *edge) settleOne(t testing.TB, most int) []string {
+	t.Helper()
+	bad := e.settle(t)
+	e.instance.mu.Lock()
+	defer e.instance.mu.Unlock()
+	if n := len(e.instance.got); most >= 0 && n > most {
+		bad = append(bad, fmt.Sprintf("%d requests, want at most %d", n, most))
+	}
+	e.instance.got, e.instance.broken = nil, nil
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for id := range e.bodies { // the instance may still read what came last
+		if n, err := strconv.ParseInt(id[len("id-"):], 10, 64); err == nil && n < e.ids.Load()-1000 {
+			delete(e.bodies, id)
+		}
+	}
+	return bad
 }
 
 // TestDoor: connections over either limit are told so and leave nothing behind; an
