@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -563,6 +564,40 @@ func TestDoor(t *testing.T) {
 	}
 	if a := e.send(t, []byte("GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), time.Second); !strings.HasPrefix(a, "HTTP/1.1 200 ") {
 		t.Errorf("after all that: %q", a)
+	}
+}
+
+// TestDoorCountsByAddress: what one caller has to itself is one address, and proxies
+// that are trusted are none.
+func TestDoorCountsByAddress(t *testing.T) {
+	d := newDoor(100, 1, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, prometheus.NewRegistry())
+	for _, c := range []struct {
+		first, second string
+		let           bool
+	}{
+		{"192.0.2.1", "192.0.2.1", false},
+		{"192.0.2.2", "::ffff:192.0.2.2", false},
+		{"192.0.2.3", "192.0.2.4", true},
+		{"2001:db8::1", "2001:db8::ffff:1", false},
+		{"2001:db8:0:1::1", "2001:db8:0:2::1", true},
+		{"10.1.2.3", "10.1.2.3", true},
+	} {
+		enter := func(ip string) (netip.Prefix, string) { return d.enter(&net.TCPAddr{IP: net.ParseIP(ip), Port: 1}) }
+		a, over := enter(c.first)
+		if over != "" {
+			t.Fatalf("%s: %s", c.first, over)
+		}
+		b, over := enter(c.second)
+		if (over == "") != c.let {
+			t.Errorf("%s beside %s: %q", c.second, c.first, over)
+		}
+		d.leave(a)
+		if over == "" {
+			d.leave(b)
+		}
+		if d.open.Load() != 0 || len(d.byAddr) != 0 {
+			t.Fatalf("%d connections, %v are still counted", d.open.Load(), d.byAddr)
+		}
 	}
 }
 
