@@ -234,7 +234,7 @@ func (a *Authenticator) lookup(ctx context.Context, hash string) (cached, error)
 	unknown := false
 	var t Token
 	var role Role
-	err := a.watch.Ask(ctx, now, func(ctx context.Context) (err error) {
+	err := a.watch.Ask(ctx, now, hit, func(ctx context.Context) (err error) {
 		t, role, err = a.store.TokenByHash(ctx, hash)
 		if unknown = errors.Is(err, plat.ErrNotFound); unknown {
 			return nil

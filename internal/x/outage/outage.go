@@ -17,8 +17,9 @@ import (
 const (
 	// DefaultGrace is how long what was known is good for without the store.
 	DefaultGrace = 30 * time.Minute
-	// patience is how long one question waits. A store that hangs is as good as away.
-	patience = 2 * time.Second
+	// patience is how long one question waits: a store that hangs is as good as away.
+	// Who has nothing else to go by waits longer, for one that is only slow.
+	patience, patienceUnknown = 2 * time.Second, 10 * time.Second
 	// retry is how long nobody asks after a question that was not answered.
 	retry = 500 * time.Millisecond
 )
@@ -47,9 +48,9 @@ func (w *Watch) Good(said, now time.Time) bool {
 }
 
 // Ask asks the store. f fails only when the store did not answer; an answer such as
-// "not found" is none of that. While the store is away most callers get ErrAway
-// without a question.
-func (w *Watch) Ask(ctx context.Context, now time.Time, f func(context.Context) error) error {
+// "not found" is none of that. known says that the caller can go on without an
+// answer. While the store is away most callers get ErrAway without a question.
+func (w *Watch) Ask(ctx context.Context, now time.Time, known bool, f func(context.Context) error) error {
 	w.mu.Lock()
 	was := w.failed
 	if !was.IsZero() && now.Sub(was).Abs() < retry {
@@ -61,7 +62,11 @@ func (w *Watch) Ask(ctx context.Context, now time.Time, f func(context.Context) 
 	}
 	w.mu.Unlock()
 	begun := time.Now()
-	asking, cancel := context.WithTimeout(ctx, patience)
+	wait := patienceUnknown
+	if known {
+		wait = patience
+	}
+	asking, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	err := f(asking)
 	w.mu.Lock()

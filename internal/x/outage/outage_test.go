@@ -25,7 +25,7 @@ func TestOneFindsOut(t *testing.T) {
 		var down atomic.Bool
 		down.Store(true)
 		ask := func() error {
-			return w.Ask(t.Context(), time.Now(), func(context.Context) error {
+			return w.Ask(t.Context(), time.Now(), true, func(context.Context) error {
 				asked.Add(1)
 				if down.Load() {
 					return errDown
@@ -66,7 +66,7 @@ func TestAStoreThatHangs(t *testing.T) {
 		var all sync.WaitGroup
 		for range 10 {
 			all.Go(func() {
-				if err := w.Ask(t.Context(), time.Now(), hang); !errors.Is(err, context.DeadlineExceeded) {
+				if err := w.Ask(t.Context(), time.Now(), true, hang); !errors.Is(err, context.DeadlineExceeded) {
 					t.Error(err)
 				}
 			})
@@ -74,7 +74,7 @@ func TestAStoreThatHangs(t *testing.T) {
 		all.Wait()
 		waited := 0
 		for range 100 {
-			if start := time.Now(); !errors.Is(w.Ask(t.Context(), start, hang), outage.ErrAway) || time.Since(start) > 0 {
+			if start := time.Now(); !errors.Is(w.Ask(t.Context(), start, true, hang), outage.ErrAway) || time.Since(start) > 0 {
 				waited++
 			}
 			time.Sleep(50 * time.Millisecond)
@@ -90,10 +90,10 @@ func TestACallerThatLeaves(t *testing.T) {
 	var w outage.Watch
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := w.Ask(ctx, time.Now(), func(ctx context.Context) error { return ctx.Err() }); !errors.Is(err, context.Canceled) {
+	if err := w.Ask(ctx, time.Now(), true, func(ctx context.Context) error { return ctx.Err() }); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	if err := w.Ask(t.Context(), time.Now(), func(context.Context) error { return nil }); err != nil {
+	if err := w.Ask(t.Context(), time.Now(), true, func(context.Context) error { return nil }); err != nil {
 		t.Error(err)
 	}
 }
