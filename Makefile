@@ -40,6 +40,13 @@ bench-index: ## The file index on PostgreSQL beside JSONB with GIN: BENCHFLAGS='
 	@go build -o bin/bench-index ./bench/index
 	@PANAL_PG_OPTIONS='-c shared_buffers=1GB -c max_wal_size=8GB' scripts/with-postgres bin/bench-index $(BENCHFLAGS)
 
+.PHONY: bench-gateway
+bench-gateway: ## The gateway beside nginx, HAProxy, Caddy and a bare reverse proxy: BENCHFLAGS='-only panal,nginx'
+	@scripts/setup gateway
+	@$(MAKE) --no-print-directory build
+	@go build -o bin/bench-gateway ./bench/gateway
+	@bin/bench-gateway $(BENCHFLAGS)
+
 .PHONY: check
 check: ## The quick half of test: format, lint, vet, architecture
 	@scripts/setup tools

@@ -76,10 +76,10 @@ func (b *bench) throughput(ctx context.Context, p *proxy) (figures, error) {
 	if err != nil {
 		return f, err
 	}
-	if f.P50, err = duration(out, `50%\s+(\S+)`); err != nil {
+	if f.P50, err = duration(out, `(?m)^\s*50%\s+(\S+)`); err != nil {
 		return f, err
 	}
-	if f.P99, err = duration(out, `99%\s+(\S+)`); err != nil {
+	if f.P99, err = duration(out, `(?m)^\s*99%\s+(\S+)`); err != nil {
 		return f, err
 	}
 	if bad := regexp.MustCompile(`(Non-2xx|Socket errors).*`).Find(out); bad != nil {
