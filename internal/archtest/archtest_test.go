@@ -103,6 +103,7 @@ var owners = map[string][]string{
 	"github.com/landlock-lsm":                   {"internal/runner/procrunner"},
 	"github.com/minio/minio-go":                 {"internal/blob/s3blob", "internal/lake/link/s3link", "bench/s3store"},
 	"golang.org/x/time":                         {"internal/api"},
+	"github.com/aws":                            {"internal/feed/sqsfeed"},
 	"github.com/failsafe-go":                    {"internal/lake/link"},
 	"database/sql":                              {"internal/sqlstore"},
 }
