@@ -34,8 +34,9 @@ type Watch struct {
 	// so. 0 is DefaultGrace, negative none. It is set before the first use.
 	Grace time.Duration
 
-	mu     sync.Mutex
-	failed time.Time // zero: the store answers
+	mu      sync.Mutex
+	failed  time.Time // zero: the store answers
+	probing bool      // while it does not: somebody is finding out
 }
 
 // Good tells whether what the store said at a time is good enough while it is away.
@@ -52,18 +53,23 @@ func (w *Watch) Good(said, now time.Time) bool {
 // answer. While the store is away most callers get ErrAway without a question.
 func (w *Watch) Ask(ctx context.Context, now time.Time, known bool, f func(context.Context) error) error {
 	w.mu.Lock()
-	was := w.failed
-	if !was.IsZero() && now.Sub(was).Abs() < retry {
+	probe := !w.failed.IsZero()
+	if probe && (w.probing || now.Sub(w.failed).Abs() < retry) {
 		w.mu.Unlock()
 		return ErrAway
 	}
-	if !was.IsZero() {
-		w.failed = now // this caller finds out for all
-	}
+	w.probing = w.probing || probe // this caller finds out for all
 	w.mu.Unlock()
+	if probe {
+		defer func() { // also when f panics, or nobody would ever ask again
+			w.mu.Lock()
+			w.probing = false
+			w.mu.Unlock()
+		}()
+	}
 	begun := time.Now()
 	wait := patienceUnknown
-	if known {
+	if known || probe {
 		wait = patience
 	}
 	asking, cancel := context.WithTimeout(ctx, wait)
@@ -74,8 +80,7 @@ func (w *Watch) Ask(ctx context.Context, now time.Time, known bool, f func(conte
 	switch {
 	case err == nil:
 		w.failed = time.Time{}
-	case errors.Is(ctx.Err(), context.Canceled):
-		w.failed = was // the caller left; that says nothing of the store
+	case errors.Is(ctx.Err(), context.Canceled): // the caller left; that says nothing of the store
 	default:
 		w.failed = now.Add(time.Since(begun))
 	}

@@ -72,15 +72,27 @@ func TestAStoreThatHangs(t *testing.T) {
 			})
 		}
 		all.Wait()
-		waited := 0
-		for range 100 {
-			if start := time.Now(); !errors.Is(w.Ask(t.Context(), start, true, hang), outage.ErrAway) || time.Since(start) > 0 {
-				waited++
-			}
-			time.Sleep(50 * time.Millisecond)
+		// Now many callers, half of whom know nothing, for 100 s: one at a time finds out.
+		var waited, asking, most atomic.Int64
+		begun := time.Now()
+		for i := range 20 {
+			all.Go(func() {
+				for time.Since(begun) < 100*time.Second {
+					err := w.Ask(t.Context(), time.Now(), i%2 == 0, func(ctx context.Context) error {
+						most.Store(max(most.Load(), asking.Add(1)))
+						defer asking.Add(-1)
+						return hang(ctx)
+					})
+					if !errors.Is(err, outage.ErrAway) {
+						waited.Add(1)
+					}
+					time.Sleep(50 * time.Millisecond)
+				}
+			})
 		}
-		if waited > 11 {
-			t.Errorf("%d of 100 callers waited", waited)
+		all.Wait()
+		if n := waited.Load(); n < 30 || n > 42 || most.Load() != 1 { // every 2.5 s
+			t.Errorf("%d callers waited, %d at a time", n, most.Load())
 		}
 	})
 }
