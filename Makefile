@@ -40,6 +40,12 @@ bench-index: ## The file index on PostgreSQL beside JSONB with GIN: BENCHFLAGS='
 	@go build -o bin/bench-index ./bench/index
 	@PANAL_PG_OPTIONS='-c shared_buffers=1GB -c max_wal_size=8GB' scripts/with-postgres bin/bench-index $(BENCHFLAGS)
 
+.PHONY: bench-events
+bench-events: ## Storage events to searchable files, beside one call per message: BENCHFLAGS='-backlog 1000000'
+	@scripts/setup
+	@go build -o bin/bench-events ./bench/events
+	@PANAL_PG_OPTIONS='-c shared_buffers=1GB -c max_wal_size=8GB' scripts/with-postgres bin/bench-events $(BENCHFLAGS)
+
 .PHONY: bench-gateway
 bench-gateway: ## The gateway beside nginx, HAProxy, Caddy and a bare reverse proxy: BENCHFLAGS='-only panal,nginx'
 	@scripts/setup gateway
