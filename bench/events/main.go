@@ -24,6 +24,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/pprof"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,7 +46,7 @@ type options struct {
 	old, ours, backlog, parallel, rate int
 	seconds                            int
 	look                               time.Duration
-	report                             string
+	profile, report                    string
 }
 
 func main() {
@@ -57,6 +58,7 @@ func main() {
 	flag.IntVar(&o.rate, "rate", 2000, "events a second of the part that measures the time until they are searchable")
 	flag.IntVar(&o.seconds, "seconds", 15, "its length")
 	flag.DurationVar(&o.look, "look", 2*time.Millisecond, "what a look at an object takes")
+	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of this process to a file")
 	flag.StringVar(&o.report, "report", "bench-events.json", "where to write the figures")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -74,6 +76,7 @@ type figures struct {
 	Events   int     `json:"events"`
 	Rate     float64 `json:"events_per_second"`
 	CPU      float64 `json:"cpu_us_per_event"` // PostgreSQL's included
+	Server   float64 `json:"postgresql_cpu_us_per_event"`
 	P50      float64 `json:"p50_ms,omitempty"`
 	P99      float64 `json:"p99_ms,omitempty"`
 	Search95 float64 `json:"search_p95_ms,omitempty"`
@@ -105,10 +108,21 @@ func run(ctx context.Context, o options) (err error) {
 	defer func() { err = errors.Join(err, db.Close()) }()
 	b := &bench{o: o, db: db, index: sqlstore.NewLake(db, plat.SystemClock)}
 	b.links = sqlstore.NewLinks(b.index)
+	if o.profile != "" {
+		f, err := os.Create(o.profile)
+		if err != nil {
+			return fmt.Errorf("profile: %w", err)
+		}
+		defer func() { err = errors.Join(err, f.Close()) }()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return fmt.Errorf("profile: %w", err)
+		}
+		defer pprof.StopCPUProfile()
+	}
 	if b.pid, err = postmaster(ctx, db); err != nil {
 		return err
 	}
-	fmt.Printf("%-34s %9s %10s %12s %8s %8s %14s %8s\n", "", "events", "events/s", "CPU us/event", "p50 ms", "p99 ms", "search p95 ms", "heap MB")
+	fmt.Printf("%-34s %9s %10s %12s %11s %8s %8s %14s %8s\n", "", "events", "events/s", "CPU us/event", "PostgreSQL", "p50 ms", "p99 ms", "search p95 ms", "heap MB")
 	for _, part := range []func(context.Context) (figures, error){
 		b.oldWay, b.ourWay, b.latency,
 		func(ctx context.Context) (figures, error) { return b.drain(ctx, "backlog, adaptive", 0, 0) },
@@ -119,7 +133,7 @@ func run(ctx context.Context, o options) (err error) {
 			return err
 		}
 		b.all = append(b.all, f)
-		fmt.Printf("%-34s %9d %10.0f %12.1f %8s %8s %14s %8.0f\n", f.Part, f.Events, f.Rate, f.CPU, cell(f.P50), cell(f.P99), cell(f.Search95), f.HeapMB)
+		fmt.Printf("%-34s %9d %10.0f %12.1f %11.1f %8s %8s %14s %8.0f\n", f.Part, f.Events, f.Rate, f.CPU, f.Server, cell(f.P50), cell(f.P99), cell(f.Search95), f.HeapMB)
 	}
 	fmt.Printf("Panal / the old way: events/s %.1fx, CPU per event %.3fx\n", b.all[1].Rate/b.all[0].Rate, b.all[1].CPU/b.all[0].CPU)
 	out, err := json.MarshalIndent(b.all, "", "  ")
@@ -150,22 +164,21 @@ func postmaster(ctx context.Context, db *sqlstore.DB) (int, error) {
 	return strconv.Atoi(first)
 }
 
-// cpu returns the CPU time of this process and PostgreSQL's so far.
-func (b *bench) cpu() (time.Duration, error) {
-	sum, err := proc.CPU(os.Getpid())
-	if err != nil {
-		return 0, err
+// cpu returns the CPU time of this process and of PostgreSQL so far.
+func (b *bench) cpu() (own, server time.Duration, err error) {
+	if own, err = proc.CPU(os.Getpid()); err != nil {
+		return 0, 0, err
 	}
 	pids, err := proc.Children(b.pid)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	for _, pid := range append(pids, b.pid) {
 		if d, err := proc.CPU(pid); err == nil { // one may have ended
-			sum += d
+			server += d
 		}
 	}
-	return sum, nil
+	return own, server, nil
 }
 
 // bucket is the objects that the events tell of: what a key has follows from it.
@@ -253,7 +266,7 @@ func (c *counted) Ack(ctx context.Context, handles []string) error {
 // part measures do, which returns when n events are done.
 func (b *bench) part(name string, n int, do func() error) (figures, error) {
 	runtime.GC()
-	before, err := b.cpu()
+	own, server, err := b.cpu()
 	if err != nil {
 		return figures{}, err
 	}
@@ -262,11 +275,13 @@ func (b *bench) part(name string, n int, do func() error) (figures, error) {
 		return figures{}, fmt.Errorf("%s: %w", name, err)
 	}
 	took := time.Since(start)
-	after, err := b.cpu()
+	own2, server2, err := b.cpu()
+	own, server = own2-own, server2-server
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return figures{
-		Part: name, Events: n, Rate: float64(n) / took.Seconds(), CPU: float64((after - before).Microseconds()) / float64(n), HeapMB: float64(m.HeapSys-m.HeapReleased) / 1e6,
+		Part: name, Events: n, Rate: float64(n) / took.Seconds(), CPU: float64((own + server).Microseconds()) / float64(n),
+		Server: float64(server.Microseconds()) / float64(n), HeapMB: float64(m.HeapSys-m.HeapReleased) / 1e6,
 	}, err
 }
 
