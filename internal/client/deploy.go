@@ -122,7 +122,7 @@ type EndpointChange struct {
 	Endpoint string `json:"endpoint_id"`
 	Kind     string `json:"kind"`
 	From     string `json:"from_service_id"`
-	Service  string `json:"service_id"`
+	To       string `json:"to_service_id"`
 	Split    []Part `json:"split,omitempty"`
 	By       string `json:"user_id"`
 	At       string `json:"changed_at"`
