@@ -58,9 +58,9 @@ test: ## Everything CI runs
 	@scripts/test
 
 .PHONY: torture
-torture: ## Kill server, PostgreSQL and S3 50 times under load (PANAL_TORTURE_SEED=… repeats a run); the database away for PANAL_OUTAGE (10m) twice
+torture: ## Kill server, PostgreSQL, S3 and SQS server 50 times under load (PANAL_TORTURE_SEED=… repeats a run); the database away for PANAL_OUTAGE (10m) twice
 	@scripts/setup
-	@PANAL_TORTURE_KILLS=$${PANAL_TORTURE_KILLS:-50} go test ./e2e -run TestTorture -count 1 -v -timeout 30m
+	@PANAL_TORTURE_KILLS=$${PANAL_TORTURE_KILLS:-50} go test ./e2e -run 'TestTorture|TestLinkTorture' -count 1 -v -timeout 60m
 	@PANAL_OUTAGE=$${PANAL_OUTAGE:-10m} go test ./e2e -run TestDatabaseOutage -count 1 -v -timeout 60m
 
 .PHONY: dist

@@ -73,7 +73,7 @@ type Server struct {
 	ServiceRate   float64           `name:"infer-service-rate" help:"Inference calls a second of one service. 0: no limit." env:"PANAL_INFER_SERVICE_RATE"`
 	ServiceCalls  int               `name:"infer-service-concurrency" help:"Inference calls of one service under way, those that wait for an instance included. 0: no limit." env:"PANAL_INFER_SERVICE_CONCURRENCY"`
 	Connections   int               `name:"max-connections" help:"Connections of callers, in all; more get 503." default:"20000" env:"PANAL_MAX_CONNECTIONS"`
-	AddrConns     int               `name:"max-connections-per-address" help:"Connections from one IPv4 address or IPv6 /64; --trusted-proxies are not counted." default:"1000" env:"PANAL_MAX_CONNECTIONS_PER_ADDRESS"`
+	AddrConns     int               `name:"max-connections-per-address" help:"Connections from one IPv4 address or IPv6 /64; --trusted-proxies are not counted." default:"2000" env:"PANAL_MAX_CONNECTIONS_PER_ADDRESS"`
 	OutageGrace   time.Duration     `name:"outage-grace" help:"How long tokens, organizations and IP rules that the database has confirmed go on while it does not answer, counted from its last word on each." default:"30m" env:"PANAL_OUTAGE_GRACE"`
 	AccessLog     string            `name:"access-log" help:"File that gets a line of JSON per request, rotated by size with four older ones kept; empty: none." env:"PANAL_ACCESS_LOG"`
 	AccessSample  float64           `name:"access-log-sample" help:"Part of the requests in it, 0 to 1; those answered 5xx are always there." default:"1" env:"PANAL_ACCESS_LOG_SAMPLE"`

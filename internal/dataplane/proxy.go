@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -177,6 +178,11 @@ type result struct {
 func (x *exchange) serve(start time.Time) {
 	if x.r.Method == http.MethodConnect {
 		x.fail(http.StatusMethodNotAllowed, "the gateway opens no tunnels", 0)
+		return
+	}
+	// HTTP/2 lets any text through, and it would stand in the request line.
+	if !tokenText(x.r.Method) || strings.Contains(x.r.Method, "/") {
+		x.fail(http.StatusBadRequest, "the method is no token (RFC 9110)", 0)
 		return
 	}
 	// A wrong name is answered before the body is asked for.
