@@ -45,7 +45,7 @@ type EndpointChange struct {
 	EndpointID string  `json:"endpoint_id"`
 	Kind       string  `json:"kind" enum:"created,switched,split,rolled_back,deleted"`
 	From       *string `json:"from_service_id"`
-	ServiceID  *string `json:"service_id" doc:"the service that answered from then on; null: deleted"`
+	To         *string `json:"to_service_id" doc:"the service that answered from then on; null: deleted"`
 	Split      []Part  `json:"split,omitempty"`
 	UserID     string  `json:"user_id" doc:"who did it"`
 	ChangedAt  string  `json:"changed_at"`
@@ -98,7 +98,7 @@ func wireParts(parts []deploy.Part) []Part {
 func wireChange(c deploy.Change) EndpointChange {
 	return EndpointChange{
 		Number: c.Number, EndpointID: string(c.Endpoint), Kind: string(c.Kind), From: orNull(string(c.From)),
-		ServiceID: orNull(string(c.To)), Split: wireParts(c.Split), UserID: string(c.By), ChangedAt: micro(c.At),
+		To: orNull(string(c.To)), Split: wireParts(c.Split), UserID: string(c.By), ChangedAt: micro(c.At),
 	}
 }
 

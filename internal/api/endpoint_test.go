@@ -43,7 +43,7 @@ func TestEndpointHistoryWire(t *testing.T) {
 	}
 	parts := []any{map[string]any{"service_id": a, "weight": 10.}, map[string]any{"service_id": b, "weight": 90.}}
 	line := func(n float64, kind string, from any, to any, by string, at string) map[string]any {
-		return map[string]any{"number": n, "endpoint_id": id, "kind": kind, "from_service_id": from, "service_id": to, "user_id": by, "changed_at": at}
+		return map[string]any{"number": n, "endpoint_id": id, "kind": kind, "from_service_id": from, "to_service_id": to, "user_id": by, "changed_at": at}
 	}
 	want := []any{
 		line(4, "rolled_back", b, b, all[0].(map[string]any)["user_id"].(string), at(0)),
@@ -105,7 +105,7 @@ func TestEndpointHistoryWire(t *testing.T) {
 	// Gone, but on record.
 	n := len(history(""))
 	w.call("DELETE", one, "")
-	if last := history("?limit=1")[0].(map[string]any); last["kind"] != "deleted" || last["service_id"] != nil || last["number"] != float64(n+1) {
+	if last := history("?limit=1")[0].(map[string]any); last["kind"] != "deleted" || last["to_service_id"] != nil || last["number"] != float64(n+1) {
 		t.Errorf("after the delete = %v", last)
 	}
 	w.refused("as of now", "GET", one+"/history?at=2100-01-01T00:00:00Z", ``, 404)

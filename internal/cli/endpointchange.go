@@ -96,7 +96,7 @@ func (c endpointHistoryCmd) Run(e *env) error {
 		all = all[:min(c.Limit, len(all))]
 	}
 	return e.print(all, []string{"NUMBER", "TIME", "CHANGE", "FROM", "TO", "USER"}, table(all, func(v client.EndpointChange) []string {
-		return []string{strconv.FormatInt(v.Number, 10), v.At, v.Kind, v.From, aim(v.Service, v.Split), v.By}
+		return []string{strconv.FormatInt(v.Number, 10), v.At, v.Kind, v.From, aim(v.To, v.Split), v.By}
 	}))
 }
 

@@ -63,12 +63,20 @@ type serviceFlags struct {
 	Number       int               `help:"How many instances, 1 to 300." short:"n"`
 	Min          int               `help:"How many make it READY; default: all."`
 	Max          int               `help:"Most instances; default: twice the number."`
-	Record       string            `help:"Channel that gets a copy of each input, by id; sampled with --env PANAL_RECORD_PERCENT=10." placeholder:"CHANNEL"`
+	Record       string            `help:"Channel that gets a copy of each input, by id, or none; a sample of them with --env PANAL_RECORD_PERCENT=10." placeholder:"CHANNEL"`
 	Wait         bool              `help:"Wait until it is READY." short:"w"`
 }
 
+// recordNothing is the channel that ends recording.
+const recordNothing = "none"
+
 func (f serviceFlags) params() client.ServiceParams {
-	p := client.ServiceParams{Environment: f.Env, InstanceType: f.InstanceType, Number: f.Number, Min: f.Min, Max: f.Max, Record: f.Record}
+	p := client.ServiceParams{Environment: f.Env, InstanceType: f.InstanceType, Number: f.Number, Min: f.Min, Max: f.Max}
+	if f.Record == recordNothing {
+		p.Record = new(string)
+	} else if f.Record != "" {
+		p.Record = &f.Record
+	}
 	if f.Model != "" {
 		p.Models = map[string]string{"alias": f.Model}
 	}

@@ -69,6 +69,7 @@ type Service struct {
 	Number        int               `json:"instance_number"`
 	Min           int               `json:"min_instance_number"`
 	Max           int               `json:"max_instance_number"`
+	RecordChannel string            `json:"record_channel_id,omitempty"`
 	Autoscale     bool              `json:"enable_autoscale"`
 	Environment   map[string]string `json:"user_env_vars"`
 	Merged        map[string]string `json:"merged_env_vars"`
@@ -86,7 +87,7 @@ type ServiceParams struct {
 	Number       int               `json:"instance_number,omitempty"`
 	Min          int               `json:"min_instance_number,omitempty"`
 	Max          int               `json:"max_instance_number,omitempty"`
-	Record       string            `json:"record_channel_id,omitempty"`
+	Record       *string           `json:"record_channel_id,omitempty"` // "" ends recording
 }
 
 // Endpoint is a stable alias in front of a service.
@@ -122,7 +123,7 @@ type EndpointChange struct {
 	Endpoint string `json:"endpoint_id"`
 	Kind     string `json:"kind"`
 	From     string `json:"from_service_id"`
-	Service  string `json:"service_id"`
+	To       string `json:"to_service_id"`
 	Split    []Part `json:"split,omitempty"`
 	By       string `json:"user_id"`
 	At       string `json:"changed_at"`

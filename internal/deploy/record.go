@@ -43,7 +43,7 @@ func (m *Manager) checkRecord(ctx context.Context, s Service) error {
 	}
 	switch err := m.RecordChannel(ctx, s.Org, s.RecordChannel); {
 	case errors.Is(err, plat.ErrNotFound), errors.Is(err, plat.ErrForbidden), errors.Is(err, plat.ErrInvalid):
-		return plat.InvalidField("record_channel_id", "this organization has no channel %.60s that takes uploads", s.RecordChannel)
+		return plat.InvalidField("record_channel_id", "this organization has no channel %.60s that takes uploads; name another one, or \"\" to record nothing", s.RecordChannel)
 	case err != nil:
 		return fmt.Errorf("find channel %s: %w", s.RecordChannel, err)
 	}
