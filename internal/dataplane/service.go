@@ -22,6 +22,7 @@ type service struct {
 	mu        sync.Mutex
 	instances []*instance
 	waiters   *list.List // of *waiter, nil until one waits
+	load      load
 }
 
 // waiter is a call that waits. What it gets arrives on got, at most once.
@@ -101,6 +102,7 @@ func (s *service) sendAway() {
 	defer s.mu.Unlock()
 	for s.waiters != nil && s.waiters.Len() > 0 {
 		s.give(s.waiters.Front(), nil)
+		s.load.add(-1, time.Now())
 	}
 }
 
@@ -190,6 +192,8 @@ func (s *service) acquire(ctx context.Context, h hold) (*instance, error) {
 	if s.waiters == nil || s.waiters.Len() == 0 {
 		if in := s.pick(now, h.avoid); in != nil {
 			s.take(in)
+			s.load.add(1, now)
+			s.load.Arrivals++
 			s.mu.Unlock()
 			return in, nil
 		}
@@ -208,8 +212,14 @@ func (s *service) acquire(ctx context.Context, h hold) (*instance, error) {
 	}
 	w := &waiter{got: make(chan grant, 1), avoid: h.avoid}
 	w.el = s.waiters.PushBack(w)
+	s.load.add(1, now)
+	s.load.Arrivals++
 	wake := s.nextTry(now, h.until)
+	none := len(s.instances) == 0
 	s.mu.Unlock()
+	if none {
+		s.table.knock(s.id)
+	}
 
 	s.table.held.Add(1)
 	defer func() {
@@ -253,6 +263,7 @@ func (s *service) leave(w *waiter, why error) (*instance, error) {
 	if w.el != nil {
 		s.waiters.Remove(w.el)
 		w.el = nil
+		s.load.add(-1, time.Now())
 	}
 	s.mu.Unlock()
 	select {
@@ -269,6 +280,7 @@ func (s *service) release(in *instance, refused bool) {
 	now := time.Now()
 	s.mu.Lock()
 	in.outstanding--
+	s.load.add(-1, now)
 	s.table.outstanding.Add(-1)
 	switch {
 	case !refused:

@@ -2,7 +2,10 @@
 
 package deploy
 
-import "maps"
+import (
+	"maps"
+	"time"
+)
 
 // Defaults of compute.md §5–7.
 const (
@@ -14,6 +17,10 @@ const (
 	DefaultHealthPath = "/"
 	// MaxNumber is the most instances of a service.
 	MaxNumber = 300
+	// MinTarget and MaxTarget bound the target concurrency of a service.
+	MinTarget, MaxTarget = 0.01, 10_000
+	// MinIdle and MaxIdle bound how long it idles before it sleeps.
+	MinIdle, MaxIdle = time.Second, 30 * 24 * time.Hour
 	// MaxSourceBytes is the most that a version's archive may have.
 	MaxSourceBytes = 5 << 30
 )

@@ -24,6 +24,8 @@ type ServiceSpec struct {
 	Min           *int
 	Max           *int
 	Autoscale     *bool
+	Target        *float64
+	IdleTimeout   *time.Duration
 	RecordChannel *plat.ChannelID
 }
 
@@ -92,7 +94,7 @@ func (in ServiceSpec) apply(s *Service, deployment, version map[string]string) {
 		s.InstanceType = *in.InstanceType
 	}
 	if in.Number != nil { // a new number brings new defaults for its bounds
-		s.Number, s.Min, s.Max = *in.Number, *in.Number, 2**in.Number
+		s.Number, s.Min, s.Max, s.Desired = *in.Number, *in.Number, 2**in.Number, *in.Number
 	}
 	if in.Min != nil {
 		s.Min = *in.Min
@@ -102,6 +104,12 @@ func (in ServiceSpec) apply(s *Service, deployment, version map[string]string) {
 	}
 	if in.Autoscale != nil {
 		s.Autoscale = *in.Autoscale
+	}
+	if in.Target != nil {
+		s.Target = *in.Target
+	}
+	if in.IdleTimeout != nil {
+		s.IdleTimeout = *in.IdleTimeout
 	}
 	if in.RecordChannel != nil {
 		s.RecordChannel = *in.RecordChannel
@@ -226,6 +234,7 @@ func (m *Manager) StartService(ctx context.Context, org plat.OrgID, dep plat.Dep
 		}
 		s.renew()
 		s.ReadyGeneration = 0
+		s.Desired, s.ScaleMessage = s.Number, ""
 		s.Status, s.StatusMessage = InProgress, "waiting for its instances to start"
 		return nil
 	})
