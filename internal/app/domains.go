@@ -70,7 +70,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	services := service.New(service.Config{
 		Log: a.log.With(slog.String(plat.LogComponent, "service")), Now: a.now, Store: deploys, Models: modelRefs{training},
 		Runner: a.runner, Tokens: orgs, Routes: table, Commands: a.commands, IngestSpool: spool, APIURL: a.agents,
-		Wake: a.control.Hub().Watch(ctx, deploy.TopicService),
+		Wake: a.control.Hub().Watch(ctx, deploy.TopicService), SleepAfter: a.cfg.SleepAfter, ScaleWindow: a.cfg.ScaleWindow, Metrics: a.metrics,
 	})
 	if err := services.Prime(ctx); err != nil {
 		return fmt.Errorf("routes: %w", err)
@@ -79,7 +79,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	a.orgs.OneWhile(a.openPorts(deploys))
 	manager := deploy.NewManager(deploy.Config{
 		Store: deploys, Blobs: a.blobs, Models: modelRefs{training}, Publisher: services, Commands: a.commands, Now: a.now,
-		Log: a.log.With(slog.String(plat.LogComponent, "deploy")),
+		Taking: services.Taking, Log: a.log.With(slog.String(plat.LogComponent, "deploy")),
 	})
 	a.group.Add("results", func(ctx context.Context) error {
 		return a.every(ctx, asyncEvery, func(int) {

@@ -66,6 +66,9 @@ type Server struct {
 	Rate          float64           `name:"rate-limit" help:"Calls a second that one token may make; more is 429 with Retry-After. Inference and log lines are not counted. 0: no limit." env:"PANAL_RATE_LIMIT"`
 	RateBurst     int               `name:"rate-burst" help:"Calls that a token which was quiet may make at once; 0: two seconds' worth." env:"PANAL_RATE_BURST"`
 	IdleTimeout   time.Duration     `name:"idle-timeout" help:"How long an inference stream may make no progress." default:"30s" env:"PANAL_IDLE_TIMEOUT"`
+	SleepAfter    time.Duration     `name:"sleep-after" help:"How long a service with min_instance_number 0 goes without a request before it sleeps, if it sets no idle_timeout." default:"10m" env:"PANAL_SLEEP_AFTER"`
+	ScaleWindow   time.Duration     `name:"scale-window" help:"Over how long load is averaged to scale services up, and for how long it must have fallen to scale them down." default:"1m" env:"PANAL_SCALE_WINDOW"`
+	SpoolMB       int64             `name:"spool-mb" help:"Disk that bodies of requests to services without a ready instance may take, in MiB." default:"1024" env:"PANAL_SPOOL_MB"`
 	TunnelIdle    time.Duration     `name:"tunnel-idle-timeout" help:"How long a WebSocket to a command may be silent in both directions." default:"5m" env:"PANAL_TUNNEL_IDLE_TIMEOUT"`
 }
 
@@ -120,7 +123,7 @@ func (c *Server) Validate() error {
 	if !filepath.IsAbs(c.Python) {
 		return plat.InvalidField("python", "%q must be an absolute path", c.Python)
 	}
-	for name, v := range map[string]int64{"log-ceiling-mb": c.LogCeilingMB, "environments-mb": c.EnvironmentMB} {
+	for name, v := range map[string]int64{"log-ceiling-mb": c.LogCeilingMB, "environments-mb": c.EnvironmentMB, "spool-mb": c.SpoolMB} {
 		if v <= 0 {
 			return plat.InvalidField(name, "must be more than 0")
 		}
@@ -130,6 +133,12 @@ func (c *Server) Validate() error {
 	}
 	if c.CollectGrace < time.Second && c.CollectGrace != 0 {
 		return plat.InvalidField("collect-grace", "must be at least 1s")
+	}
+	if c.ScaleWindow < 3*time.Second || c.ScaleWindow > time.Hour {
+		return plat.InvalidField("scale-window", "must be 3s to 1h")
+	}
+	if c.SleepAfter < time.Second {
+		return plat.InvalidField("sleep-after", "must be at least 1s")
 	}
 	if c.LogTTL < time.Hour {
 		return plat.InvalidField("log-ttl", "must be at least 1h")

@@ -83,6 +83,14 @@ func (c *Controller) consider(s deploy.Service, f taking) (int, string) {
 	return k.observe(s, facts{l, f}, now, c.ScaleWindow, idle)
 }
 
+// Taking tells whether an instance takes requests right now.
+func (c *Controller) Taking(w plat.WorkloadID) bool {
+	c.reg.mu.Lock()
+	defer c.reg.mu.Unlock()
+	l := c.reg.live[w]
+	return l != nil && l.routable()
+}
+
 // watchLoad looks at the load of every service, and queues those that want another
 // number of instances. It asks no database.
 func (c *Controller) watchLoad() {
