@@ -90,6 +90,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	})
 	proxy := dataplane.NewProxy(table, dataplane.Options{
 		FirstByte: a.cfg.IdleTimeout, Idle: a.cfg.IdleTimeout, TunnelIdle: a.cfg.TunnelIdle, Hold: a.cfg.HoldTimeout,
+		SpoolDir: filepath.Join(a.cfg.Data, dirUploads), MaxSpool: a.cfg.SpoolMB << 20,
 		Log: a.log.With(slog.String(plat.LogComponent, "gateway")), Metrics: a.metrics,
 	})
 	a.group.Add("tunnels", func(ctx context.Context) error {

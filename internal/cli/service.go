@@ -229,8 +229,12 @@ func scaleRows(s client.Service, all []client.Instance) [][2]string {
 		idle = time.Duration(s.IdleTimeout * float64(time.Second)).String()
 	}
 	rows := [][2]string{
-		{"service", s.ID + " (version " + s.Label + ", " + s.InstanceType + ")"}, {"status", status},
-		{"ready", strconv.Itoa(ready)}, {"desired", strconv.Itoa(s.Desired)}, {"why", why}, {"bounds", bounds},
+		{"service", s.ID + " (version " + s.Label + ", " + s.InstanceType + ")"},
+		{"status", status},
+		{"ready", strconv.Itoa(ready)},
+		{"desired", strconv.Itoa(s.Desired)},
+		{"why", why},
+		{"bounds", bounds},
 	}
 	if s.Autoscale {
 		rows = append(rows, [2]string{"target", target})

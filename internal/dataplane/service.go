@@ -5,6 +5,7 @@ package dataplane
 import (
 	"container/list"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -36,9 +37,12 @@ type waiter struct {
 // target again.
 type grant struct{ in *instance }
 
+// errBodyFailed says that the body of a waiting call broke off.
+var errBodyFailed = errors.New("the body broke off")
+
 // Reasons to refuse a call that would have to wait.
 var (
-	errNoInstance = &plat.Error{Kind: plat.ErrUnavailable, Public: "no instance of the service is ready"}
+	errNoInstance = &plat.Error{Kind: plat.ErrUnavailable, Public: "no instance of the service became ready in time; its status_message and scale_message say why"}
 	errAllBusy    = &plat.Error{Kind: plat.ErrUnavailable, Public: "every instance of the service is busy"}
 	errQueueFull  = &plat.Error{Kind: plat.ErrUnavailable, Public: "too many calls wait for this service"}
 )
@@ -182,6 +186,9 @@ type hold struct {
 	maxBytes int64       // of all calls that wait
 	avoid    *instance   // the instance that has just failed it
 	routed   func() bool // whether the target still leads here
+	// spool begins to take the body of a call that waits for a first instance, and
+	// returns what is closed should that fail; nil: there is nothing to take.
+	spool func() (failed <-chan struct{}, err error)
 }
 
 // acquire takes an instance for a call, waiting for one if it must. A nil
@@ -217,10 +224,6 @@ func (s *service) acquire(ctx context.Context, h hold) (*instance, error) {
 	wake := s.nextTry(now, h.until)
 	none := len(s.instances) == 0
 	s.mu.Unlock()
-	if none {
-		s.table.knock(s.id)
-	}
-
 	s.table.held.Add(1)
 	defer func() {
 		s.table.held.Add(-1)
@@ -231,6 +234,16 @@ func (s *service) acquire(ctx context.Context, h hold) (*instance, error) {
 	if !h.routed() {
 		return s.leave(w, nil)
 	}
+	var failed <-chan struct{}
+	if none {
+		s.table.knock(s.id)
+		if h.spool != nil {
+			var err error
+			if failed, err = h.spool(); err != nil {
+				return s.leave(w, err)
+			}
+		}
+	}
 	timer := time.NewTimer(time.Until(wake))
 	defer timer.Stop()
 	for {
@@ -239,6 +252,8 @@ func (s *service) acquire(ctx context.Context, h hold) (*instance, error) {
 			return g.in, nil
 		case <-ctx.Done():
 			return s.leave(w, context.Cause(ctx))
+		case <-failed:
+			return s.leave(w, errBodyFailed)
 		case <-timer.C:
 			now = time.Now()
 			s.mu.Lock()

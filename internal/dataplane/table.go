@@ -141,6 +141,7 @@ type Table struct {
 	outstanding atomic.Int64
 	held        atomic.Int64
 	heldBytes   atomic.Int64
+	spooled     atomic.Int64
 }
 
 // NewTable returns an empty table.

@@ -17,10 +17,14 @@ const (
 	DefaultHealthPath = "/"
 	// MaxNumber is the most instances of a service.
 	MaxNumber = 300
-	// MinTarget and MaxTarget bound the target concurrency of a service.
-	MinTarget, MaxTarget = 0.01, 10_000
-	// MinIdle and MaxIdle bound how long it idles before it sleeps.
-	MinIdle, MaxIdle = time.Second, 30 * 24 * time.Hour
+	// MinTarget is the least target concurrency of a service.
+	MinTarget = 0.01
+	// MaxTarget is the most.
+	MaxTarget = 10_000
+	// MinIdle is the least that a service idles before it sleeps.
+	MinIdle = time.Second
+	// MaxIdle is the most.
+	MaxIdle = 30 * 24 * time.Hour
 	// MaxSourceBytes is the most that a version's archive may have.
 	MaxSourceBytes = 5 << 30
 )

@@ -33,7 +33,6 @@ type machine struct {
 	looked   time.Time
 	instance float64 // instance-seconds
 	waited   float64 // call-seconds in the queue
-	cut      int
 	check    func(before, after int, why string)
 }
 
