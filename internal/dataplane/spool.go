@@ -124,7 +124,7 @@ func (s *spool) put(b []byte, err error) {
 	}
 	s.end = err
 	switch {
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		s.x.callerSendsBy(time.Time{}) // net/http watches for the caller's leaving
 	case err != nil:
 		close(s.failed)
@@ -166,7 +166,7 @@ func (s *spool) Read(p []byte) (int, error) {
 func (s *spool) whole() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.end == io.EOF
+	return errors.Is(s.end, io.EOF)
 }
 
 // interrupt ends all that waits for the spool, and the reading of the caller.

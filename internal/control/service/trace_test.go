@@ -47,7 +47,7 @@ func replay(t *testing.T, s deploy.Service, autoscale bool) (instances, wait flo
 	return m.instance, m.waited / float64(m.load.Arrivals)
 }
 
-// TestTrace prints what scaling saves on a recorded day.
+// TestTrace prints what scaling saves on a (made-up) day of calls.
 func TestTrace(t *testing.T) {
 	fixed, fixedWait := replay(t, deploy.Service{Number: 8, Desired: 8, Min: 8, Max: 8}, false)
 	one, oneWait := replay(t, deploy.Service{Number: 1, Desired: 1, Min: 1, Max: 8}, true)
