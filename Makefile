@@ -40,6 +40,13 @@ bench-index: ## The file index on PostgreSQL beside JSONB with GIN: BENCHFLAGS='
 	@go build -o bin/bench-index ./bench/index
 	@PANAL_PG_OPTIONS='-c shared_buffers=1GB -c max_wal_size=8GB' scripts/with-postgres bin/bench-index $(BENCHFLAGS)
 
+.PHONY: bench-gateway
+bench-gateway: ## The gateway beside nginx, HAProxy, Caddy and a bare reverse proxy: BENCHFLAGS='-only panal,nginx'
+	@scripts/setup gateway
+	@$(MAKE) --no-print-directory build
+	@go build -o bin/bench-gateway ./bench/gateway
+	@bin/bench-gateway $(BENCHFLAGS)
+
 .PHONY: check
 check: ## The quick half of test: format, lint, vet, architecture
 	@scripts/setup tools
@@ -51,9 +58,10 @@ test: ## Everything CI runs
 	@scripts/test
 
 .PHONY: torture
-torture: ## Kill server, PostgreSQL and S3 50 times under load (PANAL_TORTURE_SEED=… repeats a run)
+torture: ## Kill server, PostgreSQL, S3 and SQS server 50 times under load (PANAL_TORTURE_SEED=… repeats a run); the database away for PANAL_OUTAGE (10m) twice
 	@scripts/setup
-	@PANAL_TORTURE_KILLS=$${PANAL_TORTURE_KILLS:-50} go test ./e2e -run TestTorture -count 1 -v -timeout 30m
+	@PANAL_TORTURE_KILLS=$${PANAL_TORTURE_KILLS:-50} go test ./e2e -run 'TestTorture|TestLinkTorture' -count 1 -v -timeout 60m
+	@PANAL_OUTAGE=$${PANAL_OUTAGE:-10m} go test ./e2e -run TestDatabaseOutage -count 1 -v -timeout 60m
 
 .PHONY: dist
 dist: build ## dist/: the static binary and a systemd unit

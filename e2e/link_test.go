@@ -5,8 +5,11 @@ package e2e_test
 import (
 	"bytes"
 	"crypto/rand"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -24,11 +27,79 @@ import (
 // TestLinkedBucket: what others put into a bucket becomes files of the channel that is
 // linked to it (docs/adr/0017): what was there, what events tell of, and what they don't.
 func TestLinkedBucket(t *testing.T) {
-	t.Run("sqlite", func(t *testing.T) { linkedBucket(t) })
-	t.Run("postgres", func(t *testing.T) { linkedBucket(t, "--database", sqlstoretest.PostgresURL(t)) })
+	t.Run("sqlite", func(t *testing.T) { linkedBucket(t, nil) })
+	t.Run("postgres", func(t *testing.T) { linkedBucket(t, nil, "--database", sqlstoretest.PostgresURL(t)) })
+	t.Run("postgres, sqs", func(t *testing.T) { linkedBucket(t, newQueue(t), "--database", sqlstoretest.PostgresURL(t)) })
 }
 
-func linkedBucket(t *testing.T, engine ...string) {
+// queue is one of the SQS server's that scripts/with-sqs started.
+type queue struct {
+	t        *testing.T
+	endpoint string
+	url      string
+}
+
+func newQueue(t *testing.T) *queue {
+	t.Helper()
+	q := &queue{t: t, endpoint: os.Getenv("PANAL_TEST_SQS")}
+	if q.endpoint == "" {
+		if os.Getenv("CI") != "" {
+			t.Fatal("PANAL_TEST_SQS is not set: run the tests under scripts/with-sqs (make test does)")
+		}
+		t.Skip("PANAL_TEST_SQS is not set: scripts/with-sqs go test … starts a server")
+	}
+	made := q.call("CreateQueue", map[string]any{"QueueName": "q-" + strings.ToLower(rand.Text())})
+	u, err := url.Parse(made["QueueUrl"].(string))
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.url = q.endpoint + u.Path // the server names itself by a host that need not resolve
+	return q
+}
+
+// call asks the server as any client does (the JSON protocol of SQS).
+func (q *queue) call(action string, in map[string]any) map[string]any {
+	q.t.Helper()
+	raw, err := json.Marshal(in)
+	if err != nil {
+		q.t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(q.t.Context(), http.MethodPost, q.endpoint, bytes.NewReader(raw))
+	if err != nil {
+		q.t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/x-amz-json-1.0")
+	req.Header.Set("X-Amz-Target", "AmazonSQS."+action)
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		q.t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	out := map[string]any{}
+	if err := json.NewDecoder(res.Body).Decode(&out); err != nil && !errors.Is(err, io.EOF) || res.StatusCode != http.StatusOK {
+		q.t.Fatalf("%s: %s %v %v", action, res.Status, out, err)
+	}
+	return out
+}
+
+func (q *queue) send(body string) {
+	q.t.Helper()
+	q.call("SendMessage", map[string]any{"QueueUrl": q.url, "MessageBody": body})
+}
+
+// refusal returns status and text of the answer to a POST that must fail.
+func refusal(p *platform, path string, in any) (int, string) {
+	p.t.Helper()
+	err := p.api.JSON(p.t.Context(), http.MethodPost, path, nil, in, nil)
+	var e *client.Error
+	if !errors.As(err, &e) {
+		p.t.Fatalf("POST %s = %v, want a refusal", path, err)
+	}
+	return e.Status, err.Error()
+}
+
+// linkedBucket tells of changes by posting them, or by a queue.
+func linkedBucket(t *testing.T, q *queue, engine ...string) {
 	where, err := url.Parse(bucketURL(t))
 	if err != nil {
 		t.Fatal(err)
@@ -54,18 +125,44 @@ func linkedBucket(t *testing.T, engine ...string) {
 	put("in/there before.txt", "old")
 	put("out/not ours.txt", "x")
 
-	p := startPlatform(t, append(engine, "--link-endpoint", endpoint)...)
+	engine = append(engine, "--link-endpoint", endpoint)
+	if q != nil {
+		engine = append(engine, "--link-endpoint", q.endpoint)
+	}
+	p := startPlatform(t, engine...)
 	channels := client.Path("organizations", p.api.Org, "channels")
 	ch := p.call(http.MethodPost, channels, map[string]any{"name": "linked"})["channel"].(map[string]any)["channel_id"].(string)
 	link := client.Path("organizations", p.api.Org, "channels", ch, "link")
-	made := p.call(http.MethodPost, link, map[string]any{
+	ask := map[string]any{
 		"endpoint": endpoint, "bucket": bucket, "prefix": "in/",
 		"access_key": os.Getenv("PANAL_S3_ACCESS_KEY"), "secret_key": os.Getenv("PANAL_S3_SECRET_KEY"),
-	})
+	}
+	// What is wrong is told before anything is linked, by the field's name.
+	for field, value := range map[string]string{"bucket": "no-such-bucket", "secret_key": "wrong"} {
+		bad := maps.Clone(ask)
+		bad[field] = value
+		if status, body := refusal(p, link, bad); status != http.StatusBadRequest || !strings.Contains(body, strings.Replace(field, "secret", "access", 1)) {
+			t.Errorf("a link with a bad %s = %d %s", field, status, body)
+		}
+	}
+	if q != nil {
+		for _, bad := range []string{q.url + "-not", "http://169.254.169.254/1/q", "nothing"} {
+			ask["queue_url"] = bad
+			if status, body := refusal(p, link, ask); status != http.StatusBadRequest && status != http.StatusForbidden {
+				t.Errorf("a link with the queue %s = %d %s", bad, status, body)
+			}
+		}
+		ask["queue_url"], ask["queue_access_key"], ask["queue_secret_key"] = q.url, "queuekey", "queuesecret"
+	}
+	made := p.call(http.MethodPost, link, ask)
 	secret, _ := made["feed_secret"].(string)
 	feedURL, _ := made["feed_url"].(string)
-	if secret == "" || !strings.HasSuffix(feedURL, "/feeds/"+ch+"/s3") {
+	if q == nil && (secret == "" || !strings.HasSuffix(feedURL, "/feeds/"+ch+"/s3")) || q != nil && (secret+feedURL != "" || made["queue_url"] != q.url) {
 		t.Fatalf("link = %v", made)
+	}
+
+	if q != nil {
+		feedURL = "http://" + p.listen + "/feeds/" + ch + "/s3"
 	}
 
 	files := func(query string) []any {
@@ -99,7 +196,9 @@ func linkedBucket(t *testing.T, engine ...string) {
 	}
 	tell := func(name, key string) {
 		t.Helper()
-		if status := post("Bearer "+secret, event(name, key)); status != http.StatusOK {
+		if q != nil {
+			q.send(event(name, key))
+		} else if status := post("Bearer "+secret, event(name, key)); status != http.StatusOK {
 			t.Fatalf("post = %d", status)
 		}
 	}
@@ -152,13 +251,23 @@ func linkedBucket(t *testing.T, engine ...string) {
 
 	// Poison, and who may post.
 	tell("ObjectCreated:Put", "out/not ours.txt")
-	if status := post("Bearer "+secret, "{broken"); status != http.StatusOK {
+	if q != nil {
+		q.send(`{"Service":"Amazon S3","Event":"s3:TestEvent","Time":"2026-11-26T00:00:00.000Z","Bucket":"` + bucket + `"}`) // as S3 does when it is told of the queue
+		q.send("{broken")
+	} else if status := post("Bearer "+secret, "{broken"); status != http.StatusOK {
 		t.Errorf("broken = %d, want 200: it is durable, and a dead letter later", status)
 	}
-	if status := post("Bearer "+secret+"x", event("ObjectCreated:Put", "in/x")); status != http.StatusUnauthorized {
+	if q != nil {
+		if status := post("Bearer x", "{}"); status != http.StatusUnauthorized && status != http.StatusNotFound {
+			t.Errorf("posting to a link with a queue = %d", status)
+		}
+	} else if status := post("Bearer "+secret+"x", event("ObjectCreated:Put", "in/x")); status != http.StatusUnauthorized {
 		t.Errorf("a wrong secret = %d, want 401", status)
 	}
-	if status := post("Bearer "+secret, strings.Repeat("x", 1<<20+1)); status != http.StatusRequestEntityTooLarge {
+	if q != nil {
+		// Gone from the queue, too: what is dead is acknowledged.
+		wait("the empty queue", func() bool { return p.call(http.MethodGet, link, nil)["waiting"] == 0.0 })
+	} else if status := post("Bearer "+secret, strings.Repeat("x", 1<<20+1)); status != http.StatusRequestEntityTooLarge {
 		t.Errorf("a huge message = %d, want 413", status)
 	}
 	wait("the dead letters", func() bool { return p.call(http.MethodGet, link, nil)["dead"] == 2.0 })

@@ -29,6 +29,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"panal/bench/proc"
 	"panal/internal/client"
 	"panal/internal/plat"
 )
@@ -210,7 +211,7 @@ func (l *loader) run(ctx context.Context, p *part, d time.Duration) error {
 	if p.Rate > 0 {
 		workers = 4 * l.o.workers // more than the load needs, so that the schedule holds
 	}
-	cpu, err := cpuTime(l.o.pid)
+	cpu, err := proc.CPU(l.o.pid)
 	if err != nil {
 		return err
 	}
@@ -251,11 +252,11 @@ func (l *loader) run(ctx context.Context, p *part, d time.Duration) error {
 	}
 	p.Seconds = time.Since(start).Seconds()
 	p.Files = len(latencies)
-	after, err := cpuTime(l.o.pid)
+	after, err := proc.CPU(l.o.pid)
 	if err != nil {
 		return err
 	}
-	if p.RSS, err = rss(l.o.pid); err != nil {
+	if p.RSS, err = proc.RSS(l.o.pid); err != nil {
 		return err
 	}
 	if p.Files == 0 {

@@ -34,6 +34,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"panal/bench/proc"
 	"panal/internal/plat"
 )
 
@@ -153,7 +154,7 @@ func run(ctx context.Context, o options) error {
 	var servers []*server
 	defer func() {
 		for _, s := range servers {
-			s.stop()
+			s.Stop()
 		}
 	}()
 	for name, start := range map[string]func(options) (*server, error){"panal": startPanal, "versitygw": startVersity} {
@@ -272,14 +273,14 @@ func measure(ctx context.Context, o options, s *server, k kase, round int, noise
 // part runs one kind of call by all clients for a while.
 func part(ctx context.Context, o options, s *server, k kase, name string, most int64, call func(c *conn, worker int) (int, error)) (figures, error) {
 	f := figures{Server: s.Name, Case: k.Name, Part: name}
-	before, err := rss(s.pid)
+	before, err := proc.RSS(s.PID)
 	if err != nil {
 		return f, err
 	}
-	if err := resetPeak(s.pid); err != nil {
+	if err := proc.ResetPeak(s.PID); err != nil {
 		return f, err
 	}
-	cpu, err := cpuTime(s.pid)
+	cpu, err := proc.CPU(s.PID)
 	if err != nil {
 		return f, err
 	}
@@ -312,11 +313,11 @@ func part(ctx context.Context, o options, s *server, k kase, name string, most i
 	}
 	wg.Wait()
 	took0 := time.Since(begin)
-	after, err := cpuTime(s.pid)
+	after, err := proc.CPU(s.PID)
 	if err != nil {
 		return f, err
 	}
-	if f.PeakMB, err = peak(s.pid); err != nil {
+	if f.PeakMB, err = proc.Peak(s.PID); err != nil {
 		return f, err
 	}
 	f.Growth = max(f.PeakMB-before, 0)

@@ -3,33 +3,24 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
-	"time"
 
+	"panal/bench/proc"
 	"panal/internal/client"
-	"panal/internal/plat"
 )
 
 // server is one of the two under test.
 type server struct {
-	Name string
-	cmd  *exec.Cmd
+	*proc.Process
 	addr string
 	dir  string
-	pid  int
 	idle float64 // MB resident before any load
 	put  func(worker int, n int64, size int64) (head []byte)
 	// paths returns the heads of the requests that read what a case has stored.
@@ -38,78 +29,39 @@ type server struct {
 	end   func(ctx context.Context) error              // its bytes may go
 }
 
-// launch starts a program on one core and waits for its port.
-func launch(o options, name string, port int, env []string, argv ...string) (*server, error) {
-	s := &server{Name: name, addr: "127.0.0.1:" + strconv.Itoa(port)}
-	if o.serverCPU != "" {
-		argv = append([]string{"taskset", "-c", o.serverCPU}, argv...)
-	}
-	log, err := os.Create(filepath.Join(o.dir, name+".log"))
+// launch starts a program on the servers' core and waits for its port.
+func launch(o options, name string, env []string, addr string, argv ...string) (*server, error) {
+	p, err := proc.Start(name, o.serverCPU, filepath.Join(o.dir, name+".log"), env, argv...)
 	if err != nil {
 		return nil, err
 	}
-	s.cmd = exec.Command(argv[0], argv[1:]...)
-	s.cmd.Stdout, s.cmd.Stderr, s.cmd.Env = log, log, append(os.Environ(), env...)
-	if err := s.cmd.Start(); err != nil {
+	if err := p.Listens(context.Background(), addr); err != nil {
+		p.Stop()
 		return nil, err
 	}
-	s.pid = s.cmd.Process.Pid // taskset becomes the program
-	for range 200 {
-		c, err := net.Dial("tcp", s.addr)
-		if err == nil {
-			return s, c.Close()
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	s.stop()
-	return nil, fmt.Errorf("%s does not listen; see %s", name, log.Name())
-}
-
-func (s *server) stop() {
-	_ = s.cmd.Process.Signal(os.Interrupt)
-	done := make(chan struct{})
-	go func() { _ = s.cmd.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-time.After(15 * time.Second):
-		_ = s.cmd.Process.Kill()
-		<-done
-	}
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = l.Close() }()
-	addr, ok := l.Addr().(*net.TCPAddr)
-	if !ok {
-		return 0, errors.New("no TCP address")
-	}
-	return addr.Port, nil
+	return &server{Process: p, addr: addr}, nil
 }
 
 // startPanal starts Panal as a user has it: SQLite, a directory, every upload
 // authenticated, hashed, indexed under three keys and durable when it is answered.
 func startPanal(o options) (*server, error) {
-	port, err := freePort()
+	addr, err := proc.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
 	data := filepath.Join(o.dir, "panal")
-	argv := []string{o.panal, "serve", "--data", data, "--listen", "127.0.0.1:" + strconv.Itoa(port)}
+	argv := []string{o.panal, "serve", "--data", data, "--listen", addr}
 	if o.pprof != "" {
 		argv = append(argv, "--admin-listen", o.pprof)
 	}
-	s, err := launch(o, "panal", port, nil, argv...)
+	s, err := launch(o, "panal", nil, addr, argv...)
 	if err != nil {
 		return nil, err
 	}
 	s.dir = data
-	admin, err := readAdmin(filepath.Join(data, "admin.json"))
+	admin, err := proc.ReadAdmin(filepath.Join(data, "admin.json"))
 	if err != nil {
-		s.stop()
+		s.Stop()
 		return nil, err
 	}
 	api := client.New("http://"+s.addr, admin.Org, admin.User, admin.Token)
@@ -162,32 +114,14 @@ func startPanal(o options) (*server, error) {
 		return all[:min(most, len(all))], ctx.Err()
 	}
 	s.end = func(context.Context) error { return nil }
-	s.idle, err = rss(s.pid)
+	s.idle, err = proc.RSS(s.PID)
 	return s, err
-}
-
-type admin struct{ Org, User, Token string }
-
-func readAdmin(path string) (admin, error) {
-	var a struct {
-		Org   string `json:"organization_id"`
-		User  string `json:"user_id"`
-		Token string `json:"personal_access_token"`
-	}
-	for range 100 {
-		b, err := os.ReadFile(path)
-		if err == nil && json.Unmarshal(b, &a) == nil && a.Token != "" {
-			return admin{a.Org, strings.TrimPrefix(a.User, "user-"), a.Token}, nil
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	return admin{}, plat.Errorf(plat.ErrUnavailable, "no token in %s", path)
 }
 
 // startVersity starts versitygw on its posix backend: connections kept, no request
 // log, everything else as it comes.
 func startVersity(o options) (*server, error) {
-	port, err := freePort()
+	addr, err := proc.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
@@ -196,8 +130,8 @@ func startVersity(o options) (*server, error) {
 		return nil, err
 	}
 	const access, secret, region = "bench", "benchsecret", "us-east-1"
-	s, err := launch(o, "versitygw", port, []string{"ROOT_ACCESS_KEY=" + access, "ROOT_SECRET_KEY=" + secret},
-		o.versity, "--port", "127.0.0.1:"+strconv.Itoa(port), "--region", region, "--keep-alive", "--quiet", "posix", dir)
+	s, err := launch(o, "versitygw", []string{"ROOT_ACCESS_KEY=" + access, "ROOT_SECRET_KEY=" + secret}, addr,
+		o.versity, "--port", addr, "--region", region, "--keep-alive", "--quiet", "posix", dir)
 	if err != nil {
 		return nil, err
 	}
@@ -235,43 +169,6 @@ func startVersity(o options) (*server, error) {
 		return all, nil
 	}
 	s.end = func(context.Context) error { return os.RemoveAll(filepath.Join(dir, bucket)) }
-	s.idle, err = rss(s.pid)
+	s.idle, err = proc.RSS(s.PID)
 	return s, err
-}
-
-// ticksPerSecond is USER_HZ, which Linux fixes at 100 for everything it shows.
-const ticksPerSecond = 100
-
-// cpuTime returns the CPU time of a process so far.
-func cpuTime(pid int) (time.Duration, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, fmt.Errorf("the server is gone: %w", err)
-	}
-	// The name, in parentheses, may hold anything; what follows it is numbers.
-	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
-	if len(fields) < 13 {
-		return 0, io.ErrUnexpectedEOF
-	}
-	user, err1 := strconv.ParseInt(string(fields[11]), 10, 64)
-	system, err2 := strconv.ParseInt(string(fields[12]), 10, 64)
-	return time.Duration(user+system) * time.Second / ticksPerSecond, errors.Join(err1, err2)
-}
-
-// rss and peak return resident memory in MB, now and at most since resetPeak.
-func rss(pid int) (float64, error)  { return status(pid, "VmRSS:") }
-func peak(pid int) (float64, error) { return status(pid, "VmHWM:") }
-
-func resetPeak(pid int) error {
-	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0)
-}
-
-func status(pid int, field string) (float64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, fmt.Errorf("the server is gone: %w", err)
-	}
-	_, rest, _ := strings.Cut(string(b), field)
-	kb, err := strconv.ParseFloat(strings.Fields(rest + " 0")[0], 64)
-	return kb / 1000, err
 }

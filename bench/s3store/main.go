@@ -27,6 +27,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"panal/bench/proc"
+
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
 )
@@ -73,7 +75,7 @@ func main() {
 // bench is everything that runs.
 type bench struct {
 	o       options
-	gateway *process
+	gateway *proc.Process
 	// Two servers on one bucket, the idle one costs nothing: one that streams, one
 	// whose downloads are storage's own URLs.
 	stream, presign *panal
@@ -100,8 +102,8 @@ func run(ctx context.Context, o options) (err error) {
 	}}}
 	_, _ = rand.Read(b.body)
 	defer func() {
-		for _, p := range []*process{b.stream.proc(), b.presign.proc(), b.gateway} {
-			p.stop()
+		for _, p := range []*proc.Process{b.stream.process(), b.presign.process(), b.gateway} {
+			p.Stop()
 		}
 		err = errors.Join(err, os.RemoveAll(dir), os.RemoveAll(records))
 	}()
@@ -134,7 +136,12 @@ func run(ctx context.Context, o options) (err error) {
 		}
 		p.print(o, base)
 	}
-	peakStream, peakPresign, peakS3 := b.stream.p.peak(), b.presign.p.peak(), b.gateway.peak()
+	peakStream, err1 := proc.Peak(b.stream.p.PID)
+	peakPresign, err2 := proc.Peak(b.presign.p.PID)
+	peakS3, err3 := proc.Peak(b.gateway.PID)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return err
+	}
 	fmt.Printf("peak RSS: Panal %.0f MB (streams), %.0f MB (presigns), S3 server %.0f MB\n", peakStream, peakPresign, peakS3)
 	if o.big > 0 {
 		return b.memory(ctx)
@@ -156,8 +163,10 @@ type phase struct {
 
 // turn runs one turn of a phase.
 func (b *bench) turn(ctx context.Context, p *phase) error {
-	cpu := func() (time.Duration, time.Duration) { return b.stream.p.cpu() + b.presign.p.cpu(), b.gateway.cpu() }
-	panal0, s30 := cpu()
+	panal0, s30, err := b.cpu()
+	if err != nil {
+		return err
+	}
 	var next atomic.Int64
 	var mu sync.Mutex
 	var failed error
@@ -185,10 +194,19 @@ func (b *bench) turn(ctx context.Context, p *phase) error {
 	}
 	wg.Wait()
 	p.took += time.Since(start)
-	panal1, s31 := cpu()
+	panal1, s31, err := b.cpu()
+	failed = errors.Join(failed, err)
 	p.panalCPU += panal1 - panal0
 	p.s3CPU += s31 - s30
 	return failed
+}
+
+// cpu returns the CPU time of Panal's servers and of the S3 server so far.
+func (b *bench) cpu() (panal, s3 time.Duration, err error) {
+	stream, err1 := proc.CPU(b.stream.p.PID)
+	presign, err2 := proc.CPU(b.presign.p.PID)
+	s3, err3 := proc.CPU(b.gateway.PID)
+	return stream + presign, s3, errors.Join(err1, err2, err3)
 }
 
 func (p *phase) rate(o options) float64 {
@@ -279,13 +297,18 @@ func (b *bench) get(ctx context.Context, p *panal, i int) error {
 
 // memory puts many large uploads at once and watches the server's memory grow.
 func (b *bench) memory(ctx context.Context) error {
-	before := b.stream.p.rss()
+	before, err := proc.RSS(b.stream.p.PID)
+	if err != nil {
+		return err
+	}
 	done := make(chan struct{})
 	highest := before
 	var watch sync.WaitGroup
 	watch.Go(func() {
 		for {
-			highest = max(highest, b.stream.p.rss())
+			if now, err := proc.RSS(b.stream.p.PID); err == nil { // else the uploads tell
+				highest = max(highest, now)
+			}
 			select {
 			case <-done:
 				return
@@ -326,7 +349,7 @@ func (e *endless) Read(p []byte) (int, error) {
 // start starts the S3 server and Panal.
 func (b *bench) start(ctx context.Context, dir, records string) error {
 	const access, secret = "bench", "bench-secret-key"
-	port, err := freePort(ctx)
+	port, err := proc.FreeAddr()
 	if err != nil {
 		return err
 	}
@@ -334,7 +357,7 @@ func (b *bench) start(ctx context.Context, dir, records string) error {
 	if err := os.MkdirAll(filepath.Join(root, bucketName), 0o700); err != nil {
 		return err
 	}
-	b.gateway, err = launch(b.o.serverCore, []string{"ROOT_ACCESS_KEY=" + access, "ROOT_SECRET_KEY=" + secret},
+	b.gateway, err = proc.Start("versitygw", b.o.serverCore, filepath.Join(dir, "versitygw.log"), []string{"ROOT_ACCESS_KEY=" + access, "ROOT_SECRET_KEY=" + secret},
 		b.o.gateway, "--port", port, "--quiet", "--keep-alive", "--health", "/health", "posix", root)
 	if err != nil {
 		return err

@@ -3,20 +3,19 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"panal/bench/proc"
 )
 
 // pinned tells that this process was started again on its core.
@@ -38,61 +37,6 @@ func pin(core string) error {
 	return nil
 }
 
-// process is a server.
-type process struct {
-	cmd *exec.Cmd
-	log bytes.Buffer
-}
-
-func launch(core string, env []string, args ...string) (*process, error) {
-	p := &process{cmd: exec.Command("taskset", append([]string{"-c", core}, args...)...)} // taskset becomes the program
-	p.cmd.Env = append(os.Environ(), env...)
-	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
-	return p, p.cmd.Start()
-}
-
-func (p *process) stop() {
-	if p != nil && p.cmd.Process != nil {
-		_ = p.cmd.Process.Signal(os.Interrupt)
-		_ = p.cmd.Wait()
-	}
-}
-
-// cpu is the CPU time so far.
-func (p *process) cpu() time.Duration {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
-	if err != nil {
-		return 0
-	}
-	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	user, _ := strconv.ParseInt(fields[11], 10, 64)
-	system, _ := strconv.ParseInt(fields[12], 10, 64)
-	return time.Duration(user+system) * (time.Second / 100) // USER_HZ is 100
-}
-
-func (p *process) rss() float64  { return p.status("VmRSS:") }
-func (p *process) peak() float64 { return p.status("VmHWM:") }
-
-// status is a size of /proc/PID/status in MB.
-func (p *process) status(name string) float64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	if err != nil {
-		return 0
-	}
-	_, rest, _ := strings.Cut(string(b), name)
-	kb, _ := strconv.ParseFloat(strings.Fields(rest + " 0")[0], 64)
-	return kb / 1000
-}
-
-func freePort(ctx context.Context) (string, error) {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
-}
-
 func ready(ctx context.Context, url string) error {
 	for range 300 {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -112,14 +56,14 @@ func ready(ctx context.Context, url string) error {
 
 // panal is a server of ours with a channel.
 type panal struct {
-	p                        *process
+	p                        *proc.Process
 	url, user, pass, channel string
 
 	mu    sync.Mutex
 	files []string
 }
 
-func (p *panal) proc() *process {
+func (p *panal) process() *proc.Process {
 	if p == nil {
 		return nil
 	}
@@ -127,30 +71,22 @@ func (p *panal) proc() *process {
 }
 
 func (b *bench) startPanal(ctx context.Context, data, blob string, env []string) (*panal, error) {
-	port, err := freePort(ctx)
+	port, err := proc.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
 	p := &panal{url: "http://" + port}
-	if p.p, err = launch(b.o.panalCore, env, b.o.panal, "serve", "--data", data, "--listen", port, "--blob", blob); err != nil {
+	if p.p, err = proc.Start(filepath.Base(data), b.o.panalCore, data+".log", env, b.o.panal, "serve", "--data", data, "--listen", port, "--blob", blob); err != nil {
 		return nil, err
 	}
 	if err := ready(ctx, p.url+"/readyz"); err != nil {
-		return p, fmt.Errorf("%w\n%s", err, p.p.log.String())
+		return p, fmt.Errorf("%w; see %s.log", err, data)
 	}
-	raw, err := os.ReadFile(filepath.Join(data, "admin.json"))
+	admin, err := proc.ReadAdmin(filepath.Join(data, "admin.json"))
 	if err != nil {
 		return p, err
 	}
-	var admin struct {
-		Org   string `json:"organization_id"`
-		User  string `json:"user_id"`
-		Token string `json:"personal_access_token"`
-	}
-	if err := json.Unmarshal(raw, &admin); err != nil {
-		return p, err
-	}
-	p.user, p.pass = "user-"+strings.TrimPrefix(admin.User, "user-"), admin.Token
+	p.user, p.pass = "user-"+admin.User, admin.Token
 	res, err := p.do(ctx, b.http, http.MethodPost, "/organizations/"+admin.Org+"/channels", strings.NewReader(`{"name":"bench"}`), -1)
 	if err != nil {
 		return p, err

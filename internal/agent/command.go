@@ -46,6 +46,7 @@ type command struct {
 	addr   string
 	client *http.Transport
 	proxy  *httputil.ReverseProxy
+	bufs   copyBuffers
 
 	mu       sync.Mutex
 	inflight int
@@ -64,7 +65,10 @@ func (s *service) runCommand(ctx context.Context, root, site string) error {
 		DisableCompression: true, MaxIdleConnsPerHost: a.cfg.concurrency, IdleConnTimeout: time.Minute, Proxy: nil,
 	}}
 	c.proxy = &httputil.ReverseProxy{
-		Rewrite: c.rewrite, Transport: c.client, FlushInterval: -1, ModifyResponse: c.decorate, ErrorHandler: c.failed,
+		// Answers of unknown length are flushed at once whatever the interval is; one of a
+		// known length goes out in one piece when it is done by then.
+		FlushInterval: 50 * time.Millisecond, BufferPool: &c.bufs,
+		Rewrite: c.rewrite, Transport: c.client, ModifyResponse: c.decorate, ErrorHandler: c.failed,
 		ErrorLog: log.New(io.Discard, "", 0), // copies that break off: the caller sees them
 	}
 	defer c.client.CloseIdleConnections()
@@ -82,6 +86,22 @@ func (s *service) runCommand(ctx context.Context, root, site string) error {
 	s.command.Store(c)
 	return c.watch(ctx)
 }
+
+// copyBuffers spares the proxy a buffer for each request.
+type copyBuffers struct{ pool sync.Pool }
+
+const copyBuffer = 64 << 10
+
+// Get implements httputil.BufferPool.
+func (c *copyBuffers) Get() []byte {
+	if b, ok := c.pool.Get().(*[]byte); ok {
+		return *b
+	}
+	return make([]byte, copyBuffer)
+}
+
+// Put implements httputil.BufferPool.
+func (c *copyBuffers) Put(b []byte) { c.pool.Put(&b) }
 
 // freePort returns an address of loopback that nothing listens on. In a network
 // of its own nobody can take it meanwhile.

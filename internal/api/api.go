@@ -44,6 +44,7 @@ import (
 	"panal/internal/runner"
 	"panal/internal/secret"
 	"panal/internal/train"
+	"panal/internal/x/accesslog"
 	"panal/internal/x/signedurl"
 )
 
@@ -87,6 +88,8 @@ type Deps struct {
 	Capacity func(context.Context) (runner.Capacity, error)
 	// Audit takes a row of each mutating call; nil: there is none.
 	Audit *audit.Service
+	// AccessLog takes a line of each request; nil: there is none.
+	AccessLog *accesslog.Log
 	// Limits bound what one caller can ask for.
 	Limits Limits
 	// Logs, and how to tell which streams there are.
@@ -183,6 +186,7 @@ func (a *API) resources() []func() {
 		a.addCodes,
 		a.addServices,
 		a.addEndpoints,
+		a.addTraffic,
 		a.addInference,
 		a.addResults,
 		a.addInstanceTypes,

@@ -74,7 +74,11 @@ const actorSignedURL = "signed_url"
 // names its actor too.
 func acts(ctx context.Context, id authn.Identity) {
 	info := infoOf(ctx)
-	if info == nil || info.audit == nil {
+	if info == nil {
+		return
+	}
+	info.org, info.user = id.Org, id.User
+	if info.audit == nil {
 		return
 	}
 	row := &info.audit.row

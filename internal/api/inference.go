@@ -54,6 +54,7 @@ func (a *API) addInference() {
 func (a *API) infer(w http.ResponseWriter, r *http.Request) {
 	id, err := a.Auth.Request(r)
 	if err == nil {
+		acts(r.Context(), id)
 		err = a.reachable(r.Context(), id)
 	}
 	if err == nil {
@@ -75,7 +76,7 @@ func (a *API) infer(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	to.Org = id.Org
-	call := dataplane.Call{Target: to, User: id.User, RequestID: requestID(r.Context()), Path: rest}
+	call := dataplane.Call{Target: to, User: id.User, Credential: id.Credential, RequestID: requestID(r.Context()), Path: rest}
 	var async compat.Bool
 	if h := r.Header.Get("X-Abeja-Arms-Async"); h != "" && async.UnmarshalText([]byte(h)) == nil && bool(async) {
 		a.inferAsync(w, r, call)
@@ -180,7 +181,9 @@ type orgName struct {
 
 const (
 	orgNameLife = time.Minute
-	maxOrgNames = 10_000
+	// orgNamePatience is how long a call waits for a database that hangs.
+	orgNamePatience = 2 * time.Second
+	maxOrgNames     = 10_000
 )
 
 // lookup returns the organization with that name or id. While the database is
@@ -191,7 +194,9 @@ func (n *orgNames) lookup(ctx context.Context, a *API, label string) (plat.OrgID
 	have, ok := n.seen[label]
 	n.mu.Unlock()
 	if !ok || now.Sub(have.at).Abs() >= orgNameLife {
-		found, err := a.Orgs.Get(ctx, label)
+		asking, cancel := context.WithTimeout(ctx, orgNamePatience)
+		found, err := a.Orgs.Get(asking, label)
+		cancel()
 		switch {
 		case err == nil:
 			have = orgName{found.ID, now}

@@ -34,6 +34,10 @@ type Limits struct {
 // defaultHeaderBytes holds 16 KiB of metadata, percent-encoded, and the rest.
 const defaultHeaderBytes = 64 << 10
 
+// maxHeaderFields is more than any metadata within its bound needs: names and values of
+// a byte or two.
+const maxHeaderFields = 4000
+
 func (l Limits) withDefaults() Limits {
 	if l.HeaderBytes == 0 {
 		l.HeaderBytes = defaultHeaderBytes
@@ -48,11 +52,16 @@ func (l Limits) withDefaults() Limits {
 // checkHeaders returns 431 for a request whose headers pass the limit. net/http cuts
 // off what is several times longer by itself, in plain text.
 func (a *API) checkHeaders(r *http.Request) *ErrorBody {
-	n := len(r.RequestURI) + len(r.Host)
+	n, fields := len(r.RequestURI)+len(r.Host), 0
 	for name, values := range r.Header {
+		fields += len(values)
 		for _, v := range values {
 			n += len(name) + len(v) + len(": \r\n")
 		}
+	}
+	if fields > maxHeaderFields {
+		return newError(http.StatusRequestHeaderFieldsTooLarge,
+			"the request has "+strconv.Itoa(fields)+" header fields; the limit is "+strconv.Itoa(maxHeaderFields), nil)
 	}
 	if n <= a.Limits.HeaderBytes {
 		return nil

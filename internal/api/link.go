@@ -19,13 +19,16 @@ import (
 
 // NewLink is what a channel is linked to.
 type NewLink struct {
-	Endpoint  string `json:"endpoint" example:"https://s3.eu-central-1.amazonaws.com" doc:"of the storage; one that the server's --link-endpoint allows"`
-	Region    string `json:"region" doc:"default us-east-1"`
-	Bucket    string `json:"bucket"`
-	Prefix    string `json:"prefix" doc:"of the objects' keys; empty: all"`
-	AccessKey string `json:"access_key" doc:"may read the bucket; without: as nobody"`
-	SecretKey string `json:"secret_key"`
-	Feed      string `json:"feed" doc:"webhook (default): the storage posts its events to /feeds/{channel_id}/s3; none: the reconciler alone"`
+	Endpoint       string `json:"endpoint" example:"https://s3.eu-central-1.amazonaws.com" doc:"of the storage; one that the server's --link-endpoint allows"`
+	Region         string `json:"region" doc:"default us-east-1"`
+	Bucket         string `json:"bucket"`
+	Prefix         string `json:"prefix" doc:"of the objects' keys; empty: all"`
+	AccessKey      string `json:"access_key" doc:"may read the bucket; without: as nobody"`
+	SecretKey      string `json:"secret_key"`
+	QueueURL       string `json:"queue_url" doc:"of the SQS queue to which the storage sends its events; its endpoint is one that the server's --link-endpoint allows"`
+	QueueAccessKey string `json:"queue_access_key" doc:"may receive from the queue, delete and change visibility in it and read its attributes; without: access_key"`
+	QueueSecretKey string `json:"queue_secret_key"`
+	Feed           string `json:"feed" doc:"sqs (default with queue_url); webhook (default): the storage posts its events to /feeds/{channel_id}/s3; none: the reconciler alone"`
 }
 
 // LinkAnswer is a link and how it's doing.
@@ -36,6 +39,7 @@ type LinkAnswer struct {
 	Bucket    string `json:"bucket"`
 	Prefix    string `json:"prefix"`
 	Feed      string `json:"feed"`
+	QueueURL  string `json:"queue_url,omitempty"`
 	FeedURL   string `json:"feed_url,omitempty" doc:"where the storage posts its events"`
 	// FeedSecret is told once.
 	FeedSecret string  `json:"feed_secret,omitempty" doc:"the storage sends it as Authorization: Bearer; shown only now"`
@@ -47,6 +51,7 @@ type LinkAnswer struct {
 	Waiting    int64   `json:"waiting" doc:"messages in the feed"`
 	Oldest     *string `json:"oldest" doc:"when the oldest of them came"`
 	Dead       int64   `json:"dead" doc:"dead letters"`
+	FeedError  string  `json:"feed_error,omitempty" doc:"why the feed can't be asked now"`
 
 	Messages    int64   `json:"messages" doc:"done since the server's start"`
 	Changed     int64   `json:"changed" doc:"files that came or went by them"`
@@ -59,7 +64,7 @@ func linkWire(ctx context.Context, st link.Status) *LinkAnswer {
 	l := st.Link
 	out := &LinkAnswer{
 		ChannelID: string(l.Channel), Endpoint: l.Place.Endpoint, Region: l.Place.Region, Bucket: l.Place.Bucket, Prefix: l.Place.Prefix,
-		Feed: string(l.Feed.Kind), Paused: l.Paused, CreatedAt: l.CreatedAt.Format(plat.TimeSecZ), Listed: l.Walk.Seen, Drift: l.Walk.Drift,
+		Feed: string(l.Feed.Kind), QueueURL: l.Feed.Queue, FeedError: st.FeedError, Paused: l.Paused, CreatedAt: l.CreatedAt.Format(plat.TimeSecZ), Listed: l.Walk.Seen, Drift: l.Walk.Drift,
 		Waiting: st.Backlog.Messages, Dead: st.Dead, Messages: st.Figures.Messages, Changed: st.Figures.Changed,
 		LastBatch: st.Figures.LastBatch, Concurrency: st.Figures.Concurrency, LagSeconds: st.Figures.Lag.Seconds(),
 	}
@@ -136,6 +141,7 @@ func (a *API) addLinks() {
 		l, secret, err := a.Links.Create(ctx, link.NewLink{
 			Org: caller(ctx).Org, Channel: id, Place: link.Place{Endpoint: b.Endpoint, Region: b.Region, Bucket: b.Bucket, Prefix: b.Prefix},
 			AccessKey: b.AccessKey, SecretKey: b.SecretKey, Feed: link.FeedKind(b.Feed),
+			Queue: b.QueueURL, QueueAccessKey: b.QueueAccessKey, QueueSecretKey: b.QueueSecretKey,
 		})
 		if err != nil {
 			return nil, err

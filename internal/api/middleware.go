@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"panal/internal/plat"
+	"panal/internal/x/accesslog"
 	"panal/internal/x/httpx"
 )
 
@@ -26,6 +27,9 @@ type requestInfo struct {
 	base string
 	// peer is from where it comes.
 	peer httpx.Peer
+	// org and user are who is asking, once that is known.
+	org  plat.OrgID
+	user plat.UserID
 	// operation is what the request turned out to ask for.
 	operation *operationMetrics
 	// audit is the row that the request leaves, until its answer begins; nil: none.
@@ -59,7 +63,10 @@ func baseURL(ctx context.Context) string {
 func (a *API) middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		id := plat.NewUUID()
+		id, path := plat.NewUUID(), ""
+		if a.AccessLog != nil {
+			path = r.URL.EscapedPath() // as it was sent, without the query
+		}
 		base := strings.TrimSuffix(a.PublicURL, "/")
 		if base == "" {
 			scheme := "http"
@@ -80,7 +87,14 @@ func (a *API) middleware(next http.Handler) http.Handler {
 		defer func() {
 			defer func() {
 				a.answering(ctx, info, rec.status) // a call that ends without an answer leaves its row all the same
-				info.operation.done(rec.status, time.Since(start), body.n.Load(), rec.sent)
+				took := time.Since(start)
+				info.operation.done(rec.status, took, body.n.Load(), rec.sent)
+				if a.AccessLog != nil {
+					a.AccessLog.Add(&accesslog.Entry{
+						Time: start, Took: took, Request: id, Operation: info.operation.id, Method: r.Method, Path: path, Proto: r.Proto,
+						Status: rec.status, Received: body.n.Load(), Sent: rec.sent, Peer: info.peer.Addr, Org: info.org, User: info.user,
+					})
+				}
 			}()
 			if p := recover(); p != nil {
 				if p == http.ErrAbortHandler { //nolint:errorlint // net/http's own sentinel, by identity

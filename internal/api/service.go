@@ -96,7 +96,7 @@ type serviceBody struct {
 	EnableAutoscale   *compat.Bool     `json:"enable_autoscale" doc:"default true; false: always instance_number"`
 	TargetConcurrency *float64         `json:"target_concurrency" doc:"requests at a time per instance, 0.01 to 10000; 0, the default: 0.7 of its workers"`
 	IdleTimeout       *float64         `json:"idle_timeout" doc:"seconds without a request before it sleeps, 1 to 2592000; 0, the default: the installation's"`
-	RecordChannelID   *string          `json:"record_channel_id" doc:"not built yet"`
+	RecordChannelID   *string          `json:"record_channel_id" doc:"channel that gets a copy of each input; PANAL_RECORD_PERCENT in the environment takes a sample"`
 }
 
 func (b serviceBody) spec() deploy.ServiceSpec {

@@ -6,6 +6,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,6 +32,7 @@ import (
 	"panal/internal/runner"
 	"panal/internal/sqlstore"
 	"panal/internal/x/keyring"
+	"panal/internal/x/outage"
 	"panal/internal/x/rungroup"
 	"panal/internal/x/signedurl"
 )
@@ -42,6 +44,7 @@ type App struct {
 	now      plat.Clock
 	lock     *os.File
 	listener net.Listener
+	door     *door
 	metrics  *prometheus.Registry
 	draining atomic.Bool
 	closers  []func() error // what Build opened, to be closed in reverse order
@@ -111,6 +114,11 @@ func Build(ctx context.Context, cfg config.Server, log *slog.Logger) (_ *App, er
 		Datasources: org.NewDatasources(orgStore, a.keys, a.now), IPRules: org.NewIPRules(orgStore, a.now),
 		Auth: authn.New(orgStore, a.now), Orgs: a.orgs, Blobs: a.blobs, Signer: signedurl.NewRing(a.keys.URLKeys),
 	}
+	// What callers are and may do is asked of one database, which one watch watches.
+	watch := &outage.Watch{Grace: a.cfg.OutageGrace}
+	deps.Auth.Share(watch)
+	deps.IPRules.Share(watch)
+	a.orgs.Share(watch)
 	if err := a.addDomains(ctx, &deps, orgStore); err != nil {
 		return nil, err
 	}
@@ -125,6 +133,12 @@ func (a *App) listen(ctx context.Context) error {
 	if err != nil {
 		return plat.Errorf(plat.ErrConflict, "can't listen on %s: %v", a.cfg.Listen, errors.Unwrap(err))
 	}
+	proxies, err := a.cfg.Proxies()
+	if err != nil {
+		return err
+	}
+	a.door = newDoor(cmp.Or(a.cfg.Connections, 20_000), cmp.Or(a.cfg.AddrConns, 2000), proxies, a.metrics)
+	l = a.door.limit(l, true)
 	a.listener = l
 	a.closers = append(a.closers, func() error {
 		if err := l.Close(); !errors.Is(err, net.ErrClosed) {

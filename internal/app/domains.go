@@ -79,7 +79,11 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	a.orgs.OneWhile(a.openPorts(deploys))
 	manager := deploy.NewManager(deploy.Config{
 		Store: deploys, Blobs: a.blobs, Models: modelRefs{training}, Publisher: services, Commands: a.commands, Now: a.now,
-		Taking: services.Taking, Log: a.log.With(slog.String(plat.LogComponent, "deploy")),
+		Taking: services.Taking,
+		RecordChannel: func(ctx context.Context, org plat.OrgID, id plat.ChannelID) error {
+			return recordChannel(ctx, files, org, id)
+		},
+		Log: a.log.With(slog.String(plat.LogComponent, "deploy")),
 	})
 	a.group.Add("results", func(ctx context.Context) error {
 		return a.every(ctx, asyncEvery, func(int) {
@@ -91,7 +95,11 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	proxy := dataplane.NewProxy(table, dataplane.Options{
 		FirstByte: a.cfg.IdleTimeout, Idle: a.cfg.IdleTimeout, TunnelIdle: a.cfg.TunnelIdle, Hold: a.cfg.HoldTimeout,
 		SpoolDir: filepath.Join(a.cfg.Data, dirUploads), MaxSpool: a.cfg.SpoolMB << 20,
-		Log: a.log.With(slog.String(plat.LogComponent, "gateway")), Metrics: a.metrics,
+		Log: a.log.With(slog.String(plat.LogComponent, "gateway")), Metrics: a.metrics, Limits: a.inferLimits(),
+	})
+	a.group.Add("recordings", func(ctx context.Context) error {
+		proxy.StoreRecordings(ctx, func(ctx context.Context, r *dataplane.Recording) error { return storeRecording(ctx, files, r) })
+		return nil
 	})
 	a.group.Add("tunnels", func(ctx context.Context) error {
 		<-ctx.Done()
@@ -121,6 +129,9 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	deps.Train, deps.Logs = trainSvc, lines
 	deps.Deploy, deps.Gateway, deps.Capacity = manager, proxy, a.runner.Capacity
 	a.addLimits(deps)
+	if err := a.addAccessLog(deps); err != nil {
+		return err
+	}
 	a.addAudit(deps)
 	a.addOrgs(ctx, deps)
 	deps.LogStreams = api.LogStreams{

@@ -10,12 +10,16 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"panal/internal/api"
 	"panal/internal/audit"
+	"panal/internal/dataplane"
 	"panal/internal/lake"
 	"panal/internal/org"
 	"panal/internal/plat"
 	"panal/internal/sqlstore"
+	"panal/internal/x/accesslog"
 	"panal/internal/x/quota"
 )
 
@@ -53,6 +57,43 @@ func (a *App) addLimits(deps *api.Deps) {
 	}
 	deps.Lake.LimitMetadata(deps.Limits.Metadata)
 	deps.Datasets.LimitItems(a.cfg.ItemsPerCall)
+}
+
+// inferLimits are those of inference calls.
+func (a *App) inferLimits() dataplane.Limits {
+	return dataplane.Limits{
+		Calls:   a.cfg.Calls,
+		Token:   dataplane.Limit{Rate: a.cfg.TokenRate, Calls: a.cfg.TokenCalls},
+		Org:     dataplane.Limit{Rate: a.cfg.OrgRate, Calls: a.cfg.OrgCalls},
+		Service: dataplane.Limit{Rate: a.cfg.ServiceRate, Calls: a.cfg.ServiceCalls},
+	}
+}
+
+// accessLogKeep is how many older files of the access log stay.
+const accessLogKeep = 4
+
+// addAccessLog opens the access log, where one is asked for. Like the listener, a
+// file that can't be opened is an error of the start.
+func (a *App) addAccessLog(deps *api.Deps) error {
+	if a.cfg.AccessLog == "" {
+		return nil
+	}
+	lines, err := accesslog.Open(accesslog.Options{
+		Path: a.cfg.AccessLog, MaxBytes: a.cfg.AccessLogMB << 20, Keep: accessLogKeep, Sample: a.cfg.AccessSample,
+	})
+	if err != nil {
+		return plat.InvalidField("access-log", "%v", err)
+	}
+	a.metrics.MustRegister(
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "panal_access_log_lines_total", Help: "Lines in the access log."},
+			func() float64 { return float64(lines.Written()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "panal_access_log_dropped_total", Help: "Lines that the access log had no room or no disk for."},
+			func() float64 { return float64(lines.Dropped()) }))
+	a.group.Add("access log", func(ctx context.Context) error {
+		return lines.Run(ctx, func(err error) { a.warn(ctx, "access log", err) })
+	})
+	deps.AccessLog = lines
+	return nil
 }
 
 // settleEvery is how long audit rows wait at most once the database is back.

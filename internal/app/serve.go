@@ -78,6 +78,18 @@ func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Han
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		Protocols:         new(http.Protocols),
 		TLSConfig:         secure,
+		// net/http bounds by itself the streams that were reset before their handler began,
+		// the control frames that wait for a peer which reads nothing, and header lists
+		// (MaxHeaderBytes). The rest is here, so that no upgrade of Go changes it.
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:      250,
+			MaxReadFrameSize:          16 << 10,
+			MaxDecoderHeaderTableSize: 4 << 10,
+			// A peer that is gone, or takes nothing, is found out.
+			SendPingTimeout:  30 * time.Second,
+			PingTimeout:      15 * time.Second,
+			WriteByteTimeout: 30 * time.Second,
+		},
 	}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetHTTP2(true)

@@ -84,7 +84,8 @@ var layers = []struct {
 	// outside the product
 	{"e2e/...", []string{"internal/..."}},
 	{"bench/index", []string{"internal/plat", "internal/blob", "internal/blob/memblob", "internal/lake/...", "internal/sqlstore", "internal/sqlstore/postgres"}},
-	{"bench/...", []string{"internal/plat", "internal/x/...", "internal/client"}},
+	{"bench/gateway", []string{"bench/proc", "internal/plat", "internal/client", "internal/deploy", "internal/sqlstore", "internal/sqlstore/sqlite"}},
+	{"bench/...", []string{"internal/plat", "internal/x/...", "internal/client", "bench/proc"}},
 	{"examples/...", []string{"internal/client"}},
 }
 
@@ -92,6 +93,7 @@ var layers = []struct {
 var owners = map[string][]string{
 	"github.com/danielgtaylor/huma":             {"internal/api"},
 	"github.com/go-chi/chi":                     {"internal/api"},
+	"github.com/minio/md5-simd":                 {"internal/x/etag"},
 	"modernc.org/sqlite":                        {"internal/sqlstore/sqlite"},
 	"github.com/jackc/pgx":                      {"internal/sqlstore/postgres", "internal/sqlstore/sqlstoretest"},
 	"github.com/pressly/goose":                  {"internal/sqlstore/sqlite", "internal/sqlstore/postgres"},
@@ -101,6 +103,7 @@ var owners = map[string][]string{
 	"github.com/landlock-lsm":                   {"internal/runner/procrunner"},
 	"github.com/minio/minio-go":                 {"internal/blob/s3blob", "internal/lake/link/s3link", "bench/s3store"},
 	"golang.org/x/time":                         {"internal/api"},
+	"github.com/aws":                            {"internal/feed/sqsfeed"},
 	"github.com/failsafe-go":                    {"internal/lake/link"},
 	"database/sql":                              {"internal/sqlstore"},
 }

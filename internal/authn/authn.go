@@ -13,6 +13,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	"panal/internal/plat"
+	"panal/internal/x/outage"
 )
 
 // Role is a user's role in the organization (data.md §3).
@@ -66,6 +68,8 @@ type Identity struct {
 	User  plat.UserID // the owner; for a container, who created the workload
 	Role  Role        // empty for a container
 	Scope Scope
+	// Credential is the token's HashToken: it tells tokens of one user apart.
+	Credential string
 	// Datasource, and the channels that it is linked to, in order; for a datasource only.
 	Datasource plat.DatasourceID
 	Channels   []plat.ChannelID
@@ -116,17 +120,23 @@ func HashToken(secret string) string {
 }
 
 const (
-	freshFor  = 2 * time.Second  // how long a revocation may go unnoticed
-	staleFor  = 15 * time.Minute // how long a token seen before works without the store
-	cacheSize = 10_000
+	freshFor  = 2 * time.Second // how long a revocation may go unnoticed while the store answers
+	cacheSize = 50_000          // some 25 MB
 	maxHeader = 4 << 10
-	textWrong = "the token is unknown, expired or of another user"
+	// maxStrangers is enough for thousands a second.
+	maxStrangers = 8
+	textWrong    = "the token is unknown, expired or of another user"
 )
 
 // Authenticator authenticates requests. It is safe for concurrent use.
 type Authenticator struct {
 	store Store
 	now   plat.Clock
+	watch *outage.Watch
+	// strangers is full while maxStrangers tokens that are not known are being looked
+	// up, so that who sends made-up ones takes neither the store nor its connections
+	// from those who are known.
+	strangers chan struct{}
 
 	mu    sync.Mutex
 	cache map[string]cached
@@ -143,8 +153,13 @@ type cached struct {
 
 // New returns an Authenticator over s.
 func New(s Store, now plat.Clock) *Authenticator {
-	return &Authenticator{store: s, now: now, cache: map[string]cached{}}
+	return &Authenticator{store: s, now: now, watch: new(outage.Watch), strangers: make(chan struct{}, maxStrangers), cache: map[string]cached{}}
 }
+
+// Share makes the Authenticator know of the store's outages what others know, and
+// bounds by the same grace how long tokens that were seen go on meanwhile. It is
+// called before the first request.
+func (a *Authenticator) Share(w *outage.Watch) { a.watch = w }
 
 // Request authenticates an HTTP request by its Authorization header: Basic
 // "user-<id>:<token>" or "datasource-<id>:<secret>", or Bearer. ErrUnauthenticated when there is none or it is
@@ -191,7 +206,8 @@ func (a *Authenticator) token(ctx context.Context, secret string, own func(Token
 	if secret == "" {
 		return Identity{}, wrong
 	}
-	c, err := a.lookup(ctx, HashToken(secret))
+	hash := HashToken(secret)
+	c, err := a.lookup(ctx, hash)
 	if err != nil {
 		return Identity{}, err
 	}
@@ -204,7 +220,7 @@ func (a *Authenticator) token(ctx context.Context, secret string, own func(Token
 	}
 	return Identity{
 		Kind: t.Kind, Org: t.Org, User: t.User, Role: c.role, Scope: t.Scope, Ended: !t.EndedAt.IsZero(),
-		Datasource: t.Datasource, Channels: t.Channels,
+		Datasource: t.Datasource, Channels: t.Channels, Credential: hash,
 	}, nil
 }
 
@@ -221,16 +237,33 @@ func (a *Authenticator) lookup(ctx context.Context, hash string) (cached, error)
 	if hit && age >= 0 && age < freshFor { // a clock set back makes nothing fresh again
 		return c, nil
 	}
-	t, role, err := a.store.TokenByHash(ctx, hash)
-	switch kind := plat.KindOf(err); {
+	if !hit {
+		select {
+		case a.strangers <- struct{}{}:
+			defer func() { <-a.strangers }()
+		case <-ctx.Done():
+			return cached{}, context.Cause(ctx)
+		}
+	}
+	unknown := false
+	var t Token
+	var role Role
+	err := a.watch.Ask(ctx, now, hit, func(ctx context.Context) (err error) {
+		t, role, err = a.store.TokenByHash(ctx, hash)
+		if unknown = errors.Is(err, plat.ErrNotFound); unknown {
+			return nil
+		}
+		return err
+	})
+	switch {
+	case unknown:
+		a.Forget(hash)
+		return cached{}, plat.Errorf(plat.ErrUnauthenticated, textWrong)
 	case err == nil:
 		c = cached{token: t, role: role, at: now}
 		a.remember(hash, c, forgets)
 		return c, nil
-	case kind == plat.ErrNotFound: //nolint:errorlint // KindOf returns the sentinel itself
-		a.Forget(hash)
-		return cached{}, plat.Errorf(plat.ErrUnauthenticated, textWrong)
-	case hit && age < staleFor:
+	case hit && a.watch.Good(c.at, now):
 		return c, nil
 	default:
 		return cached{}, &plat.Error{Kind: plat.ErrUnavailable, Public: "credentials can't be checked right now; try again", Err: fmt.Errorf("look up token: %w", err)}

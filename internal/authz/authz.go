@@ -71,20 +71,20 @@ func Operates(id authn.Identity) bool {
 
 // ReachesAll tells whether id may do op in whatever organization.
 func ReachesAll(id authn.Identity, op Op) bool {
-	return Operates(id) && Table()[op].Operators != LikeOthers
+	return Operates(id) && table()[op].Operators != LikeOthers
 }
 
 // Survives tells whether an operation by a container goes on while its organization
 // is suspended: what is its workload's own, so that nothing that ran is lost.
 func Survives(id authn.Identity, op Op) bool {
-	reach := Table()[op].Container
+	reach := table()[op].Container
 	return id.Kind == authn.KindContainer && (reach == OwnWork || reach == OwnWorkEnd)
 }
 
 // Check returns nil when id may do op on t: ErrForbidden otherwise. An op
 // without a row is a bug and is refused.
 func Check(id authn.Identity, op Op, t Target) error {
-	row, ok := Table()[op]
+	row, ok := table()[op]
 	if !ok {
 		return plat.Errorf(plat.ErrForbidden, "operation %s has no row in the authorisation table", op)
 	}

@@ -2,7 +2,12 @@
 
 package authz
 
-import "panal/internal/authn"
+import (
+	"maps"
+	"sync"
+
+	"panal/internal/authn"
+)
 
 // Operations. Read is for everyone in the organization; changes are for admins
 // and developers, what ends in .admin for admins (data.md §3).
@@ -91,8 +96,11 @@ const (
 	NotBuilt Op = "not.built"
 )
 
-// Table returns the whole authorisation table.
-func Table() map[Op]Row {
+// Table returns the whole authorisation table, a copy.
+func Table() map[Op]Row { return maps.Clone(table()) }
+
+// table is asked for each request.
+var table = sync.OnceValue(func() map[Op]Row { //nolint:gochecknoglobals // a constant
 	everyone := []authn.Role{authn.RoleAdmin, authn.RoleDeveloper, authn.RoleRegular}
 	admins := []authn.Role{authn.RoleAdmin}
 	makers := []authn.Role{authn.RoleAdmin, authn.RoleDeveloper}
@@ -151,4 +159,4 @@ func Table() map[Op]Row {
 
 		NotBuilt: read,
 	}
-}
+})

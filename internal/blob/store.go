@@ -44,11 +44,23 @@ func (s *Store) Put(ctx context.Context, key string, r io.Reader, size int64, op
 			return Written{}, fmt.Errorf("put %s: %w", key, err)
 		}
 	}
-	e := etag.New()
+	e := newSum(size)
+	defer e.Close()
 	if err := s.d.Put(ctx, key, io.TeeReader(r, e), size, opt); err != nil {
 		return Written{}, fmt.Errorf("put %s: %w", key, err)
 	}
 	return Written{Size: e.Size(), ETag: e.ETag()}, nil
+}
+
+// sharedFrom is the length from which bodies are hashed together: for a shorter one
+// handing it over costs more than that saves.
+const sharedFrom = 256 << 10
+
+func newSum(size int64) *etag.Sum {
+	if size >= 0 && size < sharedFrom {
+		return etag.New()
+	}
+	return etag.NewShared()
 }
 
 // Open returns a reader over bytes [off, off+n) of the object (n < 0: to the

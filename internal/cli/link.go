@@ -16,7 +16,8 @@ type channelLinkCmd struct {
 	Bucket   string `required:"" help:"Its bucket."`
 	Prefix   string `help:"Only objects whose keys begin so."`
 	Region   string `help:"Region; default us-east-1."`
-	Feed     string `default:"webhook" enum:"webhook,none" help:"How changes are learnt: webhook (the storage posts events) or none (by comparing alone)."`
+	Queue    string `help:"URL of an SQS queue to which the storage sends its events; its endpoint must be allowed by --link-endpoint, too."`
+	Feed     string `default:"" enum:",sqs,webhook,none" help:"How changes are learnt: sqs (the default with --queue), webhook (the default without: the storage posts events) or none (by comparing alone)."`
 }
 
 // Help is shown by panal channel link --help.
@@ -29,12 +30,19 @@ panal feed status. The channel takes no uploads of its own, and Panal only reads
 Credentials that may read it come from the environment: PANAL_LINK_ACCESS_KEY and
 PANAL_LINK_SECRET_KEY; without, the bucket is read as nobody. They are sealed.
 
+With --queue events come from an SQS queue, as Amazon's S3 sends them there: received, acknowledged when
+they are indexed, and kept as dead letters when they make no sense. Its credentials are the bucket's, or
+PANAL_LINK_QUEUE_ACCESS_KEY and PANAL_LINK_QUEUE_SECRET_KEY.
+
 With --feed webhook the answer has a URL and a secret, shown only once: have the storage
 post its events there with "Authorization: Bearer SECRET". Events may be lost or late:
 the channel is compared with the bucket all the time, and ends up the same.
 
   PANAL_LINK_ACCESS_KEY=… PANAL_LINK_SECRET_KEY=… \
-    panal channel link photos --endpoint https://s3.example.com --bucket camera --prefix 2026/`
+    panal channel link photos --endpoint https://s3.example.com --bucket camera --prefix 2026/
+
+  panal channel link photos --endpoint https://s3.eu-central-1.amazonaws.com --bucket camera \
+    --queue https://sqs.eu-central-1.amazonaws.com/123456789012/camera-events`
 }
 
 // Run links a channel.
@@ -44,11 +52,15 @@ func (c *channelLinkCmd) Run(e *env) error {
 		return err
 	}
 	l, err := e.api.LinkChannel(e.ctx, id, client.NewLink{
-		Endpoint: c.Endpoint, Region: c.Region, Bucket: c.Bucket, Prefix: c.Prefix, Feed: c.Feed,
+		Endpoint: c.Endpoint, Region: c.Region, Bucket: c.Bucket, Prefix: c.Prefix, Feed: c.Feed, QueueURL: c.Queue,
+		QueueAccessKey: os.Getenv("PANAL_LINK_QUEUE_ACCESS_KEY"), QueueSecretKey: os.Getenv("PANAL_LINK_QUEUE_SECRET_KEY"),
 		AccessKey: os.Getenv("PANAL_LINK_ACCESS_KEY"), SecretKey: os.Getenv("PANAL_LINK_SECRET_KEY"),
 	})
 	if err != nil {
 		return err
+	}
+	if l.QueueURL != "" {
+		return e.print(l, []string{"CHANNEL", "BUCKET", "PREFIX", "QUEUE"}, [][]string{{l.Channel, l.Bucket, l.Prefix, l.QueueURL}})
 	}
 	return e.print(l, []string{"CHANNEL", "BUCKET", "PREFIX", "FEED URL", "FEED SECRET"}, [][]string{{l.Channel, l.Bucket, l.Prefix, l.FeedURL, l.FeedSecret}})
 }
@@ -73,6 +85,9 @@ func printLink(e *env, l client.Link, err error) error {
 	state := "runs"
 	if l.Paused {
 		state = "paused"
+	}
+	if l.FeedError != "" {
+		state = "no feed: " + l.FeedError
 	}
 	return e.print(l, []string{"CHANNEL", "BUCKET", "STATE", "COMPARED", "LISTED", "DRIFT", "WAITING", "LAG", "DEAD"}, [][]string{{
 		l.Channel, l.Bucket + "/" + l.Prefix, state, imported, fmt.Sprint(l.Listed), fmt.Sprint(l.Drift), fmt.Sprint(l.Waiting),

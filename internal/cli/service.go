@@ -67,11 +67,12 @@ type serviceFlags struct {
 	Target       *float64          `name:"target-concurrency" help:"Requests at a time per instance to aim at; default (0): 0.7 of its workers."`
 	Idle         *time.Duration    `name:"idle-timeout" help:"How long without a request before it sleeps; default (0s): the installation's."`
 	Autoscale    *bool             `help:"Follow the load between --min and --max; --no-autoscale: always --number." negatable:""`
+	Record       string            `help:"Channel that gets a copy of each input, by id; sampled with --env PANAL_RECORD_PERCENT=10." placeholder:"CHANNEL"`
 	Wait         bool              `help:"Wait until it is READY." short:"w"`
 }
 
 func (f serviceFlags) params() client.ServiceParams {
-	p := client.ServiceParams{Environment: f.Env, InstanceType: f.InstanceType, Number: f.Number, Min: f.Min, Max: f.Max, Target: f.Target, Autoscale: f.Autoscale}
+	p := client.ServiceParams{Environment: f.Env, InstanceType: f.InstanceType, Number: f.Number, Min: f.Min, Max: f.Max, Target: f.Target, Autoscale: f.Autoscale, Record: f.Record}
 	if f.Idle != nil {
 		idle := f.Idle.Seconds()
 		p.IdleTimeout = &idle

@@ -11,13 +11,16 @@ import (
 
 // NewLink is what a channel is linked to.
 type NewLink struct {
-	Endpoint  string `json:"endpoint"`
-	Region    string `json:"region,omitempty"`
-	Bucket    string `json:"bucket"`
-	Prefix    string `json:"prefix,omitempty"`
-	AccessKey string `json:"access_key,omitempty"`
-	SecretKey string `json:"secret_key,omitempty"`
-	Feed      string `json:"feed,omitempty"`
+	Endpoint       string `json:"endpoint"`
+	Region         string `json:"region,omitempty"`
+	Bucket         string `json:"bucket"`
+	Prefix         string `json:"prefix,omitempty"`
+	AccessKey      string `json:"access_key,omitempty"`
+	SecretKey      string `json:"secret_key,omitempty"`
+	Feed           string `json:"feed,omitempty"`
+	QueueURL       string `json:"queue_url,omitempty"`
+	QueueAccessKey string `json:"queue_access_key,omitempty"`
+	QueueSecretKey string `json:"queue_secret_key,omitempty"`
 }
 
 // Link is a channel's link to a bucket, and how it's doing.
@@ -28,6 +31,7 @@ type Link struct {
 	Bucket      string  `json:"bucket"`
 	Prefix      string  `json:"prefix"`
 	Feed        string  `json:"feed"`
+	QueueURL    string  `json:"queue_url,omitempty"`
 	FeedURL     string  `json:"feed_url,omitempty"`
 	FeedSecret  string  `json:"feed_secret,omitempty"` // of a new link only
 	Paused      bool    `json:"paused"`
@@ -37,6 +41,7 @@ type Link struct {
 	Waiting     int64   `json:"waiting"`
 	Oldest      *string `json:"oldest"`
 	Dead        int64   `json:"dead"`
+	FeedError   string  `json:"feed_error,omitempty"`
 	Messages    int64   `json:"messages"`
 	LastBatch   int64   `json:"last_batch"`
 	Concurrency int64   `json:"concurrency"`

@@ -65,6 +65,19 @@ type Server struct {
 	PageSize      int               `name:"max-page-size" help:"Entries of one page; what asks for more gets so many. At least 1000." default:"1000" env:"PANAL_MAX_PAGE_SIZE"`
 	Rate          float64           `name:"rate-limit" help:"Calls a second that one token may make; more is 429 with Retry-After. Inference and log lines are not counted. 0: no limit." env:"PANAL_RATE_LIMIT"`
 	RateBurst     int               `name:"rate-burst" help:"Calls that a token which was quiet may make at once; 0: two seconds' worth." env:"PANAL_RATE_BURST"`
+	Calls         int               `name:"infer-concurrency" help:"Inference calls under way in all. No organization gets more of them than are then still free: half at most." default:"10000" env:"PANAL_INFER_CONCURRENCY"`
+	TokenRate     float64           `name:"infer-token-rate" help:"Inference calls a second of one token; more is 429. 0: no limit." env:"PANAL_INFER_TOKEN_RATE"`
+	TokenCalls    int               `name:"infer-token-concurrency" help:"Inference calls of one token under way. 0: no limit." env:"PANAL_INFER_TOKEN_CONCURRENCY"`
+	OrgRate       float64           `name:"infer-organization-rate" help:"Inference calls a second of one organization. 0: no limit." env:"PANAL_INFER_ORGANIZATION_RATE"`
+	OrgCalls      int               `name:"infer-organization-concurrency" help:"Inference calls of one organization under way. 0: no limit." env:"PANAL_INFER_ORGANIZATION_CONCURRENCY"`
+	ServiceRate   float64           `name:"infer-service-rate" help:"Inference calls a second of one service. 0: no limit." env:"PANAL_INFER_SERVICE_RATE"`
+	ServiceCalls  int               `name:"infer-service-concurrency" help:"Inference calls of one service under way, those that wait for an instance included. 0: no limit." env:"PANAL_INFER_SERVICE_CONCURRENCY"`
+	Connections   int               `name:"max-connections" help:"Connections of callers, in all; more get 503." default:"20000" env:"PANAL_MAX_CONNECTIONS"`
+	AddrConns     int               `name:"max-connections-per-address" help:"Connections from one IPv4 address or IPv6 /64; --trusted-proxies are not counted." default:"2000" env:"PANAL_MAX_CONNECTIONS_PER_ADDRESS"`
+	OutageGrace   time.Duration     `name:"outage-grace" help:"How long tokens, organizations and IP rules that the database has confirmed go on while it does not answer, counted from its last word on each." default:"30m" env:"PANAL_OUTAGE_GRACE"`
+	AccessLog     string            `name:"access-log" help:"File that gets a line of JSON per request, rotated by size with four older ones kept; empty: none." env:"PANAL_ACCESS_LOG"`
+	AccessSample  float64           `name:"access-log-sample" help:"Part of the requests in it, 0 to 1; those answered 5xx are always there." default:"1" env:"PANAL_ACCESS_LOG_SAMPLE"`
+	AccessLogMB   int64             `name:"access-log-mb" help:"Size at which it is rotated, in MiB." default:"100" env:"PANAL_ACCESS_LOG_MB"`
 	IdleTimeout   time.Duration     `name:"idle-timeout" help:"How long an inference stream may make no progress." default:"30s" env:"PANAL_IDLE_TIMEOUT"`
 	SleepAfter    time.Duration     `name:"sleep-after" help:"How long a service with min_instance_number 0 goes without a request before it sleeps, if it sets no idle_timeout." default:"10m" env:"PANAL_SLEEP_AFTER"`
 	ScaleWindow   time.Duration     `name:"scale-window" help:"Over how long load is averaged to scale services up, and for how long it must have fallen to scale them down." default:"1m" env:"PANAL_SCALE_WINDOW"`
@@ -176,6 +189,12 @@ func (c *Server) validateLimits() error {
 		{"max-items-per-call", c.ItemsPerCall, 1, 100_000},
 		{"max-page-size", c.PageSize, 1000, 100_000}, // clients ask for 1000 (data.md §6)
 		{"rate-burst", c.RateBurst, 0, 1_000_000},
+		{"max-connections", c.Connections, 10, 10_000_000},
+		{"max-connections-per-address", c.AddrConns, 1, 10_000_000},
+		{"infer-concurrency", c.Calls, 2, 10_000_000},
+		{"infer-token-concurrency", c.TokenCalls, 0, 10_000_000},
+		{"infer-organization-concurrency", c.OrgCalls, 0, 10_000_000},
+		{"infer-service-concurrency", c.ServiceCalls, 0, 10_000_000},
 	} {
 		if l.v != 0 && l.v < l.min || l.v < 0 || l.v > l.max {
 			return plat.InvalidField(l.name, "is %d; it must be %d to %d", l.v, l.min, l.max)
@@ -184,8 +203,19 @@ func (c *Server) validateLimits() error {
 	if c.MetadataBytes >= c.HeaderBytes && c.HeaderBytes > 0 {
 		return plat.InvalidField("max-metadata-bytes", "is %d, and metadata comes as headers: it must be less than --max-header-bytes (%d)", c.MetadataBytes, c.HeaderBytes)
 	}
-	if !(c.Rate >= 0 && c.Rate <= 1e6) {
-		return plat.InvalidField("rate-limit", "must be 0 (no limit) to 1000000")
+	for name, v := range map[string]float64{"rate-limit": c.Rate, "infer-token-rate": c.TokenRate, "infer-organization-rate": c.OrgRate, "infer-service-rate": c.ServiceRate} {
+		if !(v == 0 || v >= 1e-3 && v <= 1e6) {
+			return plat.InvalidField(name, "must be 0 (no limit) or 0.001 to 1000000")
+		}
+	}
+	if !(c.AccessSample >= 0 && c.AccessSample <= 1) {
+		return plat.InvalidField("access-log-sample", "must be 0 to 1")
+	}
+	if c.AccessLog != "" && (c.AccessLogMB < 1 || c.AccessLogMB > 1<<20) {
+		return plat.InvalidField("access-log-mb", "must be 1 to 1048576")
+	}
+	if c.OutageGrace != 0 && (c.OutageGrace < 10*time.Second || c.OutageGrace > 7*24*time.Hour) {
+		return plat.InvalidField("outage-grace", "must be 10s to 168h")
 	}
 	if c.AuditTTL < 24*time.Hour && c.AuditTTL != 0 {
 		return plat.InvalidField("audit-ttl", "must be at least 24h")

@@ -71,6 +71,14 @@ func TestValidate(t *testing.T) {
 		{"scale-window", func(s *config.Server) { s.ScaleWindow = time.Second }},
 		{"sleep-after", func(s *config.Server) { s.SleepAfter = time.Millisecond }},
 		{"spool-mb", func(s *config.Server) { s.SpoolMB = -1 }},
+		{"access-log-sample", func(s *config.Server) { s.AccessSample = 1.5 }},
+		{"access-log-mb", func(s *config.Server) { s.AccessLog = "a.log" }},
+		{"outage-grace", func(s *config.Server) { s.OutageGrace = time.Second }},
+		{"max-connections", func(s *config.Server) { s.Connections = 1 }},
+		{"infer-token-rate", func(s *config.Server) { s.TokenRate = 1e-9 }},
+		{"infer-organization-rate", func(s *config.Server) { s.OrgRate = math.Inf(1) }},
+		{"infer-service-concurrency", func(s *config.Server) { s.ServiceCalls = -1 }},
+		{"infer-concurrency", func(s *config.Server) { s.Calls = 1 }},
 		{"log-ceiling-mb", func(s *config.Server) { s.LogCeilingMB = 0 }},
 	} {
 		s := good()

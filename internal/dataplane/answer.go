@@ -46,7 +46,7 @@ func (x *exchange) answer(u *upstream, resp *http.Response) {
 	h := x.w.Header()
 	copyHeaders(h, resp)
 	h.Set(headerRequestID, x.call.RequestID)
-	x.class = classOf(resp.StatusCode)
+	x.class, x.status = classOf(resp.StatusCode), resp.StatusCode
 	x.closeUnlessPumped()
 
 	// Most answers come whole, together with their head: then the instance is
@@ -174,6 +174,7 @@ func (m *pump) run(u *upstream) {
 		now := time.Now()
 		var sendErr error
 		if n > 0 {
+			x.keep(b[chunkRoom : chunkRoom+n])
 			u.conn.writeBy(now.Add(u.idle))
 			if chunked {
 				sendErr = u.conn.sendChunk(b, n)
@@ -244,7 +245,11 @@ func public(err error) string {
 
 // fail answers with the API's error body (compute.md §1.4).
 func (x *exchange) fail(status int, description string, retryAfter time.Duration) {
-	x.class = classOf(status)
+	x.failWith(status, description, nil, retryAfter)
+}
+
+func (x *exchange) failWith(status int, description string, detail map[string][]string, retryAfter time.Duration) {
+	x.class, x.status = classOf(status), status
 	x.closeUnlessPumped()
 	h := x.w.Header()
 	h.Set(headerRequestID, x.call.RequestID)
@@ -256,10 +261,10 @@ func (x *exchange) fail(status int, description string, retryAfter time.Duration
 		description += " (request " + x.call.RequestID + ")"
 	}
 	body, err := json.Marshal(struct {
-		Error       string `json:"error"`
-		Description string `json:"error_description"`
-		Detail      any    `json:"error_detail"`
-	}{strings.ReplaceAll(strings.ToLower(http.StatusText(status)), " ", "_"), description, nil})
+		Error       string              `json:"error"`
+		Description string              `json:"error_description"`
+		Detail      map[string][]string `json:"error_detail"`
+	}{strings.ReplaceAll(strings.ToLower(http.StatusText(status)), " ", "_"), description, detail})
 	if err != nil {
 		panic("BUG: error body: " + err.Error())
 	}

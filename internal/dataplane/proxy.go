@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,6 +39,8 @@ type Options struct {
 	SpoolDir string
 	// MaxSpool bounds what those bodies take of the disk; default 1 GiB.
 	MaxSpool int64
+	// Limits bound the calls of tokens, organizations and services.
+	Limits Limits
 	// Log takes what went wrong with instances; default: nowhere.
 	Log *slog.Logger
 	// Metrics takes the proxy's collectors; default: none are registered.
@@ -52,11 +55,16 @@ type Proxy struct {
 	metrics *metrics
 	bufs    sync.Pool // of *[]byte, bufSize long
 	tunnels tunnels
+	rec     *recorder
+	limiter *limiter
 }
 
 // smallBody is the longest body that is read before an instance is taken, so
 // that a slow caller keeps no instance busy and the call can be sent again.
 const smallBody = 32 << 10
+
+// smallBodyIdles is how long a small body may take in all, in idle deadlines.
+const smallBodyIdles = 4
 
 // bufSize fits a small body, or a piece of a large one with its chunk's frame.
 const bufSize = smallBody + chunkRoom + 2
@@ -80,7 +88,8 @@ func NewProxy(t *Table, opt Options) *Proxy {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Proxy{table: t, opt: opt, log: limitedLog{log: opt.Log}, metrics: newMetrics(opt.Metrics, t)}
+	p := &Proxy{rec: newRecorder(), table: t, opt: opt, log: limitedLog{log: opt.Log}, metrics: newMetrics(opt.Metrics, t), limiter: newLimiter(opt.Limits)}
+	p.metrics.recordings(opt.Metrics, p.rec)
 	p.metrics.tunnels(opt.Metrics, p.tunnels.count)
 	p.bufs.New = func() any { b := make([]byte, bufSize); return &b }
 	return p
@@ -89,8 +98,11 @@ func NewProxy(t *Table, opt Options) *Proxy {
 // Call is a call that was authenticated and authorised.
 type Call struct {
 	Target
-	User      plat.UserID
-	RequestID string
+	User plat.UserID
+	// Credential names what the caller proved who it is with, for the limits of a token;
+	// it is no secret itself.
+	Credential string
+	RequestID  string
 	// Async, when not nil, asks the instance to answer 202 at once and to bring the
 	// result later (compute.md §8.3).
 	Async *Async
@@ -110,7 +122,7 @@ type Async struct {
 
 // ServeCall answers r by an instance of the service that the call names, or
 // with the API's error body: 404 and 403 as Lookup says, 408 when the caller
-// stops sending, 502 when an instance failed, 503 when none was free in time,
+// stops sending, 429 over a limit, 502 when an instance failed, 503 when none was free in time,
 // 504 when it did not answer in time. An answer that breaks off after it began
 // aborts the connection (http.ErrAbortHandler), as nothing else tells the caller.
 //
@@ -121,30 +133,42 @@ func (p *Proxy) ServeCall(w http.ResponseWriter, r *http.Request, call Call) {
 	buf := p.bufs.Get().(*[]byte)
 	x := &exchange{p: p, w: w, r: r, call: &call, buf: *buf, rc: http.NewResponseController(w), class: classCut}
 	defer func() {
+		end := time.Now()
+		took := end.Sub(start)
 		if x.tunnel { // how long it stood says nothing of how fast it was answered
 			p.metrics.calls[x.class].Inc()
+			took = -1
 		} else {
-			p.metrics.done(x.class, time.Since(start))
+			p.metrics.done(x.class, took)
+		}
+		if x.live != nil {
+			x.live.count(end, took, x.class)
+			x.recorded(start, end)
 		}
 		p.bufs.Put(buf)
+		p.limiter.done(x.ticket)
 	}()
 	x.serve(start)
 }
 
 // exchange is one call on its way through.
 type exchange struct {
-	p    *Proxy
-	w    http.ResponseWriter
-	r    *http.Request
-	rc   *http.ResponseController
-	call *Call
-	buf  []byte // holds body until an answer begins, then the answer's pieces
+	p      *Proxy
+	w      http.ResponseWriter
+	r      *http.Request
+	rc     *http.ResponseController
+	call   *Call
+	live   *service   // that the call is for, as far as it is known
+	rec    *Recording // of the call, when it is one of those that are recorded
+	status int        // of the answer; 0 before it begins
+	buf    []byte     // holds body until an answer begins, then the answer's pieces
 
 	body   []byte // a small body, whole
 	stream bool   // the body is sent on as it comes
 	spool  *spool // takes a streamed body while the call waits, if it does
 	pump   *pump  // of a streamed body, once that has begun
 	class  int    // of the outcome
+	ticket ticket // of the limiter
 
 	upgrade string          // the protocol that the caller wants to switch to
 	tunnel  bool            // it has switched
@@ -163,17 +187,30 @@ func (x *exchange) serve(start time.Time) {
 		x.fail(http.StatusMethodNotAllowed, "the gateway opens no tunnels", 0)
 		return
 	}
+	// HTTP/2 lets any text through, and it would stand in the request line.
+	if !tokenText(x.r.Method) || strings.Contains(x.r.Method, "/") {
+		x.fail(http.StatusBadRequest, "the method is no token (RFC 9110)", 0)
+		return
+	}
 	// A wrong name is answered before the body is asked for.
-	if _, err := x.p.table.Lookup(x.call.Target); err != nil {
+	rt, err := x.p.table.Enter(&x.call.Target)
+	if err != nil {
 		x.refuse(err)
+		return
+	}
+	x.live = rt.live
+	var over *refusal
+	if x.ticket, over = x.p.limiter.admit(x.call.Org, x.call.Credential, rt.id); over != nil {
+		x.refuseLimit(over)
 		return
 	}
 	if !x.takeBody() {
 		return
 	}
+	x.begin(rt)
 	h := hold{
 		until: start.Add(x.p.opt.Hold), maxCalls: x.p.opt.MaxHeld,
-		bytes: heldOverhead + int64(len(x.body)), maxBytes: x.p.opt.MaxHeldBytes,
+		bytes: heldOverhead + int64(len(x.body)), maxBytes: x.p.opt.MaxHeldBytes, tenant: x.ticket.tenant,
 	}
 	if x.stream {
 		h.bytes += bufSize
@@ -202,6 +239,7 @@ func (x *exchange) serve(start time.Time) {
 			x.refuse(err)
 			return
 		}
+		x.live = rt.live
 		res := x.try(in, rt, tries, h.until)
 		if !res.again {
 			return
@@ -259,8 +297,13 @@ func (x *exchange) takeBody() bool {
 	default:
 		x.body = x.buf[:n]
 	}
+	end := time.Now().Add(smallBodyIdles * x.p.opt.Idle) // else a byte at a time would take days
 	for got := 0; got < len(x.body); {
-		x.callerSendsBy(time.Now().Add(x.p.opt.Idle))
+		by := time.Now().Add(x.p.opt.Idle)
+		if by.After(end) {
+			by = end
+		}
+		x.callerSendsBy(by)
 		n, err := x.r.Body.Read(x.body[got:])
 		got += n
 		if err != nil && got < len(x.body) {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"panal/internal/plat"
@@ -19,6 +20,8 @@ import (
 type service struct {
 	table *Table
 	id    plat.ServiceID
+
+	recent atomic.Pointer[recent] // nil until the first call
 
 	mu        sync.Mutex
 	instances []*instance
@@ -184,6 +187,7 @@ type hold struct {
 	bytes    int64       // what it keeps in memory meanwhile
 	maxCalls int         // per service
 	maxBytes int64       // of all calls that wait
+	tenant   *tenant     // whose share of them it is
 	avoid    *instance   // the instance that has just failed it
 	routed   func() bool // whether the target still leads here
 	// spool begins to take the body of a call that waits for a first instance, and
@@ -212,7 +216,7 @@ func (s *service) acquire(ctx context.Context, h hold) (*instance, error) {
 		s.mu.Unlock()
 		return nil, errQueueFull
 	}
-	if s.table.heldBytes.Add(h.bytes) > h.maxBytes {
+	if !h.tenant.mayHold(h.bytes, s.table.heldBytes.Add(h.bytes)-h.bytes, h.maxBytes) {
 		s.mu.Unlock()
 		s.table.heldBytes.Add(-h.bytes)
 		return nil, errQueueFull
@@ -228,6 +232,7 @@ func (s *service) acquire(ctx context.Context, h hold) (*instance, error) {
 	defer func() {
 		s.table.held.Add(-1)
 		s.table.heldBytes.Add(-h.bytes)
+		h.tenant.give(h.bytes)
 	}()
 	// A change between the caller's lookup and PushBack has woken those who
 	// waited, not this one. What changes from here on does.

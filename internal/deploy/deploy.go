@@ -156,50 +156,14 @@ type Endpoint struct {
 	Org        plat.OrgID
 	Deployment plat.DeploymentID
 	Alias      string         // unique in the deployment
-	Service    plat.ServiceID // the one that answers
+	Service    plat.ServiceID // the one that answers; of a split, the one with the largest share
+	Split      []Part         // how requests are shared; empty: all go to Service
 	// Pending is the service that it switches to once that is READY; empty when none.
 	Pending       plat.ServiceID
 	PendingBy     plat.UserID
 	StatusMessage string // what became of the last switch; empty means null
 	CreatedAt     time.Time
 	ModifiedAt    time.Time
-}
-
-// Switch is one line of an endpoint's history: when which service began to answer.
-type Switch struct {
-	Endpoint plat.EndpointID
-	From, To plat.ServiceID // From is empty for the first
-	By       plat.UserID
-	At       time.Time
-}
-
-// Settle decides what becomes of a pending switch now that its target is as s
-// says. It returns the history line to write (nil when the endpoint does not
-// move) and whether the endpoint changed.
-func (e *Endpoint) Settle(s Service, at time.Time) (*Switch, bool) {
-	if e.Pending != s.ID {
-		return nil, false
-	}
-	switch s.Status {
-	case Ready:
-		return e.point(s.ID, e.PendingBy, at), true
-	case Failed, Stopped:
-		e.StatusMessage = fmt.Sprintf("the switch to %s did not happen: it is %s; %s goes on answering", s.ID, s.Status, e.Service)
-		if why := firstLine(s.StatusMessage); why != "" {
-			e.StatusMessage += ". Reason: " + why
-		}
-		e.Pending, e.PendingBy, e.ModifiedAt = "", "", at
-		return nil, true
-	case InProgress:
-	}
-	return nil, false
-}
-
-// point makes the endpoint answer from a service.
-func (e *Endpoint) point(to plat.ServiceID, by plat.UserID, at time.Time) *Switch {
-	sw := &Switch{Endpoint: e.ID, From: e.Service, To: to, By: by, At: at}
-	e.Service, e.Pending, e.PendingBy, e.StatusMessage, e.ModifiedAt = to, "", "", "", at
-	return sw
 }
 
 // ModelRef is what deploy needs to know of a training model.

@@ -132,8 +132,8 @@ func (m *Manager) checkService(ctx context.Context, s Service) error {
 	if err := train.CheckEnvironment("environment", s.Merged); err != nil {
 		return err // each part was within bounds, the whole is not
 	}
-	if s.RecordChannel != "" { // better said than silently not done
-		return plat.Errorf(plat.ErrUnsupported, "record_channel_id: recording the inputs of a service is not built yet in this version")
+	if err := m.checkRecord(ctx, s); err != nil {
+		return err
 	}
 	if len(s.Models) > 1 {
 		return plat.InvalidField("models", "names %d models; a service takes one", len(s.Models))
@@ -316,6 +316,14 @@ func (m *Manager) turn(ctx context.Context, org plat.OrgID, dep plat.DeploymentI
 	}
 	m.publish(ctx, dep)
 	return nil
+}
+
+// MaxOrgServices is how many services OrgServices returns.
+const MaxOrgServices = 1000
+
+// OrgServices returns an organization's newest services.
+func (m *Manager) OrgServices(ctx context.Context, org plat.OrgID) ([]Service, error) {
+	return m.Store.OrgServices(ctx, org, MaxOrgServices)
 }
 
 // DeleteService deletes a service that no endpoint points to. Its instances end

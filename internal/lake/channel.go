@@ -35,6 +35,7 @@ func (s *Service) DeleteChannel(ctx context.Context, org plat.OrgID, id plat.Cha
 
 func (s *Service) drop(ctx context.Context, c Channel) (Channel, error) {
 	now := s.now()
+	defer s.takers.drop(c.ID)
 	if err := s.store.DropChannel(ctx, c.ID, now); err != nil {
 		return Channel{}, fmt.Errorf("delete channel %s: %w", c.ID, err)
 	}

@@ -189,6 +189,25 @@ func TestTerms(t *testing.T) {
 	}
 }
 
+// Signatures are stored: what is computed for a query must be among the bits that an
+// earlier version stored.
+func TestSignature(t *testing.T) {
+	cat, train := lake.Term{Key: "label", Token: "cat", Whole: true}, lake.Term{Key: "split", Token: "train"}
+	for _, c := range []struct {
+		terms []lake.Term
+		want  uint64
+	}{
+		{nil, 0},
+		{[]lake.Term{cat}, 0x800000000200000},
+		{[]lake.Term{train}, 0x40000000000004},
+		{[]lake.Term{train, cat}, 0x840000000200004},
+	} {
+		if got := uint64(lake.Signature(c.terms)); got != c.want {
+			t.Errorf("Signature(%v) = %#x, want %#x", c.terms, got, c.want)
+		}
+	}
+}
+
 // FuzzMetadata: whatever passes the check indexes within bounds and is found under
 // its own decoded name and value.
 func FuzzMetadata(f *testing.F) {

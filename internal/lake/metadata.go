@@ -9,6 +9,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/cespare/xxhash/v2"
+
 	"panal/internal/lake/query"
 	"panal/internal/plat"
 )
@@ -172,6 +174,25 @@ func Terms(contentType string, m Metadata) []Term {
 		out = valueTerms(out, TermKey(IndexKey(raw)), Decode(v))
 	}
 	return out
+}
+
+// Signature is a Bloom filter of terms: two bits for each. Each entry of the index
+// carries its file's, so that a search for several terms reads one range and looks up
+// in the others only what may be there. A file of a dozen terms seems to have another
+// in a tenth of all cases; one of a hundred always does, and costs what it would
+// without. What is stored may have more bits, never fewer.
+func Signature(terms []Term) int64 {
+	sig := uint64(0)
+	for _, t := range terms {
+		var h xxhash.Digest
+		h.Reset()
+		_, _ = h.WriteString(t.Key)
+		_, _ = h.WriteString("\x00")
+		_, _ = h.WriteString(t.Token)
+		sum := h.Sum64()
+		sig |= 1<<(sum&63) | 1<<(sum>>6&63)
+	}
+	return int64(sig)
 }
 
 func valueTerms(out []Term, key, value string) []Term {

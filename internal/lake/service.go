@@ -26,6 +26,7 @@ type Service struct {
 	// limits are of metadata.
 	limits  Limits
 	foreign Foreign
+	takers  takers
 }
 
 // Foreign reads the files of linked channels, which are the objects of other buckets.
@@ -168,6 +169,7 @@ func (s *Service) update(ctx context.Context, c Channel, ch ChannelChange) (Chan
 		return Channel{}, err
 	}
 	c.UpdatedAt = s.now()
+	defer s.takers.drop(c.ID)
 	if err := s.store.UpdateChannel(ctx, c); err != nil {
 		return Channel{}, fmt.Errorf("update channel %s: %w", c.ID, err)
 	}
@@ -221,7 +223,7 @@ const maxContentType = 1 << 10
 // organization's quota reached: checked before the body is read, and as it comes
 // where its length is unknown).
 func (s *Service) Upload(ctx context.Context, in Upload) (File, error) {
-	f, err := s.prepare(ctx, in)
+	f, err := s.prepareUpload(ctx, in)
 	if err != nil {
 		return File{}, err
 	}
@@ -256,6 +258,7 @@ func (s *Service) commit(ctx context.Context, key string, f NewFile, room *quota
 		}
 		return out.File, nil
 	}
+	s.takers.drop(f.Channel) // it may have been archived, linked or deleted
 	// Only a definite no lets us drop the bytes at once: after a lost connection
 	// the row may be there. The collector looks at what is left.
 	if kind := plat.KindOf(err); kind != nil && !errors.Is(err, plat.ErrUnavailable) {
@@ -280,6 +283,22 @@ func (s *Service) prepare(ctx context.Context, in Upload) (NewFile, error) {
 		return NewFile{}, err
 	}
 	return s.prepareIn(ctx, c, in)
+}
+
+// prepareUpload is prepare for what is committed right after.
+func (s *Service) prepareUpload(ctx context.Context, in Upload) (NewFile, error) {
+	if c, ok := s.takers.get(in.Channel); ok && c.Org == in.Org {
+		return s.prepareIn(ctx, c, in)
+	}
+	c, err := s.own(ctx, in.Org, in.Channel)
+	if err != nil {
+		return NewFile{}, err
+	}
+	f, err := s.prepareIn(ctx, c, in)
+	if err == nil {
+		s.takers.add(c)
+	}
+	return f, err
 }
 
 func (s *Service) prepareIn(ctx context.Context, c Channel, in Upload) (NewFile, error) {

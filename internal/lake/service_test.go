@@ -286,6 +286,65 @@ func TestReap(t *testing.T) {
 	b.has(2, 2)
 }
 
+// What another process did to a channel that this one has uploaded to counts at once,
+// and leaves no bytes.
+func TestUploadAfterAnotherProcess(t *testing.T) {
+	yes, no := true, false
+	for what, c := range map[string]struct {
+		want error
+		do   func(other *lake.Service, id plat.ChannelID) error
+	}{
+		"archived": {plat.ErrForbidden, func(other *lake.Service, id plat.ChannelID) error {
+			_, err := other.UpdateChannel(t.Context(), org, id, lake.ChannelChange{Archived: &yes})
+			return err
+		}},
+		"deleted": {plat.ErrNotFound, func(other *lake.Service, id plat.ChannelID) error {
+			_, err := other.DeleteChannel(t.Context(), org, id)
+			return err
+		}},
+	} {
+		t.Run(what, func(t *testing.T) {
+			b := newBench(t)
+			if _, err := b.put("one", nil); err != nil {
+				t.Fatal(err)
+			}
+			other := lake.NewService(b.store, b.blobs, func() time.Time { return b.now })
+			if err := c.do(other, b.channel); err != nil {
+				t.Fatal(err)
+			}
+			before, _, err := b.blobs.List(t.Context(), "", "", 1000)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 2 { // the second is not told by the commit
+				if _, err := b.put("two", nil); !errors.Is(err, c.want) {
+					t.Errorf("an upload = %v, want %v", err, c.want)
+				}
+			}
+			if after, _, err := b.blobs.List(t.Context(), "", "", 1000); err != nil || len(after) != len(before) {
+				t.Errorf("%d objects, before %d (%v)", len(after), len(before), err)
+			}
+			if what != "archived" {
+				return
+			}
+			if _, err := other.UpdateChannel(t.Context(), org, b.channel, lake.ChannelChange{Archived: &no}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := b.put("three", nil); err != nil {
+				t.Errorf("unarchived: %v", err)
+			}
+			b.has(2, 2)
+		})
+	}
+	b := newBench(t)
+	if _, err := b.put("one", nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Upload(t.Context(), lake.Upload{Org: "9", Channel: b.channel, Body: strings.NewReader("x"), Size: 1}); !errors.Is(err, plat.ErrForbidden) {
+		t.Errorf("another organization's upload = %v", err)
+	}
+}
+
 func TestUploadRefusals(t *testing.T) {
 	b := newBench(t)
 	try := func(change func(*lake.Upload)) error {

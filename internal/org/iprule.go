@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"panal/internal/plat"
+	"panal/internal/x/outage"
 )
 
 // IPRule is one line of an organization's allow-list (data.md §20).
@@ -40,8 +41,6 @@ type IPRuleStore interface {
 const (
 	// rulesFresh is how long another process's change may go unnoticed.
 	rulesFresh = 2 * time.Second
-	// rulesStale is how long rules that were seen hold without the store.
-	rulesStale = 15 * time.Minute
 	maxIPRules = 1000
 )
 
@@ -50,6 +49,7 @@ const (
 type IPRules struct {
 	store IPRuleStore
 	now   plat.Clock
+	watch *outage.Watch
 
 	mu    sync.Mutex
 	lists map[plat.OrgID]*ipList
@@ -66,8 +66,11 @@ type ipList struct {
 
 // NewIPRules returns the service.
 func NewIPRules(s IPRuleStore, now plat.Clock) *IPRules {
-	return &IPRules{store: s, now: now, lists: map[plat.OrgID]*ipList{}}
+	return &IPRules{store: s, now: now, watch: new(outage.Watch), lists: map[plat.OrgID]*ipList{}}
 }
+
+// Share is authn.Authenticator.Share, for the lists.
+func (s *IPRules) Share(w *outage.Watch) { s.watch = w }
 
 // Caller is from where a change is asked for, and whether to make it even when it
 // would shut that address out.
@@ -151,14 +154,18 @@ func (s *IPRules) Allowed(ctx context.Context, org plat.OrgID, a netip.Addr) (bo
 	l, changes := s.lists[org], s.changes
 	if l != nil {
 		age := now.Sub(l.at)
-		if fresh := age >= 0 && age < rulesFresh; fresh || l.fetching && age < rulesStale { // a clock set back makes nothing fresh
+		if fresh := age >= 0 && age < rulesFresh; fresh || l.fetching && s.watch.Good(l.at, now) { // a clock set back makes nothing fresh
 			s.mu.Unlock()
 			return allowed(l.allow, a), nil
 		}
 		l.fetching = true
 	}
 	s.mu.Unlock()
-	rules, err := s.store.IPRules(ctx, org)
+	var rules []IPRule
+	err := s.watch.Ask(ctx, now, l != nil, func(ctx context.Context) (err error) {
+		rules, err = s.store.IPRules(ctx, org)
+		return err
+	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l != nil {
@@ -171,7 +178,7 @@ func (s *IPRules) Allowed(ctx context.Context, org plat.OrgID, a netip.Addr) (bo
 			s.lists[org] = &ipList{allow: list, at: now}
 		}
 		return allowed(list, a), nil
-	case l != nil && now.Sub(l.at) < rulesStale:
+	case l != nil && s.watch.Good(l.at, now):
 		return allowed(l.allow, a), nil
 	}
 	return false, &plat.Error{Kind: plat.ErrUnavailable, Public: "the organization's IP rules can't be checked right now; try again", Err: fmt.Errorf("read IP rules: %w", err)}

@@ -175,8 +175,7 @@ type seen struct {
 }
 
 const (
-	freshFor = time.Second      // how long another server's change may go unnoticed
-	staleFor = 15 * time.Minute // how long what was known is good while the store can't answer
+	freshFor = time.Second // how long another server's change may go unnoticed
 )
 
 // Standing returns an organization as an edge asks for it with every request: at
@@ -191,8 +190,21 @@ func (s *Service) Standing(ctx context.Context, id plat.OrgID) (Organization, er
 	if hit && age >= 0 && age < freshFor {
 		return c.org, nil
 	}
-	o, err := s.store.Organization(ctx, string(id))
+	missing := false
+	var o Organization
+	err := s.watch.Ask(ctx, now, hit, func(ctx context.Context) (err error) {
+		o, err = s.store.Organization(ctx, string(id))
+		if missing = errors.Is(err, plat.ErrNotFound); missing {
+			return nil
+		}
+		return err
+	})
 	switch {
+	case missing:
+		s.mu.Lock()
+		delete(s.seen, id)
+		s.mu.Unlock()
+		return Organization{}, plat.NotFound("organization", id)
 	case err == nil:
 		s.mu.Lock()
 		// A change made here meanwhile is newer than what was read.
@@ -203,12 +215,7 @@ func (s *Service) Standing(ctx context.Context, id plat.OrgID) (Organization, er
 		}
 		s.mu.Unlock()
 		return o, nil
-	case errors.Is(err, plat.ErrNotFound):
-		s.mu.Lock()
-		delete(s.seen, id)
-		s.mu.Unlock()
-		return Organization{}, err
-	case hit && age < staleFor:
+	case hit && s.watch.Good(c.at, now):
 		return c.org, nil
 	}
 	return Organization{}, err

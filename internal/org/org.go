@@ -22,6 +22,7 @@ import (
 
 	"panal/internal/authn"
 	"panal/internal/plat"
+	"panal/internal/x/outage"
 )
 
 // State says whether an organization is served.
@@ -99,6 +100,7 @@ type Service struct {
 	single string
 	// oneWhile tells why there may be only one organization for now; see OneWhile.
 	oneWhile func(ctx context.Context) (string, error)
+	watch    *outage.Watch
 
 	mu     sync.Mutex
 	seen   map[plat.OrgID]seen
@@ -110,8 +112,11 @@ type Service struct {
 // NewService returns a Service. singleReason, when not empty, says why this
 // installation may hold only one organization (no isolation between workloads).
 func NewService(s Store, tokens authn.Store, now plat.Clock, singleReason string) *Service {
-	return &Service{store: s, tokens: tokens, now: now, single: singleReason, seen: map[plat.OrgID]seen{}}
+	return &Service{store: s, tokens: tokens, now: now, single: singleReason, watch: new(outage.Watch), seen: map[plat.OrgID]seen{}}
 }
+
+// Share is authn.Authenticator.Share, for what Standing knows.
+func (s *Service) Share(w *outage.Watch) { s.watch = w }
 
 // OneWhile sets who is asked before a second organization is made: a reason that
 // is not empty refuses it. Call it before the service is used.

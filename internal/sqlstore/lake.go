@@ -414,15 +414,16 @@ func (c *commit) claims(ctx context.Context, tx *Tx, channels map[plat.ChannelID
 }
 
 func appendPostings(rows []any, num, at, expires int64, terms []lake.Term) []any {
+	sig := lake.Signature(terms)
 	for _, t := range terms {
-		rows = append(rows, num, t.Key, t.Token, at, t.Whole, expires)
+		rows = append(rows, num, t.Key, t.Token, at, t.Whole, expires, sig)
 	}
 	return rows
 }
 
 // insertPostings adds the rows in the order of the index: neighbours land on one page.
 func (s *Lake) insertPostings(ctx context.Context, tx *Tx, rows []any) error {
-	const width = 6
+	const width = 7
 	text := func(row []any, i int) string { v, _ := row[i].(string); return v }
 	all := slices.Collect(slices.Chunk(rows, width))
 	slices.SortFunc(all, func(a, b []any) int {
@@ -434,7 +435,7 @@ func (s *Lake) insertPostings(ctx context.Context, tx *Tx, rows []any) error {
 		sorted = append(sorted, row...)
 	}
 	rows = sorted
-	return tx.insert(ctx, "posting (channel, key, token, at, whole, expires_at)", "", width, rows)
+	return tx.insert(ctx, "posting (channel, key, token, at, whole, expires_at, sig)", "", width, rows)
 }
 
 func deletePostings(ctx context.Context, tx *Tx, num, at int64, terms []lake.Term) error {

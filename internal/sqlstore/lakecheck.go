@@ -66,16 +66,18 @@ func (s *Lake) CheckTerms(ctx context.Context, channel plat.ChannelID, files []l
 	}
 	var bad []plat.FileID
 	for _, f := range files {
-		for _, t := range lake.Terms(f.ContentType, f.Metadata) {
+		terms := lake.Terms(f.ContentType, f.Metadata)
+		want := lake.Signature(terms)
+		for _, t := range terms {
 			var whole bool
-			var expires int64
+			var expires, sig int64
 			err := s.db.Read().QueryRowContext(ctx,
-				`SELECT whole, expires_at FROM posting WHERE channel = $1 AND key = $2 AND token = $3 AND at = $4`,
-				num, t.Key, t.Token, micros(f.UploadedAt)).Scan(&whole, &expires)
+				`SELECT whole, expires_at, sig FROM posting WHERE channel = $1 AND key = $2 AND token = $3 AND at = $4`,
+				num, t.Key, t.Token, micros(f.UploadedAt)).Scan(&whole, &expires, &sig)
 			if err != nil && !errors.Is(err, sql.ErrNoRows) {
 				return nil, s.db.translate(err)
 			}
-			if err != nil || whole != t.Whole || expires != micros(f.ExpiresAt) {
+			if err != nil || whole != t.Whole || expires != micros(f.ExpiresAt) || sig&want != want {
 				bad = append(bad, f.ID)
 				break
 			}

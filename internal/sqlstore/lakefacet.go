@@ -34,9 +34,7 @@ func (s *Lake) Facets(ctx context.Context, f lake.Filter, key string, limit int,
 		where += ` AND v.at < ` + a.add(q.to)
 	}
 	if f.Query != nil {
-		if q.cost() >= joinFrom {
-			q.fence = ""
-		}
+		q.join()
 		parts := make([]string, len(q.arms))
 		for i, m := range q.arms {
 			parts[i] = q.armSQL(&a, m, false, span{})

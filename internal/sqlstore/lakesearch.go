@@ -26,7 +26,10 @@ type search struct {
 	to    int64 // exclusive; 0: no bound
 	arms  []arm
 	exact bool
-	fence string // Dialect.Fence where rows are to be looked up one by one
+	// fence is Dialect.Fence where rows are to be looked up one by one; joined is set where
+	// it is left to the engine, whose estimates a signature would mislead.
+	fence  string
+	joined bool
 }
 
 // arm is one range and what must hold besides.
@@ -329,14 +332,18 @@ func (q *search) clause(a *sqlArgs, alias string, c query.Clause, over bool) str
 	if len(terms) == 0 {
 		return "(1 = 1)"
 	}
-	parts := make([]string, len(terms))
-	for i, t := range terms {
+	var parts []string
+	if alias != "f" && !q.joined { // an entry of the index: most that have not all terms are told at once
+		sig := a.add(lake.Signature(terms))
+		parts = append(parts, "("+alias+".sig & "+sig+") = "+sig)
+	}
+	for _, t := range terms {
 		whole := ""
 		if t.Whole {
 			whole = " AND p.whole"
 		}
-		parts[i] = "EXISTS (SELECT 1 FROM posting p WHERE p.channel = " + a.add(q.num) + " AND p.key = " + a.add(t.Key) +
-			" AND p.token = " + a.add(t.Token) + " AND p.at = " + alias + ".at" + whole + q.fence + ")"
+		parts = append(parts, "EXISTS (SELECT 1 FROM posting p WHERE p.channel = "+a.add(q.num)+" AND p.key = "+a.add(t.Key)+
+			" AND p.token = "+a.add(t.Token)+" AND p.at = "+alias+".at"+whole+q.fence+")")
 	}
 	return "(" + strings.Join(parts, " AND ") + ")"
 }
@@ -561,12 +568,17 @@ func (q *search) cost() int {
 	return cost
 }
 
+// join leaves it to the engine how ranges are compared if they are long.
+func (q *search) join() {
+	if q.fence != "" && q.cost() >= joinFrom {
+		q.fence, q.joined = "", true
+	}
+}
+
 // countSQL counts the rows of all arms.
 func (q *search) countSQL() (string, []any) {
 	var a sqlArgs
-	if q.cost() >= joinFrom {
-		q.fence = ""
-	}
+	q.join()
 	parts := make([]string, len(q.arms))
 	for i, m := range q.arms {
 		parts[i] = q.armSQL(&a, m, false, span{})

@@ -46,6 +46,7 @@ type records struct {
 	org      plat.OrgID
 	services []deploy.Service
 	aliases  map[string]plat.ServiceID
+	splits   map[string][]dataplane.Part // nil when no endpoint is split
 }
 
 type liveInstance struct {
@@ -126,9 +127,28 @@ func group(services []deploy.Service, endpoints []deploy.Endpoint) map[plat.Depl
 	for _, e := range endpoints {
 		if recs := deps[e.Deployment]; recs != nil {
 			recs.aliases[e.Alias] = e.Service
+			if len(e.Split) > 0 {
+				recs.split(e)
+			}
 		}
 	}
 	return deps
+}
+
+func (r *records) split(e deploy.Endpoint) {
+	if r.splits == nil {
+		r.splits = map[string][]dataplane.Part{}
+	}
+	for _, p := range e.Split {
+		r.splits[e.Alias] = append(r.splits[e.Alias], dataplane.Part(p))
+	}
+}
+
+func recordOf(s deploy.Service) *dataplane.Record {
+	if s.RecordChannel == "" {
+		return nil
+	}
+	return &dataplane.Record{Channel: s.RecordChannel, Percent: s.RecordPercent(), Version: s.VersionLabel}
 }
 
 // ready returns the instances that requests may go to. The caller holds mu.
@@ -169,9 +189,9 @@ func (r *registry) apply(dep plat.DeploymentID) {
 // build makes a deployment's routes. Every service is in them: one without
 // instances holds its requests, or refuses them when nothing will ever come.
 func build(dep plat.DeploymentID, recs *records, ready map[plat.ServiceID][]dataplane.Instance) dataplane.Deployment {
-	d := dataplane.Deployment{ID: dep, Org: recs.org, Aliases: recs.aliases, Services: make([]dataplane.Service, 0, len(recs.services))}
+	d := dataplane.Deployment{ID: dep, Org: recs.org, Aliases: recs.aliases, Splits: recs.splits, Services: make([]dataplane.Service, 0, len(recs.services))}
 	for _, s := range recs.services {
-		out := dataplane.Service{ID: s.ID, Command: s.Command}
+		out := dataplane.Service{ID: s.ID, Command: s.Command, Record: recordOf(s)}
 		switch s.Status {
 		case deploy.Stopped:
 			out.Refuse = fmt.Sprintf("service %s is %s", s.ID, s.Status)

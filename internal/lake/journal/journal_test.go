@@ -54,9 +54,12 @@ type world struct {
 	now    time.Time
 }
 
-func newWorld(t *testing.T, db *sqlstore.DB) *world {
+func newWorld(t *testing.T, db *sqlstore.DB) *world { return newWorldOn(t, db, memblob.New()) }
+
+func newWorldOn(t *testing.T, db *sqlstore.DB, storage blob.Driver) *world {
+	t.Helper()
 	w := &world{now: time.Date(2024, 3, 15, 8, 15, 2, 0, time.UTC)}
-	w.faults = faultblob.New(memblob.New())
+	w.faults = faultblob.New(storage)
 	w.blobs = blob.New(w.faults)
 	w.index = sqlstore.NewLake(db, w.clock)
 	w.j = journal.New(w.blobs, w.clock)

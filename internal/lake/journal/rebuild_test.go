@@ -3,7 +3,11 @@
 package journal_test
 
 import (
+	"crypto/rand"
 	"fmt"
+	"net/url"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +16,7 @@ import (
 
 	"panal/internal/blob"
 	"panal/internal/blob/memblob"
+	"panal/internal/blob/s3blob"
 	"panal/internal/lake"
 	"panal/internal/lake/journal"
 	"panal/internal/plat"
@@ -63,7 +68,11 @@ func TestRebuildGivesTheSameAnswers(t *testing.T) {
 	sqlstoretest.Each(t, func(t *testing.T, db *sqlstore.DB) {
 		rebuilt := empty(t, db, plat.SystemClock)
 		rapid.Check(t, func(rt *rapid.T) {
-			w := newWorld(t, db)
+			storage := blob.Driver(memblob.New())
+			if db.Dialect().Name == "postgres" && rapid.IntRange(0, 4).Draw(rt, "on S3") == 0 {
+				storage = s3(t)
+			}
+			w := newWorldOn(t, db, storage)
 			channels := []lake.Channel{w.channel(t), w.bucket(t)}
 			files := []lake.File{}
 			draw := func(what string, n int) int { return rapid.IntRange(0, n-1).Draw(rt, what) }
@@ -127,6 +136,27 @@ func TestRebuildGivesTheSameAnswers(t *testing.T) {
 			}
 		})
 	})
+}
+
+// s3 is a part of its own of the bucket that scripts/with-s3 made.
+func s3(t *testing.T) blob.Driver {
+	t.Helper()
+	u, err := url.Parse(os.Getenv("PANAL_TEST_S3"))
+	if err != nil || u.Scheme != "s3" {
+		if os.Getenv("CI") == "" {
+			t.Skip("PANAL_TEST_S3 is not set: scripts/with-s3 go test … starts a server")
+		}
+		t.Fatal("PANAL_TEST_S3 is not set: run the tests under scripts/with-s3 (make test does)")
+	}
+	d, err := s3blob.Open(t.Context(), s3blob.Options{
+		Bucket: u.Host, Prefix: "rebuild-" + strings.ToLower(rand.Text()) + "/", Endpoint: u.Query().Get("endpoint"), Region: u.Query().Get("region"),
+		AccessKey: os.Getenv("PANAL_S3_ACCESS_KEY"), SecretKey: os.Getenv("PANAL_S3_SECRET_KEY"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	return d
 }
 
 func (w *world) bucket(t testing.TB) lake.Channel {

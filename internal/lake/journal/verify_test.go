@@ -23,7 +23,7 @@ func TestVerify(t *testing.T) {
 		w := newWorld(t, db)
 		c := w.channel(t)
 		w.now = time.Now().UTC().Add(-2 * time.Hour)
-		f := make([]lake.File, 6)
+		f := make([]lake.File, 7)
 		for i := range f {
 			n := lake.File{ID: plat.NewFileID(w.now), Channel: c.ID, Size: 4, ETag: etag, ContentType: "text/plain", Metadata: lake.Metadata{"label": "black cat"}}
 			if _, err := w.blobs.Put(t.Context(), lake.BlobKey(org, c.ID, n.ID), strings.NewReader("body"), 4, blob.PutOptions{}); err != nil {
@@ -76,6 +76,7 @@ func TestVerify(t *testing.T) {
 		do(`DELETE FROM posting WHERE at = $1 AND token = 'cat'`, f[4].UploadedAt.UnixMicro())
 		do(`INSERT INTO posting (channel, key, token, at, whole, expires_at) SELECT channel, 'label', 'dog', at, whole, expires_at FROM posting WHERE at = $1 AND token = 'black'`,
 			f[5].UploadedAt.UnixMicro())
+		do(`UPDATE posting SET sig = 0 WHERE at = $1 AND token = 'cat'`, f[6].UploadedAt.UnixMicro()) // seems to have no other term
 		do(`INSERT INTO file_delta (channel, files, bytes) SELECT num, 7, 7 FROM channel WHERE id = $1`, string(c.ID))
 		orphan := plat.NewFileID(w.now)
 		put(orphan, "nobody's")
@@ -115,6 +116,13 @@ func TestVerify(t *testing.T) {
 			if (found[k].Found > 0) != stays {
 				t.Errorf("after the repair, %s: %+v", k, found[k])
 			}
+		}
+		query, err := lake.ParseQuery("label:cat AND label:black")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := w.index.Count(t.Context(), lake.Filter{Channel: c.ID, Query: query}, w.now); err != nil || n != 7 {
+			t.Errorf("%d files of %q, %v; want 7", n, "label:cat AND label:black", err)
 		}
 		if got, err := w.index.File(t.Context(), c.ID, f[3].ID, w.now); err != nil || got.Metadata["label"] != "black cat" {
 			t.Errorf("the row that was brought back: %+v, %v", got, err)

@@ -90,6 +90,10 @@ type Bucket interface {
 	Open(ctx context.Context, of Row, off, n int64) (io.ReadCloser, error)
 }
 
+// ErrNoBucket is what a Bucket answers that is not there at all. Its kind is
+// ErrUnavailable: that none of its objects is there must not follow.
+var ErrNoBucket = &plat.Error{Kind: plat.ErrUnavailable, Public: "there is no such bucket"}
+
 // Row is what the index knows of a key of a link.
 type Row struct {
 	Key string

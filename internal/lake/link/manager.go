@@ -34,6 +34,8 @@ type Options struct {
 	Dial func(p Place, accessKey, secretKey string) (Bucket, error)
 	// Posts makes the feed of a link whose events are posted.
 	Posts func(channel plat.ChannelID, lease time.Duration) Posts
+	// Queue opens an SQS queue; it asks nothing.
+	Queue func(queue, region, accessKey, secretKey string, lease time.Duration) (feed.Source, error)
 	// Endpoints are those that may be linked; see Manager.Create.
 	Endpoints []string
 	// WalkRate is how many objects a second the reconciler lists, of each link; 0: 2,000.
@@ -59,6 +61,7 @@ type Manager struct {
 	running map[plat.ChannelID]*running
 	buckets map[plat.ChannelID]Bucket
 	posts   map[plat.ChannelID]Posts
+	queues  map[plat.ChannelID]feed.Source
 }
 
 type running struct {
@@ -75,7 +78,7 @@ func NewManager(opt Options) *Manager {
 	if opt.WalkEvery == 0 {
 		opt.WalkEvery = 10 * time.Minute
 	}
-	m := &Manager{opt: opt, running: map[plat.ChannelID]*running{}, buckets: map[plat.ChannelID]Bucket{}, posts: map[plat.ChannelID]Posts{}}
+	m := &Manager{opt: opt, running: map[plat.ChannelID]*running{}, buckets: map[plat.ChannelID]Bucket{}, posts: map[plat.ChannelID]Posts{}, queues: map[plat.ChannelID]feed.Source{}}
 	m.linked.Store(&map[plat.ChannelID]Link{})
 	return m
 }
@@ -147,6 +150,12 @@ func (m *Manager) start(ctx context.Context) {
 			delete(m.running, id)
 		}
 	}
+	for id, q := range m.queues {
+		if _, ok := links[id]; !ok {
+			_ = q.Close() // nothing runs on it
+			delete(m.queues, id)
+		}
+	}
 	maps.DeleteFunc(m.buckets, func(id plat.ChannelID, _ Bucket) bool { _, ok := links[id]; return !ok })
 	for id, l := range links {
 		if l.Paused || m.running[id] != nil {
@@ -158,17 +167,23 @@ func (m *Manager) start(ctx context.Context) {
 				slog.String("channel", string(id)), slog.String(plat.LogError, err.Error()))
 			continue
 		}
-		m.running[id] = m.run(ctx, l, bucket)
+		src, err := m.sourceLocked(l)
+		if err != nil {
+			m.opt.Log.LogAttrs(ctx, slog.LevelWarn, "a link's queue can't be opened; it is tried again",
+				slog.String("channel", string(id)), slog.String(plat.LogError, err.Error()))
+			continue
+		}
+		m.running[id] = m.run(ctx, l, bucket, src)
 	}
 }
 
-// run starts subscriber and reconciler of a link. m.mu is held.
-func (m *Manager) run(ctx context.Context, l Link, bucket Bucket) *running {
+// run starts subscriber, where there is a feed, and reconciler of a link.
+func (m *Manager) run(ctx context.Context, l Link, bucket Bucket, src feed.Source) *running {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &running{cancel: cancel, done: make(chan struct{})}
 	var wg sync.WaitGroup
-	if l.Feed.Kind == FeedWebhook {
-		r.sub = New(Config{Link: l, Source: m.postsLocked(l.Channel), Rows: m.opt.Store, Bucket: bucket, Now: m.opt.Now, Log: m.opt.Log, Lease: lease})
+	if src != nil {
+		r.sub = New(Config{Link: l, Source: src, Rows: m.opt.Store, Bucket: bucket, Now: m.opt.Now, Log: m.opt.Log, Lease: lease})
 		wg.Go(func() { _ = r.sub.Run(ctx) }) // ends with ctx alone
 	}
 	wg.Go(func() { m.walk(ctx, l, bucket) })
@@ -215,6 +230,30 @@ func (m *Manager) stopAll() {
 	}
 }
 
+// sourceLocked returns a link's feed, nil without one.
+func (m *Manager) sourceLocked(l Link) (feed.Source, error) {
+	switch l.Feed.Kind {
+	case FeedWebhook:
+		return m.postsLocked(l.Channel), nil
+	case FeedSQS:
+		if q := m.queues[l.Channel]; q != nil {
+			return q, nil
+		}
+		k, err := m.unseal(l)
+		if err != nil {
+			return nil, err
+		}
+		q, err := m.opt.Queue(l.Feed.Queue, l.Place.Region, k.queueAccess(), k.queueSecret(), lease)
+		if err != nil {
+			return nil, err
+		}
+		m.queues[l.Channel] = q
+		return q, nil
+	case FeedNone:
+	}
+	return nil, nil
+}
+
 func (m *Manager) postsLocked(id plat.ChannelID) Posts {
 	if m.posts[id] == nil {
 		m.posts[id] = m.opt.Posts(id, lease)
@@ -227,11 +266,11 @@ func (m *Manager) bucketLocked(l Link) (Bucket, error) {
 	if b := m.buckets[l.Channel]; b != nil {
 		return b, nil
 	}
-	access, secret, err := m.unseal(l)
+	k, err := m.unseal(l)
 	if err != nil {
 		return nil, err
 	}
-	b, err := m.opt.Dial(l.Place, access, secret)
+	b, err := m.opt.Dial(l.Place, k[0], k[1])
 	if err != nil {
 		return nil, err
 	}
@@ -259,20 +298,24 @@ func (m *Manager) Totals(ctx context.Context) (Totals, error) {
 	for _, l := range *m.linked.Load() {
 		t.Links++
 		t.Drift += l.Walk.Drift
-		if l.Feed.Kind != FeedWebhook {
-			continue
-		}
 		m.mu.Lock()
-		posts, r := m.postsLocked(l.Channel), m.running[l.Channel]
+		src, err := m.sourceLocked(l)
+		r := m.running[l.Channel]
 		m.mu.Unlock()
+		if err != nil || src == nil {
+			continue // the log tells
+		}
 		if r != nil && r.sub != nil {
 			f := r.sub.Figures()
 			t.Messages, t.Batches, t.Looked, t.Changed = t.Messages+f.Messages, t.Batches+f.Batches, t.Looked+f.Looked, t.Changed+f.Changed
 			t.Dead, t.Failed, t.Concurrency = t.Dead+f.Dead, t.Failed+f.Failed, t.Concurrency+f.Concurrency
 			t.LastBatch, t.Lag = max(t.LastBatch, f.LastBatch), max(t.Lag, f.Lag)
 		}
-		b, err := posts.Backlog(ctx)
-		if err != nil {
+		b, err := src.Backlog(ctx)
+		switch {
+		case err != nil && l.Feed.Kind == FeedSQS: // another's machine must not take the other figures along
+			continue
+		case err != nil:
 			return t, err
 		}
 		t.Waiting += b.Messages

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"panal/internal/feed"
+	"panal/internal/feed/memfeed"
 	"panal/internal/lake/link"
 	"panal/internal/lake/link/linktest"
 	"panal/internal/plat"
@@ -40,7 +42,13 @@ func TestCredentialsFollowTheKeys(t *testing.T) {
 	}
 	store := linktest.NewMem(time.Now)
 	m := link.NewManager(link.Options{
-		Store: store, Seal: ring, Now: time.Now, Endpoints: []string{"http://s3.example"},
+		Store: store, Seal: ring, Now: time.Now, Endpoints: []string{"http://s3.example", "http://sqs.example"},
+		Queue: func(_, _, access, secret string, lease time.Duration) (feed.Source, error) {
+			if access != "take" || secret != "it" {
+				t.Errorf("the queue is opened by %s:%s", access, secret)
+			}
+			return memfeed.New(time.Now, lease), nil
+		},
 		Dial: func(link.Place, string, string) (link.Bucket, error) { return silent{}, nil },
 	})
 	for _, ch := range []plat.ChannelID{"1", "2"} {
@@ -48,6 +56,7 @@ func TestCredentialsFollowTheKeys(t *testing.T) {
 		in := link.NewLink{Org: "1", Channel: ch, Place: link.Place{Endpoint: "http://s3.example", Bucket: "photos"}, Feed: link.FeedNone}
 		if ch == "1" { // the other one anybody may read
 			in.AccessKey, in.SecretKey = "who", "what"
+			in.Feed, in.Queue, in.QueueAccessKey, in.QueueSecretKey = link.FeedSQS, "http://sqs.example/1/q", "take", "it"
 		}
 		if _, _, err := m.Create(t.Context(), in); err != nil {
 			t.Fatal(err)
@@ -74,7 +83,7 @@ func TestCredentialsFollowTheKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if text, err := ring.Unseal(sealed, "link/1"); err != nil || string(text) != `["who","what"]` {
+	if text, err := ring.Unseal(sealed, "link/1"); err != nil || string(text) != `["who","what","take","it"]` {
 		t.Errorf("the credentials are %q, %v", text, err)
 	}
 }

@@ -3,6 +3,7 @@
 package link
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -32,7 +33,11 @@ type NewLink struct {
 	Place   Place // without credentials
 	// AccessKey and SecretKey may read the bucket; both empty: as nobody.
 	AccessKey, SecretKey string
-	Feed                 FeedKind
+	Feed                 FeedKind // empty: SQS with a queue, else webhook
+	// Queue is the URL of an SQS queue. QueueAccessKey and QueueSecretKey may receive from
+	// and delete in it; both empty: those of the bucket do.
+	Queue                          string
+	QueueAccessKey, QueueSecretKey string
 }
 
 var bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
@@ -43,7 +48,10 @@ var bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
 // The endpoint must be one of the configured ones: else whoever administers an
 // organization could have the server ask anything of whatever it reaches.
 func (m *Manager) Create(ctx context.Context, in NewLink) (l Link, secret string, err error) {
-	if in.Feed == "" {
+	switch {
+	case in.Feed == "" && in.Queue != "":
+		in.Feed = FeedSQS
+	case in.Feed == "":
 		in.Feed = FeedWebhook
 	}
 	in.Place.Endpoint = strings.TrimSuffix(in.Place.Endpoint, "/")
@@ -62,21 +70,36 @@ func (m *Manager) Create(ctx context.Context, in NewLink) (l Link, secret string
 		return l, "", plat.InvalidField("secret_key", "access_key and secret_key go together")
 	case len(in.AccessKey) > 256 || len(in.SecretKey) > 1024:
 		return l, "", plat.InvalidField("access_key", "is too long")
-	case in.Feed != FeedWebhook && in.Feed != FeedNone:
-		return l, "", plat.InvalidField("feed", "must be webhook (events are posted to Panal) or none (the reconciler alone)")
+	case in.Feed != FeedWebhook && in.Feed != FeedNone && in.Feed != FeedSQS:
+		return l, "", plat.InvalidField("feed", "must be sqs (events are in an SQS queue), webhook (they are posted to Panal) or none (the reconciler alone)")
+	case (in.Feed == FeedSQS) != (in.Queue != ""):
+		return l, "", plat.InvalidField("queue_url", "goes with the feed sqs, and is required for it")
+	case in.Queue == "" && in.QueueAccessKey+in.QueueSecretKey != "":
+		return l, "", plat.InvalidField("queue_access_key", "is for a queue, and there is no queue_url")
+	case (in.QueueAccessKey == "") != (in.QueueSecretKey == ""):
+		return l, "", plat.InvalidField("queue_secret_key", "queue_access_key and queue_secret_key go together")
+	case len(in.QueueAccessKey) > 256 || len(in.QueueSecretKey) > 1024 || len(in.Queue) > 1024:
+		return l, "", plat.InvalidField("queue_url", "or its keys are too long")
 	}
-	l = Link{Channel: in.Channel, Org: in.Org, Place: in.Place, Feed: Feed{Kind: in.Feed}, CreatedAt: m.opt.Now()}
+	keys := keys{in.AccessKey, in.SecretKey, in.QueueAccessKey, in.QueueSecretKey}
+	l = Link{Channel: in.Channel, Org: in.Org, Place: in.Place, Feed: Feed{Kind: in.Feed, Queue: in.Queue}, CreatedAt: m.opt.Now()}
+	if err := m.tryQueue(ctx, l, keys); err != nil {
+		return l, "", err
+	}
 	bucket, err := m.opt.Dial(l.Place, in.AccessKey, in.SecretKey)
 	if err != nil {
 		return l, "", err
 	}
-	if _, _, err := bucket.List(ctx, l.Place.Prefix, "", 1); err != nil {
+	switch _, _, err := bucket.List(ctx, l.Place.Prefix, "", 1); {
+	case errors.Is(err, ErrNoBucket):
+		return l, "", plat.InvalidField("bucket", "%s does not exist at %s", l.Place.Bucket, l.Place.Endpoint)
+	case errors.Is(err, plat.ErrForbidden):
+		return l, "", plat.InvalidField("access_key", "may not list the bucket %s at %s", l.Place.Bucket, l.Place.Endpoint)
+	case err != nil:
 		return l, "", fmt.Errorf("link channel %s: %w", in.Channel, err)
 	}
-	if in.AccessKey != "" {
-		if l.Place.Credentials, err = m.seal(in.Channel, in.AccessKey, in.SecretKey); err != nil {
-			return l, "", err
-		}
+	if l.Place.Credentials, err = m.seal(in.Channel, keys); err != nil {
+		return l, "", err
 	}
 	if in.Feed == FeedWebhook {
 		secret = plat.NewToken()
@@ -87,6 +110,42 @@ func (m *Manager) Create(ctx context.Context, in NewLink) (l Link, secret string
 	}
 	return l, secret, m.Refresh(ctx)
 }
+
+// tryQueue asks a link's queue, so that what is wrong with it is told to whoever names it.
+func (m *Manager) tryQueue(ctx context.Context, l Link, k keys) error {
+	if l.Feed.Kind != FeedSQS {
+		return nil
+	}
+	u, err := url.Parse(l.Feed.Queue)
+	if err != nil || u.Host == "" {
+		return plat.InvalidField("queue_url", "must be the URL of an SQS queue: http(s)://HOST[:PORT]/ACCOUNT/NAME")
+	}
+	if at := u.Scheme + "://" + u.Host; !slices.Contains(m.opt.Endpoints, at) {
+		return plat.Errorf(plat.ErrForbidden, "%s is not among the endpoints that may be linked; whoever runs this server allows it with --link-endpoint", at)
+	}
+	src, err := m.opt.Queue(l.Feed.Queue, l.Place.Region, k.queueAccess(), k.queueSecret(), lease)
+	if err != nil {
+		return err
+	}
+	_, err = src.Backlog(ctx)
+	switch err := errors.Join(err, src.Close()); {
+	case errors.Is(err, plat.ErrNotFound):
+		return plat.InvalidField("queue_url", "%s does not exist", l.Feed.Queue)
+	case errors.Is(err, plat.ErrForbidden):
+		return plat.InvalidField("queue_access_key", "may not read the attributes of the queue %s", l.Feed.Queue)
+	case err != nil:
+		return fmt.Errorf("link channel %s: %w", l.Channel, err)
+	}
+	return nil
+}
+
+// keys are a link's credentials: access and secret key of the bucket, then of the queue.
+// Links of earlier versions have two.
+type keys [4]string
+
+// queueAccess and queueSecret fall back to the bucket's.
+func (k keys) queueAccess() string { return cmp.Or(k[2], k[0]) }
+func (k keys) queueSecret() string { return cmp.Or(k[3], k[1]) }
 
 func place(channel plat.ChannelID) string { return "link/" + string(channel) }
 
@@ -116,10 +175,10 @@ func (m *Manager) Reseal(ctx context.Context) (int, error) {
 		if key := l.KeyOf(); key == "" || key == m.opt.Seal.Active() {
 			continue
 		}
-		access, secret, err := m.unseal(l)
+		k, err := m.unseal(l)
 		if err == nil {
 			var sealed string
-			if sealed, err = m.seal(l.Channel, access, secret); err == nil {
+			if sealed, err = m.seal(l.Channel, k); err == nil {
 				err = m.opt.Store.SetCredentials(ctx, l.Channel, sealed)
 			}
 		}
@@ -135,31 +194,34 @@ func (m *Manager) Reseal(ctx context.Context) (int, error) {
 	return n, errors.Join(failed, m.Refresh(ctx))
 }
 
-func (m *Manager) seal(channel plat.ChannelID, access, secret string) (string, error) {
-	text, err := json.Marshal([2]string{access, secret})
+// seal returns "" for no credentials.
+func (m *Manager) seal(channel plat.ChannelID, k keys) (string, error) {
+	if k == (keys{}) {
+		return "", nil
+	}
+	text, err := json.Marshal(k)
 	if err != nil {
 		return "", err
 	}
 	return base64.StdEncoding.EncodeToString(m.opt.Seal.Seal(text, place(channel))), nil
 }
 
-func (m *Manager) unseal(l Link) (access, secret string, err error) {
+func (m *Manager) unseal(l Link) (k keys, err error) {
 	if l.Place.Credentials == "" {
-		return "", "", nil
+		return k, nil
 	}
 	sealed, err := base64.StdEncoding.DecodeString(l.Place.Credentials)
 	if err != nil {
-		return "", "", fmt.Errorf("credentials of the link of channel %s: %w", l.Channel, err)
+		return k, fmt.Errorf("credentials of the link of channel %s: %w", l.Channel, err)
 	}
 	text, err := m.opt.Seal.Unseal(sealed, place(l.Channel))
 	if err != nil {
-		return "", "", fmt.Errorf("credentials of the link of channel %s: %w", l.Channel, err)
+		return k, fmt.Errorf("credentials of the link of channel %s: %w", l.Channel, err)
 	}
-	var both [2]string
-	if err := json.Unmarshal(text, &both); err != nil {
-		return "", "", fmt.Errorf("credentials of the link of channel %s are no JSON", l.Channel)
+	if err := json.Unmarshal(text, &k); err != nil {
+		return k, fmt.Errorf("credentials of the link of channel %s are no JSON", l.Channel)
 	}
-	return both[0], both[1], nil
+	return k, nil
 }
 
 // MaxMessage bounds a message that is posted.
@@ -189,6 +251,8 @@ type Status struct {
 	Backlog feed.Backlog
 	Dead    int64
 	Figures Figures // of this server's subscriber
+	// FeedError is why the feed can't be asked now; "" when it can.
+	FeedError string
 }
 
 // Status returns it.
@@ -205,10 +269,13 @@ func (m *Manager) Status(ctx context.Context, channel plat.ChannelID) (Status, e
 	if r := m.running[channel]; r != nil && r.sub != nil {
 		st.Figures = r.sub.Figures()
 	}
-	posts := m.postsLocked(channel)
+	src, err := m.sourceLocked(l)
 	m.mu.Unlock()
-	if l.Feed.Kind == FeedWebhook {
-		st.Backlog, err = posts.Backlog(ctx)
+	if err == nil && src != nil {
+		st.Backlog, err = src.Backlog(ctx)
+	}
+	if l.Feed.Kind == FeedSQS && err != nil { // another's machine: how the link is doing is known without it
+		st.FeedError, err = err.Error(), nil
 	}
 	return st, err
 }

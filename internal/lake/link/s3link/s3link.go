@@ -213,7 +213,7 @@ func translate(err error) error {
 	case "NoSuchKey", "NoSuchVersion", "PreconditionFailed":
 		return plat.Errorf(plat.ErrNotFound, "the object is not in the linked bucket any more")
 	case "NoSuchBucket":
-		return failed(plat.ErrUnavailable, "there is no such bucket", err)
+		return link.ErrNoBucket
 	case "MethodNotAllowed": // the newest version is a delete marker
 		return plat.Errorf(plat.ErrNotFound, "the object is deleted")
 	case "KeyTooLongError", "XMinioInvalidObjectName", "XMinioInvalidObjectNameError":

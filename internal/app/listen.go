@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// door counts the connections of all listeners that face callers, and shuts those out
+// that would be too many. Without it, whoever may connect may take every
+// descriptor that the process has.
+type door struct {
+	most, mostPerAddr int
+	trusted           []netip.Prefix // proxies, which bring many callers
+
+	open    atomic.Int64
+	refused [2]prometheus.Counter // in all, of one address
+
+	mu     sync.Mutex
+	byAddr map[netip.Prefix]int // only of addresses with a connection, so at most as many
+}
+
+func newDoor(most, mostPerAddr int, trusted []netip.Prefix, reg prometheus.Registerer) *door {
+	d := &door{most: most, mostPerAddr: mostPerAddr, trusted: trusted, byAddr: map[netip.Prefix]int{}}
+	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "panal_connections_refused_total",
+		Help: "Connections of callers that were refused, by the limit that they were over: all, or address.",
+	}, []string{"limit"})
+	d.refused[0], d.refused[1] = refused.WithLabelValues("all"), refused.WithLabelValues("address")
+	reg.MustRegister(refused, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "panal_connections", Help: "Open connections of callers.",
+	}, func() float64 { return float64(d.open.Load()) }))
+	return d
+}
+
+// limit returns l behind the door. plain says that a refusal can be told in HTTP/1.1.
+func (d *door) limit(l net.Listener, plain bool) net.Listener { return &limitedListener{l, d, plain} }
+
+type limitedListener struct {
+	net.Listener
+	door  *door
+	plain bool
+}
+
+// Accept implements net.Listener.
+func (l *limitedListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		from, over := l.door.enter(c.RemoteAddr())
+		if over == "" {
+			// net/http and a tunnel need no more than net.Conn; half-closing stays possible.
+			tcp, ok := c.(*net.TCPConn)
+			if !ok {
+				l.door.leave(from)
+				_ = c.Close() // was never used
+				continue
+			}
+			return &countedConn{TCPConn: tcp, door: l.door, from: from}, nil
+		}
+		l.turnAway(c, over)
+	}
+}
+
+// turnAway says why, as far as that goes without waiting: a connection's buffer is
+// empty, so the write returns at once.
+func (l *limitedListener) turnAway(c net.Conn, over string) {
+	if l.plain {
+		body := `{"error":"service_unavailable","error_description":"` + over + `","error_detail":null}`
+		_ = c.SetWriteDeadline(time.Now().Add(time.Second)) // a closed one fails below
+		_, _ = c.Write([]byte("HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 2\r\nConnection: close\r\n\r\n" + body))
+	}
+	_ = c.Close() // nobody waits for its error
+}
+
+// enter counts a connection in. over is not empty when it is one too many.
+func (d *door) enter(a net.Addr) (from netip.Prefix, over string) {
+	if d.open.Add(1) > int64(d.most) {
+		d.open.Add(-1)
+		d.refused[0].Inc()
+		return from, "the server has too many connections (--max-connections)"
+	}
+	from = sourceOf(a)
+	for _, p := range d.trusted {
+		if p.Contains(from.Addr()) {
+			return netip.Prefix{}, ""
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.byAddr[from] >= d.mostPerAddr {
+		d.open.Add(-1)
+		d.refused[1].Inc()
+		return from, "this address has too many connections (--max-connections-per-address)"
+	}
+	d.byAddr[from]++
+	return from, ""
+}
+
+func (d *door) leave(from netip.Prefix) {
+	d.open.Add(-1)
+	if !from.IsValid() {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.byAddr[from]--; d.byAddr[from] <= 0 {
+		delete(d.byAddr, from)
+	}
+}
+
+// sourceOf is what counts as one address: an IPv4 address, or the /64 that one host
+// of IPv6 has to itself.
+func sourceOf(a net.Addr) netip.Prefix {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 32)
+	}
+	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
+	bits := 32
+	if ip.Is6() {
+		bits = 64
+	}
+	return netip.PrefixFrom(ip, bits).Masked()
+}
+
+// countedConn is a connection that is counted until it is closed.
+type countedConn struct {
+	*net.TCPConn
+	door *door
+	from netip.Prefix
+	once sync.Once
+}
+
+// Close implements net.Conn.
+func (c *countedConn) Close() error {
+	c.once.Do(func() { c.door.leave(c.from) })
+	return c.TCPConn.Close()
+}

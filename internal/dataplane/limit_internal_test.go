@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"panal/internal/plat"
+)
+
+// TestMetersAreBounded: an organization that makes up tokens without end costs a
+// bounded memory, gains nothing by it, and takes nothing from another.
+func TestMetersAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiter(Limits{Token: Limit{Rate: 1}})
+		admitted := 0
+		for i := range 10 * maxMeters {
+			k, r := l.admit("noisy", fmt.Sprint("token", i), "s")
+			if r == nil {
+				admitted++
+				l.done(k)
+			}
+		}
+		if want := maxMeters + 2; admitted != want { // the shared meter has its burst
+			t.Errorf("%d calls were admitted, want %d", admitted, want)
+		}
+		if n := len(l.tenants["noisy"].tokens.byName); n != maxMeters {
+			t.Errorf("%d tokens are counted, want %d", n, maxMeters)
+		}
+		if _, r := l.admit("quiet", "token", "s"); r != nil {
+			t.Errorf("another organization: %s", r.text)
+		}
+		// Those that have gone quiet are forgotten, none that still owes.
+		time.Sleep(time.Minute)
+		for i := range 3 {
+			if _, r := l.admit("noisy", "new", "s"); (r != nil) != (i == 2) {
+				t.Errorf("call %d of a new token: %v", i, r)
+			}
+		}
+		if n := len(l.tenants["noisy"].tokens.byName); n != 1 {
+			t.Errorf("%d tokens are counted after a minute, want 1", n)
+		}
+	})
+}
+
+// TestTenantsAreForgotten: only those with nothing under way.
+func TestTenantsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiter(Limits{Org: Limit{Calls: 1}})
+		if _, r := l.admit("busy", "", ""); r != nil {
+			t.Fatal(r.text)
+		}
+		for i := range maxTenants + 1 {
+			k, r := l.admit(plat.OrgID(fmt.Sprint(i)), "", "")
+			if r != nil {
+				t.Fatal(r.text)
+			}
+			l.done(k)
+			time.Sleep(time.Millisecond)
+		}
+		if n := len(l.tenants); n > 10 {
+			t.Errorf("%d organizations are remembered", n)
+		}
+		if _, r := l.admit("busy", "", ""); r == nil || limited[r.limit] != "organization_concurrency" {
+			t.Errorf("an organization with a call under way was forgotten: %v", r)
+		}
+	})
+}
+
+// TestRateIsKept: whatever the pattern, what is admitted is the burst and what was
+// earned since; a refusal's wait is exactly enough.
+func TestRateIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiter(Limits{Org: Limit{Rate: 10}})
+		start, admitted := time.Now(), 0
+		for i := range 2000 {
+			k, r := l.admit("o", "", "")
+			if r == nil {
+				admitted++
+				l.done(k)
+				continue
+			}
+			if i%3 == 0 {
+				time.Sleep(r.wait - time.Nanosecond)
+				if _, r := l.admit("o", "", ""); r == nil {
+					t.Fatal("a call was admitted before its time")
+				}
+				time.Sleep(time.Nanosecond)
+				k, r := l.admit("o", "", "")
+				if r != nil {
+					t.Fatalf("a call that waited as told was refused: %s, %v more", r.text, r.wait)
+				}
+				l.done(k)
+				admitted++
+			}
+		}
+		if want := 20 + int(10*time.Since(start).Seconds()); admitted > want {
+			t.Errorf("%d calls in %v, want at most %d", admitted, time.Since(start), want)
+		}
+	})
+}
+
+// TestHeldBytesAreShared: an organization that fills the queues leaves room.
+func TestHeldBytesAreShared(t *testing.T) {
+	var noisy, quiet tenant
+	total := int64(0)
+	take := func(t *tenant) bool {
+		if !t.mayHold(10, total, 1000) {
+			return false
+		}
+		total += 10
+		return true
+	}
+	for take(&noisy) {
+	}
+	if total != 500 {
+		t.Errorf("one organization holds %d of 1000 bytes, want half", total)
+	}
+	for range 10 {
+		if !take(&quiet) {
+			t.Fatalf("the other one can't hold %d bytes", quiet.held.Load()+10)
+		}
+	}
+}
+
+// TestAdmitAllocatesNothing: on the way of every call.
+func TestAdmitAllocatesNothing(t *testing.T) {
+	all := Limit{Rate: 1e6, Calls: 1000}
+	l := newLimiter(Limits{Token: all, Org: all, Service: all})
+	token := "5b2c" + fmt.Sprint(t.Name())
+	if n := testing.AllocsPerRun(1000, func() {
+		k, r := l.admit("1480000000017", token, "ser-000000000000000a")
+		if r != nil {
+			t.Fatal(r.text)
+		}
+		l.done(k)
+	}); n > 0 {
+		t.Errorf("%v allocations a call", n)
+	}
+}
+
+// TestCountsComeBack: after any number of calls at once nothing is under way.
+func TestCountsComeBack(t *testing.T) {
+	l := newLimiter(Limits{Calls: 50, Token: Limit{Calls: 5}, Org: Limit{Calls: 20}, Service: Limit{Calls: 8}})
+	var all sync.WaitGroup
+	for g := range 32 {
+		all.Go(func() {
+			for i := range 500 {
+				k, r := l.admit(plat.OrgID(fmt.Sprint(g%3)), fmt.Sprint(i%7), plat.ServiceID(fmt.Sprint(i%5)))
+				if r == nil {
+					l.done(k)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if n := l.calls.Load(); n != 0 {
+		t.Errorf("%d calls under way", n)
+	}
+	for id, tn := range l.tenants {
+		if tn.self.calls != 0 {
+			t.Errorf("%d calls of %s under way", tn.self.calls, id)
+		}
+		for _, m := range []meters{tn.tokens, tn.services} {
+			for name, c := range m.byName {
+				if c.calls != 0 {
+					t.Errorf("%d calls of %s under way", c.calls, name)
+				}
+			}
+		}
+	}
+}
+
+func BenchmarkAdmit(b *testing.B) {
+	all := Limit{Rate: 1e6, Calls: 1 << 30}
+	l := newLimiter(Limits{Calls: 1 << 30, Token: all, Org: all, Service: all})
+	b.ReportAllocs()
+	for b.Loop() {
+		if k, r := l.admit("1480000000017", "token", "ser-000000000000000a"); r == nil {
+			l.done(k)
+		}
+	}
+}
