@@ -71,6 +71,10 @@ type Service struct {
 	Max           int               `json:"max_instance_number"`
 	RecordChannel string            `json:"record_channel_id,omitempty"`
 	Autoscale     bool              `json:"enable_autoscale"`
+	Target        float64           `json:"target_concurrency"`
+	IdleTimeout   float64           `json:"idle_timeout"` // seconds
+	Desired       int               `json:"desired_instance_number"`
+	ScaleMessage  string            `json:"scale_message"`
 	Environment   map[string]string `json:"user_env_vars"`
 	Merged        map[string]string `json:"merged_env_vars"`
 	CreatedAt     string            `json:"created_at"`
@@ -85,9 +89,27 @@ type ServiceParams struct {
 	Environment  map[string]string `json:"environment,omitempty"`
 	InstanceType string            `json:"instance_type,omitempty"`
 	Number       int               `json:"instance_number,omitempty"`
-	Min          int               `json:"min_instance_number,omitempty"`
+	Min          *int              `json:"min_instance_number,omitempty"`
 	Max          int               `json:"max_instance_number,omitempty"`
 	Record       *string           `json:"record_channel_id,omitempty"` // "" ends recording
+	Autoscale    *bool             `json:"enable_autoscale,omitempty"`
+	Target       *float64          `json:"target_concurrency,omitempty"`
+	IdleTimeout  *float64          `json:"idle_timeout,omitempty"` // seconds
+}
+
+// Instance is one of a service's instances.
+type Instance struct {
+	ID         string `json:"instance_id"`
+	State      string `json:"state"`
+	Generation int64  `json:"generation"`
+	Current    bool   `json:"current"`
+	CreatedAt  string `json:"created_at"`
+	ReadyAt    string `json:"ready_at"`
+}
+
+// Instances lists a service's instances.
+func (c *Client) Instances(ctx context.Context, dep, id string) ([]Instance, error) {
+	return entries[Instance](ctx, c, c.deployments(dep, "services", id, "instances"))
 }
 
 // Endpoint is a stable alias in front of a service.

@@ -79,6 +79,9 @@ type Server struct {
 	AccessSample  float64           `name:"access-log-sample" help:"Part of the requests in it, 0 to 1; those answered 5xx are always there." default:"1" env:"PANAL_ACCESS_LOG_SAMPLE"`
 	AccessLogMB   int64             `name:"access-log-mb" help:"Size at which it is rotated, in MiB." default:"100" env:"PANAL_ACCESS_LOG_MB"`
 	IdleTimeout   time.Duration     `name:"idle-timeout" help:"How long an inference stream may make no progress." default:"30s" env:"PANAL_IDLE_TIMEOUT"`
+	SleepAfter    time.Duration     `name:"sleep-after" help:"How long a service with min_instance_number 0 goes without a request before it sleeps, if it sets no idle_timeout." default:"10m" env:"PANAL_SLEEP_AFTER"`
+	ScaleWindow   time.Duration     `name:"scale-window" help:"Over how long load is averaged to scale services up, and for how long it must have fallen to scale them down." default:"1m" env:"PANAL_SCALE_WINDOW"`
+	SpoolMB       int64             `name:"spool-mb" help:"Disk that bodies of requests to services without a ready instance may take, in MiB." default:"1024" env:"PANAL_SPOOL_MB"`
 	TunnelIdle    time.Duration     `name:"tunnel-idle-timeout" help:"How long a WebSocket to a command may be silent in both directions." default:"5m" env:"PANAL_TUNNEL_IDLE_TIMEOUT"`
 }
 
@@ -133,7 +136,7 @@ func (c *Server) Validate() error {
 	if !filepath.IsAbs(c.Python) {
 		return plat.InvalidField("python", "%q must be an absolute path", c.Python)
 	}
-	for name, v := range map[string]int64{"log-ceiling-mb": c.LogCeilingMB, "environments-mb": c.EnvironmentMB} {
+	for name, v := range map[string]int64{"log-ceiling-mb": c.LogCeilingMB, "environments-mb": c.EnvironmentMB, "spool-mb": c.SpoolMB} {
 		if v <= 0 {
 			return plat.InvalidField(name, "must be more than 0")
 		}
@@ -143,6 +146,12 @@ func (c *Server) Validate() error {
 	}
 	if c.CollectGrace < time.Second && c.CollectGrace != 0 {
 		return plat.InvalidField("collect-grace", "must be at least 1s")
+	}
+	if c.ScaleWindow < 3*time.Second || c.ScaleWindow > time.Hour {
+		return plat.InvalidField("scale-window", "must be 3s to 1h")
+	}
+	if c.SleepAfter < time.Second {
+		return plat.InvalidField("sleep-after", "must be at least 1s")
 	}
 	if c.LogTTL < time.Hour {
 		return plat.InvalidField("log-ttl", "must be at least 1h")

@@ -144,7 +144,11 @@ func startPump(x *exchange, u *upstream) *pump {
 		case <-m.done:
 		default:
 			u.conn.close()
-			x.callerSendsBy(time.Unix(1, 0)) // long ago: ends a read that waits
+			if x.spool != nil {
+				x.spool.interrupt()
+			} else {
+				x.callerSendsBy(time.Unix(1, 0)) // long ago: ends a read that waits
+			}
 			<-m.done
 		}
 	})
@@ -160,9 +164,13 @@ func (m *pump) run(u *upstream) {
 	buf := x.p.bufs.Get().(*[]byte)
 	defer x.p.bufs.Put(buf)
 	b, chunked := *buf, x.r.ContentLength < 0
+	body, callerSendsBy := io.Reader(x.r.Body), x.callerSendsBy
+	if x.spool != nil { // which looks after the caller
+		body, callerSendsBy = x.spool, func(time.Time) {}
+	}
 	for {
-		x.callerSendsBy(time.Now().Add(u.idle))
-		n, err := x.r.Body.Read(b[chunkRoom : chunkRoom+smallBody])
+		callerSendsBy(time.Now().Add(u.idle))
+		n, err := body.Read(b[chunkRoom : chunkRoom+smallBody])
 		now := time.Now()
 		var sendErr error
 		if n > 0 {
@@ -183,7 +191,7 @@ func (m *pump) run(u *upstream) {
 		case err == io.EOF:
 			u.conn.readBy(time.Now().Add(u.firstByte))
 			m.eof = true
-			x.callerSendsBy(time.Time{})
+			callerSendsBy(time.Time{})
 			return
 		case err != nil:
 			m.caller = err
@@ -198,7 +206,7 @@ func (m *pump) run(u *upstream) {
 // pumped tells whether the request's body, if it is streamed, was sent whole.
 func (x *exchange) pumped() bool {
 	if x.pump == nil {
-		return true
+		return x.spool == nil || x.spool.whole()
 	}
 	select {
 	case <-x.pump.done:

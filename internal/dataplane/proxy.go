@@ -34,6 +34,11 @@ type Options struct {
 	MaxHeld int
 	// MaxHeldBytes bounds the memory of all calls that wait; default 64 MiB.
 	MaxHeldBytes int64
+	// SpoolDir is where bodies beyond 32 KiB are kept of calls that wait for a
+	// service's first instance; empty: they are not read meanwhile.
+	SpoolDir string
+	// MaxSpool bounds what those bodies take of the disk; default 1 GiB.
+	MaxSpool int64
 	// Limits bound the calls of tokens, organizations and services.
 	Limits Limits
 	// Log takes what went wrong with instances; default: nowhere.
@@ -78,6 +83,7 @@ func NewProxy(t *Table, opt Options) *Proxy {
 	opt.TunnelIdle = cmp.Or(opt.TunnelIdle, 5*time.Minute)
 	opt.Hold = cmp.Or(opt.Hold, 30*time.Second)
 	opt.MaxHeld = cmp.Or(opt.MaxHeld, 1000)
+	opt.MaxSpool = cmp.Or(opt.MaxSpool, 1<<30)
 	opt.MaxHeldBytes = cmp.Or(opt.MaxHeldBytes, 64<<20)
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -159,6 +165,7 @@ type exchange struct {
 
 	body   []byte // a small body, whole
 	stream bool   // the body is sent on as it comes
+	spool  *spool // takes a streamed body while the call waits, if it does
 	pump   *pump  // of a streamed body, once that has begun
 	class  int    // of the outcome
 	ticket ticket // of the limiter
@@ -205,6 +212,17 @@ func (x *exchange) serve(start time.Time) {
 		until: start.Add(x.p.opt.Hold), maxCalls: x.p.opt.MaxHeld,
 		bytes: heldOverhead + int64(len(x.body)), maxBytes: x.p.opt.MaxHeldBytes, tenant: x.ticket.tenant,
 	}
+	if x.stream {
+		h.bytes += bufSize
+		if x.p.opt.SpoolDir != "" {
+			h.spool = x.takeSpool
+			defer func() {
+				if x.spool != nil {
+					x.spool.close()
+				}
+			}()
+		}
+	}
 	for tries := 1; ; {
 		in, rt, err := x.acquire(h)
 		switch {
@@ -213,6 +231,9 @@ func (x *exchange) serve(start time.Time) {
 				in.service.release(in, false)
 			}
 			x.class = classGone
+			return
+		case errors.Is(err, errBodyFailed):
+			x.callerFailed(x.spool.end)
 			return
 		case err != nil:
 			x.refuse(err)
@@ -250,6 +271,18 @@ func (x *exchange) acquire(h hold) (*instance, *Route, error) {
 			return in, rt, err
 		}
 	}
+}
+
+// takeSpool begins to take the body of a call that waits, unless it has begun.
+func (x *exchange) takeSpool() (<-chan struct{}, error) {
+	if x.spool == nil {
+		s, err := startSpool(x)
+		if err != nil {
+			return nil, err
+		}
+		x.spool = s
+	}
+	return x.spool.failed, nil
 }
 
 // takeBody reads a small body whole; a longer one, or one of unknown length, is
@@ -296,6 +329,8 @@ func (x *exchange) callerFailed(err error) {
 	}
 	var long *http.MaxBytesError
 	switch {
+	case errors.Is(err, plat.ErrUnavailable): // the spool's fault
+		x.refuse(err)
 	case errors.As(err, &long):
 		x.fail(http.StatusRequestEntityTooLarge, "the body is too long", 0)
 	case errors.Is(err, os.ErrDeadlineExceeded):

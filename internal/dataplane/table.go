@@ -144,14 +144,22 @@ type Table struct {
 	// that a late delta does not bring a deployment back.
 	deleted map[plat.DeploymentID]uint64
 
+	knocks  chan struct{} // capacity 1
+	knockMu sync.Mutex
+	knocked map[plat.ServiceID]struct{}
+
 	outstanding atomic.Int64
 	held        atomic.Int64
 	heldBytes   atomic.Int64
+	spooled     atomic.Int64
 }
 
 // NewTable returns an empty table.
 func NewTable() *Table {
-	t := &Table{instances: map[plat.WorkloadID]*instance{}, deleted: map[plat.DeploymentID]uint64{}}
+	t := &Table{
+		instances: map[plat.WorkloadID]*instance{}, deleted: map[plat.DeploymentID]uint64{},
+		knocks: make(chan struct{}, 1), knocked: map[plat.ServiceID]struct{}{},
+	}
 	t.snap.Store(&snapshot{})
 	return t
 }

@@ -19,6 +19,9 @@ type Routes interface {
 	Apply(d dataplane.Delta) bool
 	Replace(s dataplane.Snapshot)
 	Drained(ctx context.Context, id plat.WorkloadID) error
+	Load(dep plat.DeploymentID, id plat.ServiceID) (dataplane.Load, bool)
+	Knocks() <-chan struct{}
+	Knocked() []plat.ServiceID
 }
 
 // registry holds the routes as they were last read and what the runner says of
@@ -267,6 +270,72 @@ func (r *registry) of(dep plat.DeploymentID) []plat.ServiceID {
 		}
 	}
 	return ids
+}
+
+// scaled returns the services whose number of instances follows their load, and
+// what takes the calls of each.
+func (r *registry) scaled() ([]deploy.Service, map[plat.ServiceID]taking) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []deploy.Service
+	for _, recs := range r.deps {
+		for _, s := range recs.services {
+			if s.Autoscale {
+				all = append(all, s)
+			}
+		}
+	}
+	counts := map[plat.ServiceID]taking{}
+	for _, l := range r.live {
+		counts[l.Service] = l.count(counts[l.Service])
+	}
+	return all, counts
+}
+
+// count adds an instance.
+func (l *liveInstance) count(t taking) taking {
+	if l.routable() {
+		t.ready, t.limit = t.ready+1, max(t.limit, l.status.Addr.Limit)
+	}
+	return t
+}
+
+// asleep counts the services without instances.
+func (r *registry) asleep() float64 {
+	n := 0
+	all, _ := r.scaled()
+	for _, s := range all {
+		if s.Asleep() {
+			n++
+		}
+	}
+	return float64(n)
+}
+
+// service returns a service as it was last read.
+func (r *registry) service(id plat.ServiceID) (deploy.Service, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, recs := range r.deps {
+		for _, s := range recs.services {
+			if s.ID == id {
+				return s, true
+			}
+		}
+	}
+	return deploy.Service{}, false
+}
+
+// taking returns what takes the calls of a service.
+func (r *registry) taking(id plat.ServiceID) (t taking) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range r.live {
+		if l.Service == id {
+			t = l.count(t)
+		}
+	}
+	return t
 }
 
 // refresh asks the runner for the status of an instance and routes it.
