@@ -51,6 +51,7 @@ func TestMetrics(t *testing.T) {
 		"status": func(v string) bool {
 			return slices.Contains([]string{"Pending", "Active", "IN_PROGRESS", "READY", "FAILED", "STOPPED"}, v)
 		},
+		"direction": func(v string) bool { return slices.Contains([]string{"up", "down", "sleep", "wake"}, v) },
 		"limit": func(v string) bool {
 			return slices.Contains([]string{
 				"all", "address", "token_rate", "token_concurrency", "organization_rate", "organization_concurrency",

@@ -24,7 +24,8 @@ type Source struct {
 	closed chan struct{}
 	news   chan struct{} // closed and replaced when messages may be there
 	next   int64
-	all    []*message // in the order they came
+	all    []*message // in the order they came, from the first that is not ended
+	left   int64      // how many of them are not
 }
 
 type message struct {
@@ -33,6 +34,7 @@ type message struct {
 	sent     time.Time
 	until    time.Time // leased until
 	receipts int
+	ended    bool
 }
 
 var _ feed.Source = (*Source)(nil)
@@ -48,6 +50,7 @@ func (s *Source) Send(body []byte) {
 	defer s.mu.Unlock()
 	s.next++
 	s.all = append(s.all, &message{id: s.next, body: bytes.Clone(body), sent: s.now()})
+	s.left++
 	s.wake()
 }
 
@@ -86,7 +89,7 @@ func (s *Source) take(limit int) ([]feed.Message, <-chan struct{}) {
 		if len(out) == limit {
 			break
 		}
-		if m.until.After(now) {
+		if m.ended || m.until.After(now) {
 			continue
 		}
 		m.receipts++
@@ -102,34 +105,43 @@ func (m *message) handle() string {
 
 // Ack implements feed.Source.
 func (s *Source) Ack(_ context.Context, handles []string) error {
-	gone := map[string]bool{}
-	for _, h := range handles {
-		id, _, _ := strings.Cut(h, ".")
-		gone[id] = true
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	kept := s.all[:0]
-	for _, m := range s.all {
-		if !gone[strconv.FormatInt(m.id, 10)] {
-			kept = append(kept, m)
+	for _, h := range handles {
+		if m := s.find(h); m != nil && !m.ended {
+			m.ended, m.body = true, nil
+			s.left--
 		}
 	}
-	clear(s.all[len(kept):])
-	s.all = kept
+	ended := 0
+	for ended < len(s.all) && s.all[ended].ended {
+		s.all[ended] = nil
+		ended++
+	}
+	s.all = s.all[ended:]
 	return nil
+}
+
+// find returns the message of a handle, of whatever receipt; nil when it is ended.
+func (s *Source) find(handle string) *message {
+	text, _, _ := strings.Cut(handle, ".")
+	id, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || len(s.all) == 0 {
+		return nil
+	}
+	i := id - s.all[0].id // they are numbered as they come
+	if i < 0 || i >= int64(len(s.all)) {
+		return nil
+	}
+	return s.all[i]
 }
 
 // Extend implements feed.Source.
 func (s *Source) Extend(_ context.Context, handles []string, d time.Duration) error {
-	mine := map[string]bool{}
-	for _, h := range handles {
-		mine[h] = true
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, m := range s.all {
-		if mine[m.handle()] {
+	for _, h := range handles {
+		if m := s.find(h); m != nil && !m.ended && m.handle() == h {
 			m.until = s.now().Add(d)
 		}
 	}
@@ -143,7 +155,7 @@ func (s *Source) Extend(_ context.Context, handles []string, d time.Duration) er
 func (s *Source) Backlog(context.Context) (feed.Backlog, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := feed.Backlog{Messages: int64(len(s.all))}
+	b := feed.Backlog{Messages: s.left}
 	if len(s.all) > 0 {
 		b.Oldest = s.all[0].sent
 	}
