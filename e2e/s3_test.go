@@ -13,6 +13,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+
 	"panal/internal/client"
 	"panal/internal/sqlstore/sqlstoretest"
 )
@@ -87,4 +90,36 @@ func TestBucket(t *testing.T) {
 	if found, err := secretsIn(p.data, secret); err != nil || len(found) > 0 {
 		t.Errorf("the secret is in %q (%v)", found, err)
 	}
+}
+
+// objectsOf returns every object below the prefix of a --blob.
+func objectsOf(t *testing.T, blob string) map[string][]byte {
+	t.Helper()
+	u, err := url.Parse(blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s3, err := minio.New(strings.TrimPrefix(u.Query().Get("endpoint"), "http://"), &minio.Options{
+		Creds: credentials.NewStaticV4(os.Getenv("PANAL_S3_ACCESS_KEY"), os.Getenv("PANAL_S3_SECRET_KEY"), ""), BucketLookup: minio.BucketLookupPath,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string][]byte{}
+	for info := range s3.ListObjects(t.Context(), u.Host, minio.ListObjectsOptions{Prefix: u.Query().Get("prefix"), Recursive: true}) {
+		if info.Err != nil {
+			t.Fatal(info.Err)
+		}
+		o, err := s3.GetObject(t.Context(), u.Host, info.Key, minio.GetObjectOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(o)
+		_ = o.Close()
+		if err != nil && minio.ToErrorResponse(err).Code != minio.NoSuchKey { // deleted meanwhile
+			t.Fatal(err)
+		}
+		out[info.Key] = unpacked(b)
+	}
+	return out
 }
