@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -160,9 +161,7 @@ func noSecret(t *testing.T, where, bucket, dsn string, p *platform) {
 		t.Helper()
 		req, err := http.NewRequestWithContext(t.Context(), method, "http://"+p.listen+path, strings.NewReader(body))
 		ok(err)
-		for name, v := range header {
-			req.Header[name] = v
-		}
+		maps.Copy(req.Header, header)
 		res, err := http.DefaultClient.Do(req)
 		if err != nil {
 			t.Fatalf("%s %s: %v", method, path, err)
