@@ -15,6 +15,7 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/rogpeppe/go-internal/testscript"
 
 	"panal/internal/client"
 	"panal/internal/sqlstore/sqlstoretest"
@@ -122,4 +123,18 @@ func objectsOf(t *testing.T, blob string) map[string][]byte {
 		out[info.Key] = unpacked(b)
 	}
 	return out
+}
+
+// objects TEXT: the bucket has objects with the text in their keys.
+func cmdObjects(ts *testscript.TestScript, neg bool, args []string) {
+	s := get(ts)
+	var found []string
+	for key := range objectsOf(s.t, s.blob) {
+		if strings.Contains(key, args[0]) {
+			found = append(found, key)
+		}
+	}
+	if neg != (len(found) == 0) {
+		ts.Fatalf("%s is in the keys %q", args[0], found)
+	}
 }
