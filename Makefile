@@ -40,6 +40,12 @@ bench-index: ## The file index on PostgreSQL beside JSONB with GIN: BENCHFLAGS='
 	@go build -o bin/bench-index ./bench/index
 	@PANAL_PG_OPTIONS='-c shared_buffers=1GB -c max_wal_size=8GB' scripts/with-postgres bin/bench-index $(BENCHFLAGS)
 
+.PHONY: bench-events
+bench-events: ## Storage events to searchable files, beside one call per message: BENCHFLAGS='-backlog 1000000'
+	@scripts/setup
+	@go build -o bin/bench-events ./bench/events
+	@PANAL_PG_OPTIONS='-c shared_buffers=1GB -c max_wal_size=8GB' scripts/with-postgres bin/bench-events $(BENCHFLAGS)
+
 .PHONY: bench-gateway
 bench-gateway: ## The gateway beside nginx, HAProxy, Caddy and a bare reverse proxy: BENCHFLAGS='-only panal,nginx'
 	@scripts/setup gateway
@@ -58,9 +64,9 @@ test: ## Everything CI runs
 	@scripts/test
 
 .PHONY: torture
-torture: ## Kill server, PostgreSQL and S3 50 times under load (PANAL_TORTURE_SEED=… repeats a run); the database away for PANAL_OUTAGE (10m) twice
+torture: ## Kill server, PostgreSQL, S3 and SQS server 50 times under load (PANAL_TORTURE_SEED=… repeats a run); the database away for PANAL_OUTAGE (10m) twice
 	@scripts/setup
-	@PANAL_TORTURE_KILLS=$${PANAL_TORTURE_KILLS:-50} go test ./e2e -run TestTorture -count 1 -v -timeout 30m
+	@PANAL_TORTURE_KILLS=$${PANAL_TORTURE_KILLS:-50} go test ./e2e -run 'TestTorture|TestLinkTorture' -count 1 -v -timeout 60m
 	@PANAL_OUTAGE=$${PANAL_OUTAGE:-10m} go test ./e2e -run TestDatabaseOutage -count 1 -v -timeout 60m
 
 .PHONY: dist

@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -158,4 +160,56 @@ func TestGatewayEdges(t *testing.T) {
 			t.Errorf("the access log holds %.10q…", secret)
 		}
 	}
+}
+
+// TestNoisyNeighbour: two organizations on one server, with the same limit; one sends
+// ten times what it may, from many connections. All calls of the other one, which
+// sends what it may, are answered.
+func TestNoisyNeighbour(t *testing.T) {
+	t.Parallel()
+	const rate, burst = 10, 20
+	p := startPlatform(t, "--infer-organization-rate", fmt.Sprint(rate))
+	code := map[string]string{"main.py": "def handler(request, context):\n    return {'content': request.read()}\n"}
+	founded := p.call(http.MethodPost, "/organizations", map[string]string{"name": "quiet"})
+	other := *p // the same server, for the other organization
+	other.api = client.New("http://"+p.listen, founded["id"].(string), founded["admin"].(map[string]any)["id"].(string), founded["personal_access_token"].(string))
+	pool := &http.Transport{MaxIdleConnsPerHost: 32}
+	defer pool.CloseIdleConnections()
+	callerOf := func(p *platform, token string) *caller {
+		dep, svc := p.service(code, 1)
+		path := p.api.OrgPath("deployments", dep, "services", svc)
+		p.until("READY", time.Minute, func() bool { return p.call(http.MethodGet, path, nil)["status"] == "READY" })
+		return &caller{"http://" + p.listen + client.Path("deployments", dep, "services", svc), token, &http.Client{Transport: pool, Timeout: time.Minute}}
+	}
+	_, _, admin := adminOf(t, p.data)
+	noisy, quiet := callerOf(p, admin), callerOf(&other, founded["personal_access_token"].(string))
+
+	start := time.Now()
+	var served, refused atomic.Int64
+	var noise sync.WaitGroup
+	for range 10 {
+		noise.Go(func() {
+			for range burst {
+				switch status, body, retry, err := noisy.call(); {
+				case err == nil && status == http.StatusOK:
+					served.Add(1)
+				case err == nil && status == http.StatusTooManyRequests && retry != "" && strings.Contains(body, "organization_rate"):
+					refused.Add(1)
+				default:
+					t.Errorf("the noisy one got %d %s %v", status, body, err)
+				}
+			}
+		})
+	}
+	for i := range burst {
+		if status, body, _, err := quiet.call(); status != http.StatusOK || err != nil {
+			t.Errorf("call %d of the quiet one: %d %s %v", i, status, body, err)
+		}
+	}
+	noise.Wait()
+	most := burst + int64(rate*time.Since(start).Seconds()) + 1
+	if n := served.Load(); n < burst || n > most || refused.Load() == 0 {
+		t.Errorf("the noisy one: %d served, %d refused; want %d to %d served", n, refused.Load(), burst, most)
+	}
+	t.Logf("noisy: %d served, %d refused; quiet: %d served, none refused", served.Load(), refused.Load(), burst)
 }

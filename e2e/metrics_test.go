@@ -51,6 +51,12 @@ func TestMetrics(t *testing.T) {
 		"status": func(v string) bool {
 			return slices.Contains([]string{"Pending", "Active", "IN_PROGRESS", "READY", "FAILED", "STOPPED"}, v)
 		},
+		"limit": func(v string) bool {
+			return slices.Contains([]string{
+				"all", "address", "token_rate", "token_concurrency", "organization_rate", "organization_concurrency",
+				"service_rate", "service_concurrency", "gateway_concurrency",
+			}, v)
+		},
 		"le": regexp.MustCompile(`^([0-9.]+|\+Inf)$`).MatchString,
 	}
 	values, help := map[string]string{}, map[string]bool{}

@@ -43,17 +43,7 @@ const (
 // says the same. While an engine is away the answers are 503 with Retry-After, and they
 // end by themselves.
 func TestTorture(t *testing.T) {
-	kills, seed := 3, uint64(time.Now().UnixNano())
-	for name, to := range map[string]func(uint64){envKills: func(n uint64) { kills = int(n) }, envSeed: func(n uint64) { seed = n }} {
-		if s := os.Getenv(name); s != "" {
-			n, err := strconv.ParseUint(s, 10, 64)
-			if err != nil {
-				t.Fatal(name, err)
-			}
-			to(n)
-		}
-	}
-	t.Logf("%d kills, %s=%d", kills, envSeed, seed)
+	kills, seed := tortureSize(t)
 	t.Run("sqlite", func(t *testing.T) {
 		p := startPlatform(t)
 		torture(t, kills, seed, &victims{platform: p, blobs: filepath.Join(p.data, "blobs")})
@@ -64,6 +54,23 @@ func TestTorture(t *testing.T) {
 		p := startPlatform(t, "--database", dsn, "--blob", where)
 		torture(t, kills, seed, &victims{platform: p, engines: []*engine{database, bucket}, bucket: dir})
 	})
+}
+
+// tortureSize returns how many kills there shall be, and the seed of what is random.
+func tortureSize(t *testing.T) (kills int, seed uint64) {
+	t.Helper()
+	kills, seed = 3, uint64(time.Now().UnixNano())
+	for name, to := range map[string]func(uint64){envKills: func(n uint64) { kills = int(n) }, envSeed: func(n uint64) { seed = n }} {
+		if s := os.Getenv(name); s != "" {
+			n, err := strconv.ParseUint(s, 10, 64)
+			if err != nil {
+				t.Fatal(name, err)
+			}
+			to(n)
+		}
+	}
+	t.Logf("%d kills, %s=%d", kills, envSeed, seed)
+	return kills, seed
 }
 
 // victims is what can be killed.

@@ -186,6 +186,7 @@ func (a *API) resources() []func() {
 		a.addCodes,
 		a.addServices,
 		a.addEndpoints,
+		a.addTraffic,
 		a.addInference,
 		a.addResults,
 		a.addInstanceTypes,

@@ -400,6 +400,7 @@ func TestServiceWire(t *testing.T) {
 		"models": map[string]any{"alias": "1720000000055"}, "status": "IN_PROGRESS", "status_message": got["status_message"], "instance_type": "cpu-1",
 		"instance_number": 2.0, "min_instance_number": 2.0, "max_instance_number": 4.0, "enable_autoscale": false, "record_channel_id": nil,
 		"user_env_vars": map[string]any{"TOP_K": "5"}, "merged_env_vars": map[string]any{"STAGE": "stg", "TOP_K": "5"}, "metrics_url": nil,
+		"target_concurrency": nil, "idle_timeout": nil, "desired_instance_number": 2.0, "scale_message": nil,
 		"service_process_type": "multi", "disruptable": true, "creator": got["creator"], "created_at": got["created_at"], "modified_at": got["modified_at"],
 	}
 	if d := cmp.Diff(want, got); d != "" {
@@ -417,6 +418,12 @@ func TestServiceWire(t *testing.T) {
 		"no instance":           `{"version_id":"` + ver + `","instance_number":0}`,
 		"too many":              `{"version_id":"` + ver + `","instance_number":301}`,
 		"min over max":          `{"version_id":"` + ver + `","min_instance_number":9}`,
+		"negative min":          `{"version_id":"` + ver + `","min_instance_number":-1}`,
+		"target too small":      `{"version_id":"` + ver + `","target_concurrency":0.001}`,
+		"target too large":      `{"version_id":"` + ver + `","target_concurrency":1e300}`,
+		"idle too short":        `{"version_id":"` + ver + `","idle_timeout":0.5}`,
+		"idle too long":         `{"version_id":"` + ver + `","idle_timeout":1e300}`,
+		"negative idle":         `{"version_id":"` + ver + `","idle_timeout":-1}`,
 		"reserved variable":     `{"version_id":"` + ver + `","environment":{"ABEJA_SERVICE_ID":"x"}}`,
 		"wrong type":            `{"version_id":"` + ver + `","instance_number":"two"}`,
 	} {
@@ -428,6 +435,18 @@ func TestServiceWire(t *testing.T) {
 		t.Errorf("patched %v", got)
 	}
 	w.becomes(dep, id, "READY")
+	list := w.call("GET", one+"/instances", "")
+	if all := list["entries"].([]any); len(all) < 2 {
+		t.Errorf("instances %v", list)
+	} else if i := all[len(all)-1].(map[string]any); i["state"] != "ready" || i["current"] != true || i["ready_at"] == nil {
+		t.Errorf("instance %v", i)
+	}
+	if got := w.call("PATCH", one, `{"min_instance_number":0,"target_concurrency":1.5,"idle_timeout":90}`); got["min_instance_number"] != 0.0 || got["target_concurrency"] != 1.5 || got["idle_timeout"] != 90.0 {
+		t.Errorf("patched %v", got)
+	}
+	if got := w.call("PATCH", one, `{"target_concurrency":0,"idle_timeout":0}`); got["target_concurrency"] != nil || got["idle_timeout"] != nil {
+		t.Errorf("patched back %v", got)
+	}
 	w.call("PATCH", one, ``) // may be empty
 	w.becomes(dep, id, "READY")
 	w.refused("start of a running one", "POST", one+"/start", ``, 400)

@@ -5,6 +5,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"panal/internal/api/compat"
 	"panal/internal/authz"
@@ -26,6 +27,10 @@ type Service struct {
 	MinInstanceNumber  int              `json:"min_instance_number"`
 	MaxInstanceNumber  int              `json:"max_instance_number"`
 	EnableAutoscale    bool             `json:"enable_autoscale"`
+	TargetConcurrency  *float64         `json:"target_concurrency" doc:"requests at a time per instance that the scaler aims at; null: 0.7 of its workers"`
+	IdleTimeout        *float64         `json:"idle_timeout" doc:"seconds without a request after which it sleeps, with min_instance_number 0; null: the installation's"`
+	DesiredNumber      int              `json:"desired_instance_number" doc:"instances that are meant to be up; 0: asleep, the next request wakes it"`
+	ScaleMessage       *string          `json:"scale_message" doc:"why so many"`
 	RecordChannelID    *string          `json:"record_channel_id"`
 	UserEnvVars        compat.StringMap `json:"user_env_vars"`
 	MergedEnvVars      compat.StringMap `json:"merged_env_vars"`
@@ -56,13 +61,27 @@ func wireService(s deploy.Service, u *users) (Service, error) {
 	for alias, id := range s.Models {
 		models[alias] = string(id)
 	}
+	target, idle := s.Target, s.IdleTimeout.Seconds()
+	desired := s.Goal()
+	if s.Status == deploy.Stopped {
+		desired = 0
+	}
 	return Service{
 		ServiceID: string(s.ID), DeploymentID: string(s.Deployment), ModelVersion: s.VersionLabel, ModelVersionID: string(s.Version),
 		Models: models, Status: string(s.Status), StatusMessage: orNull(s.StatusMessage), InstanceType: s.InstanceType,
 		InstanceNumber: s.Number, MinInstanceNumber: s.Min, MaxInstanceNumber: s.Max, EnableAutoscale: s.Autoscale,
+		TargetConcurrency: numberOrNull(target), IdleTimeout: numberOrNull(idle), DesiredNumber: desired, ScaleMessage: orNull(s.ScaleMessage),
 		RecordChannelID: orNull(string(s.RecordChannel)), UserEnvVars: s.Environment, MergedEnvVars: s.Merged,
 		ServiceProcessType: "multi", Disruptable: true, Creator: creator, CreatedAt: micro(s.CreatedAt), ModifiedAt: micro(s.ModifiedAt),
 	}, err
+}
+
+// numberOrNull is null for 0.
+func numberOrNull(v float64) *float64 {
+	if v == 0 {
+		return nil
+	}
+	return &v
 }
 
 // serviceBody is what creates and changes a service; nil is absent.
@@ -72,16 +91,23 @@ type serviceBody struct {
 	Environment       compat.StringMap `json:"environment"`
 	InstanceType      *string          `json:"instance_type" doc:"default cpu-0.25"`
 	InstanceNumber    *int             `json:"instance_number" doc:"1 to 300, default 1"`
-	MinInstanceNumber *int             `json:"min_instance_number" doc:"default instance_number"`
+	MinInstanceNumber *int             `json:"min_instance_number" doc:"0 to 300, default instance_number; 0: it sleeps without requests"`
 	MaxInstanceNumber *int             `json:"max_instance_number" doc:"default 2 x instance_number"`
-	EnableAutoscale   *compat.Bool     `json:"enable_autoscale"`
-	RecordChannelID   *string          `json:"record_channel_id" doc:"not built yet"`
+	EnableAutoscale   *compat.Bool     `json:"enable_autoscale" doc:"default true; false: always instance_number"`
+	TargetConcurrency *float64         `json:"target_concurrency" doc:"requests at a time per instance, 0.01 to 10000; 0, the default: 0.7 of its workers"`
+	IdleTimeout       *float64         `json:"idle_timeout" doc:"seconds without a request before it sleeps, 1 to 2592000; 0, the default: the installation's"`
+	RecordChannelID   *string          `json:"record_channel_id" doc:"channel that gets a copy of each input; PANAL_RECORD_PERCENT in the environment takes a sample"`
 }
 
 func (b serviceBody) spec() deploy.ServiceSpec {
 	s := deploy.ServiceSpec{
 		Environment: b.Environment, InstanceType: b.InstanceType, Number: b.InstanceNumber, Min: b.MinInstanceNumber,
 		Max: b.MaxInstanceNumber, Autoscale: (*bool)(b.EnableAutoscale), RecordChannel: (*plat.ChannelID)(b.RecordChannelID),
+		Target: b.TargetConcurrency,
+	}
+	if b.IdleTimeout != nil {
+		idle := seconds(*b.IdleTimeout)
+		s.IdleTimeout = &idle
 	}
 	if b.Models != nil {
 		s.Models = make(map[string]plat.ModelID, len(b.Models))
@@ -90,6 +116,21 @@ func (b serviceBody) spec() deploy.ServiceSpec {
 		}
 	}
 	return s
+}
+
+// seconds reads a number of seconds; what a Duration can't hold is out of every bound.
+func seconds(v float64) time.Duration {
+	return time.Duration(min(max(v, -1), 1e9) * float64(time.Second))
+}
+
+// Instance is an instance of a service, an extension.
+type Instance struct {
+	InstanceID string  `json:"instance_id" example:"wl-0f3a9c51d2e84b76"`
+	State      string  `json:"state" doc:"starting, ready, unhealthy, draining or stopping"`
+	Generation int64   `json:"generation" doc:"counts the changes of the service that need new instances"`
+	Current    bool    `json:"current" doc:"of the generation that the service is meant to be"`
+	CreatedAt  string  `json:"created_at"`
+	ReadyAt    *string `json:"ready_at"`
 }
 
 func (a *API) addServices() {
@@ -130,6 +171,26 @@ func (a *API) addServices() {
 			}
 			out, err := wireService(s, a.users(ctx))
 			return &out, err
+		})
+
+	register(a, op("list-service-instances", http.MethodGet, pathService+"/instances", "List a service's instances and their health", authz.ServiceRead),
+		func(ctx context.Context, in *ServicePath) (*entries[Instance], error) {
+			all, err := a.Deploy.Instances(ctx, caller(ctx).Org, in.id(), in.service())
+			if err != nil {
+				return nil, err
+			}
+			out := &entries[Instance]{Entries: make([]Instance, 0, len(all))}
+			for _, i := range all {
+				w := Instance{
+					InstanceID: string(i.Workload), State: string(i.Health), Generation: i.Generation, Current: i.Current, CreatedAt: micro(i.CreatedAt),
+				}
+				if !i.ReadyAt.IsZero() {
+					at := micro(i.ReadyAt)
+					w.ReadyAt = &at
+				}
+				out.Entries = append(out.Entries, w)
+			}
+			return out, nil
 		})
 
 	type patchInput struct {

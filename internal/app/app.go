@@ -137,7 +137,7 @@ func (a *App) listen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.door = newDoor(cmp.Or(a.cfg.Connections, 20_000), cmp.Or(a.cfg.AddrConns, 1000), proxies, a.metrics)
+	a.door = newDoor(cmp.Or(a.cfg.Connections, 20_000), cmp.Or(a.cfg.AddrConns, 2000), proxies, a.metrics)
 	l = a.door.limit(l, true)
 	a.listener = l
 	a.closers = append(a.closers, func() error {

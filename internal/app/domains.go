@@ -70,7 +70,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	services := service.New(service.Config{
 		Log: a.log.With(slog.String(plat.LogComponent, "service")), Now: a.now, Store: deploys, Models: modelRefs{training},
 		Runner: a.runner, Tokens: orgs, Routes: table, Commands: a.commands, IngestSpool: spool, APIURL: a.agents,
-		Wake: a.control.Hub().Watch(ctx, deploy.TopicService),
+		Wake: a.control.Hub().Watch(ctx, deploy.TopicService), SleepAfter: a.cfg.SleepAfter, ScaleWindow: a.cfg.ScaleWindow, Metrics: a.metrics,
 	})
 	if err := services.Prime(ctx); err != nil {
 		return fmt.Errorf("routes: %w", err)
@@ -79,6 +79,10 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	a.orgs.OneWhile(a.openPorts(deploys))
 	manager := deploy.NewManager(deploy.Config{
 		Store: deploys, Blobs: a.blobs, Models: modelRefs{training}, Publisher: services, Commands: a.commands, Now: a.now,
+		Taking: services.Taking,
+		RecordChannel: func(ctx context.Context, org plat.OrgID, id plat.ChannelID) error {
+			return recordChannel(ctx, files, org, id)
+		},
 		Log: a.log.With(slog.String(plat.LogComponent, "deploy")),
 	})
 	a.group.Add("results", func(ctx context.Context) error {
@@ -90,7 +94,12 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	})
 	proxy := dataplane.NewProxy(table, dataplane.Options{
 		FirstByte: a.cfg.IdleTimeout, Idle: a.cfg.IdleTimeout, TunnelIdle: a.cfg.TunnelIdle, Hold: a.cfg.HoldTimeout,
+		SpoolDir: filepath.Join(a.cfg.Data, dirUploads), MaxSpool: a.cfg.SpoolMB << 20,
 		Log: a.log.With(slog.String(plat.LogComponent, "gateway")), Metrics: a.metrics, Limits: a.inferLimits(),
+	})
+	a.group.Add("recordings", func(ctx context.Context) error {
+		proxy.StoreRecordings(ctx, func(ctx context.Context, r *dataplane.Recording) error { return storeRecording(ctx, files, r) })
+		return nil
 	})
 	a.group.Add("tunnels", func(ctx context.Context) error {
 		<-ctx.Done()

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -46,14 +47,15 @@ type edge struct {
 // readBody is what a call's body was read as.
 type readBody struct {
 	bytes.Buffer
-	whole bool
-	src   io.ReadCloser
+	whole  bool
+	length int64 // as declared; -1: not
+	src    io.ReadCloser
 }
 
 func (b *readBody) Read(p []byte) (int, error) {
 	n, err := b.src.Read(p)
 	b.Write(p[:n])
-	if err == io.EOF {
+	if err == io.EOF || int64(b.Len()) == b.length {
 		b.whole = true
 	}
 	return n, err
@@ -88,7 +90,7 @@ func startEdge(t testing.TB, most, perAddr int) *edge {
 		}
 		id := "id-" + strconv.FormatInt(e.ids.Add(1), 10)
 		if r.ContentLength != 0 {
-			b := &readBody{src: r.Body}
+			b := &readBody{src: r.Body, length: r.ContentLength}
 			r.Body = b
 			e.mu.Lock()
 			e.bodies[id] = b
@@ -479,21 +481,31 @@ func FuzzGateway(f *testing.F) {
 	e := startEdge(f, 1000, 1000)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		e.send(t, raw, 15*time.Millisecond)
-		bad := e.settle(t)
-		e.instance.mu.Lock()
-		e.instance.got, e.instance.broken = nil, nil
-		e.instance.mu.Unlock()
-		e.mu.Lock()
-		for id := range e.bodies { // the instance may still read what came last
-			if n, err := strconv.ParseInt(id[len("id-"):], 10, 64); err == nil && n < e.ids.Load()-1000 {
-				delete(e.bodies, id)
-			}
-		}
-		e.mu.Unlock()
-		for _, b := range bad {
+		for _, b := range e.settleOne(t, -1) {
 			t.Errorf("the instance: %s", b)
 		}
 	})
+}
+
+// settleOne is settle for one of many inputs: it forgets what was seen. most bounds the
+// requests that the instance may have got, unless it is negative.
+func (e *edge) settleOne(t testing.TB, most int) []string {
+	t.Helper()
+	bad := e.settle(t)
+	e.instance.mu.Lock()
+	defer e.instance.mu.Unlock()
+	if n := len(e.instance.got); most >= 0 && n > most {
+		bad = append(bad, fmt.Sprintf("%d requests, want at most %d", n, most))
+	}
+	e.instance.got, e.instance.broken = nil, nil
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for id := range e.bodies { // the instance may still read what came last
+		if n, err := strconv.ParseInt(id[len("id-"):], 10, 64); err == nil && n < e.ids.Load()-1000 {
+			delete(e.bodies, id)
+		}
+	}
+	return bad
 }
 
 // TestDoor: connections over either limit are told so and leave nothing behind; an
@@ -552,6 +564,40 @@ func TestDoor(t *testing.T) {
 	}
 	if a := e.send(t, []byte("GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), time.Second); !strings.HasPrefix(a, "HTTP/1.1 200 ") {
 		t.Errorf("after all that: %q", a)
+	}
+}
+
+// TestDoorCountsByAddress: what one caller has to itself is one address, and proxies
+// that are trusted are none.
+func TestDoorCountsByAddress(t *testing.T) {
+	d := newDoor(100, 1, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, prometheus.NewRegistry())
+	for _, c := range []struct {
+		first, second string
+		let           bool
+	}{
+		{"192.0.2.1", "192.0.2.1", false},
+		{"192.0.2.2", "::ffff:192.0.2.2", false},
+		{"192.0.2.3", "192.0.2.4", true},
+		{"2001:db8::1", "2001:db8::ffff:1", false},
+		{"2001:db8:0:1::1", "2001:db8:0:2::1", true},
+		{"10.1.2.3", "10.1.2.3", true},
+	} {
+		enter := func(ip string) (netip.Prefix, string) { return d.enter(&net.TCPAddr{IP: net.ParseIP(ip), Port: 1}) }
+		a, over := enter(c.first)
+		if over != "" {
+			t.Fatalf("%s: %s", c.first, over)
+		}
+		b, over := enter(c.second)
+		if (over == "") != c.let {
+			t.Errorf("%s beside %s: %q", c.second, c.first, over)
+		}
+		d.leave(a)
+		if over == "" {
+			d.leave(b)
+		}
+		if d.open.Load() != 0 || len(d.byAddr) != 0 {
+			t.Fatalf("%d connections, %v are still counted", d.open.Load(), d.byAddr)
+		}
 	}
 }
 

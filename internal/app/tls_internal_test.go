@@ -23,6 +23,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"panal/internal/plat"
 )
 
@@ -133,6 +135,8 @@ func TestProtocols(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		gate := newDoor(10, 10, nil, prometheus.NewRegistry())
+		l = gate.limit(l, !secure)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		var conf *tls.Config
@@ -172,6 +176,9 @@ func TestProtocols(t *testing.T) {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
+		}
+		if n := gate.open.Load(); n != 0 {
+			t.Errorf("TLS %v: %d connections are still counted", secure, n)
 		}
 	}
 }

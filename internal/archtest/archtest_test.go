@@ -84,6 +84,7 @@ var layers = []struct {
 	// outside the product
 	{"e2e/...", []string{"internal/..."}},
 	{"bench/index", []string{"internal/plat", "internal/blob", "internal/blob/memblob", "internal/lake/...", "internal/sqlstore", "internal/sqlstore/postgres"}},
+	{"bench/events", []string{"bench/proc", "internal/plat", "internal/feed/...", "internal/lake/...", "internal/sqlstore", "internal/sqlstore/postgres"}},
 	{"bench/gateway", []string{"bench/proc", "internal/plat", "internal/client", "internal/deploy", "internal/sqlstore", "internal/sqlstore/sqlite"}},
 	{"bench/...", []string{"internal/plat", "internal/x/...", "internal/client", "bench/proc"}},
 	{"examples/...", []string{"internal/client"}},

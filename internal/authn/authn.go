@@ -123,7 +123,9 @@ const (
 	freshFor  = 2 * time.Second // how long a revocation may go unnoticed while the store answers
 	cacheSize = 50_000          // some 25 MB
 	maxHeader = 4 << 10
-	textWrong = "the token is unknown, expired or of another user"
+	// maxStrangers is enough for thousands a second.
+	maxStrangers = 8
+	textWrong    = "the token is unknown, expired or of another user"
 )
 
 // Authenticator authenticates requests. It is safe for concurrent use.
@@ -131,6 +133,10 @@ type Authenticator struct {
 	store Store
 	now   plat.Clock
 	watch *outage.Watch
+	// strangers is full while maxStrangers tokens that are not known are being looked
+	// up, so that who sends made-up ones takes neither the store nor its connections
+	// from those who are known.
+	strangers chan struct{}
 
 	mu    sync.Mutex
 	cache map[string]cached
@@ -147,7 +153,7 @@ type cached struct {
 
 // New returns an Authenticator over s.
 func New(s Store, now plat.Clock) *Authenticator {
-	return &Authenticator{store: s, now: now, watch: new(outage.Watch), cache: map[string]cached{}}
+	return &Authenticator{store: s, now: now, watch: new(outage.Watch), strangers: make(chan struct{}, maxStrangers), cache: map[string]cached{}}
 }
 
 // Share makes the Authenticator know of the store's outages what others know, and
@@ -231,10 +237,18 @@ func (a *Authenticator) lookup(ctx context.Context, hash string) (cached, error)
 	if hit && age >= 0 && age < freshFor { // a clock set back makes nothing fresh again
 		return c, nil
 	}
+	if !hit {
+		select {
+		case a.strangers <- struct{}{}:
+			defer func() { <-a.strangers }()
+		case <-ctx.Done():
+			return cached{}, context.Cause(ctx)
+		}
+	}
 	unknown := false
 	var t Token
 	var role Role
-	err := a.watch.Ask(ctx, now, func(ctx context.Context) (err error) {
+	err := a.watch.Ask(ctx, now, hit, func(ctx context.Context) (err error) {
 		t, role, err = a.store.TokenByHash(ctx, hash)
 		if unknown = errors.Is(err, plat.ErrNotFound); unknown {
 			return nil

@@ -6,8 +6,11 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"panal/internal/authn"
@@ -111,6 +114,62 @@ func TestClockSetBack(t *testing.T) {
 	if _, err := a.Header(t.Context(), "Bearer pat"); !errors.Is(err, plat.ErrUnauthenticated) {
 		t.Errorf("revoked, an hour earlier: %v", err)
 	}
+}
+
+// TestStrangersWaitForEachOther: made-up tokens keep the store busy with a few
+// questions at a time, and a known token is not held up by them.
+func TestStrangersWaitForEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &countingStore{store: newStore()}
+		a := authn.New(s, plat.SystemClock)
+		if _, err := a.Header(t.Context(), "Bearer pat"); err != nil {
+			t.Fatal(err)
+		}
+		s.slow = time.Second
+		var all sync.WaitGroup
+		for i := range 100 {
+			all.Go(func() {
+				if _, err := a.Header(t.Context(), fmt.Sprint("Bearer made-up-", i)); !errors.Is(err, plat.ErrUnauthenticated) {
+					t.Errorf("a made-up token: %v", err)
+				}
+			})
+		}
+		time.Sleep(5 * time.Second) // the known one has to be asked for again
+		start := time.Now()
+		if _, err := a.Header(t.Context(), "Bearer pat"); err != nil || time.Since(start) != time.Second {
+			t.Errorf("a known token: %v after %s", err, time.Since(start))
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := a.Header(ctx, "Bearer left"); !errors.Is(err, context.Canceled) {
+			t.Errorf("a caller that has left: %v", err)
+		}
+		all.Wait()
+		if s.most > 9 { // the known one is one more
+			t.Errorf("%d questions at a time", s.most)
+		}
+	})
+}
+
+// countingStore knows how many questions it had at a time.
+type countingStore struct {
+	*store
+	slow time.Duration
+
+	mu        sync.Mutex
+	now, most int
+}
+
+func (s *countingStore) TokenByHash(ctx context.Context, hash string) (authn.Token, authn.Role, error) {
+	s.mu.Lock()
+	s.now++
+	s.most = max(s.most, s.now)
+	s.mu.Unlock()
+	time.Sleep(s.slow)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now--
+	return s.store.TokenByHash(ctx, hash)
 }
 
 // TestStaticStability: with the store down, a token seen lately goes on working

@@ -136,7 +136,7 @@ func TestServingByCommand(t *testing.T) {
 	if e.Service != b.ID || e.Pending != "" {
 		t.Errorf("after the switch: %+v", e)
 	}
-	var history []client.Switch
+	var history []client.EndpointChange
 	s.ok(&history, "endpoint", "history", "leaf-api", "default")
 	if len(history) != 2 || history[0].To != b.ID {
 		t.Errorf("history %+v", history)

@@ -16,13 +16,15 @@ import (
 
 // endpointCmd is the noun for endpoints.
 type endpointCmd struct {
-	Create  endpointCreateCmd  `cmd:"" help:"Create an alias in front of a service."`
-	List    endpointListCmd    `cmd:"" help:"List the endpoints of a deployment."`
-	Get     endpointGetCmd     `cmd:"" help:"Show an endpoint."`
-	Switch  endpointSwitchCmd  `cmd:"" help:"Point an endpoint to another service, without a request lost."`
-	History endpointHistoryCmd `cmd:"" help:"List the switches of an endpoint, newest first."`
-	Call    endpointCallCmd    `cmd:"" help:"Send a file to a model and print its answer."`
-	Delete  endpointDeleteCmd  `cmd:"" help:"Delete an endpoint."`
+	Create   endpointCreateCmd   `cmd:"" help:"Create an alias in front of a service."`
+	List     endpointListCmd     `cmd:"" help:"List the endpoints of a deployment."`
+	Get      endpointGetCmd      `cmd:"" help:"Show an endpoint."`
+	Switch   endpointSwitchCmd   `cmd:"" help:"Point an endpoint to another service, without a request lost."`
+	Split    endpointSplitCmd    `cmd:"" help:"Share an endpoint's requests among services."`
+	History  endpointHistoryCmd  `cmd:"" help:"List the changes of an endpoint, newest first."`
+	Rollback endpointRollbackCmd `cmd:"" help:"Point an endpoint to what it pointed to before."`
+	Call     endpointCallCmd     `cmd:"" help:"Send a file to a model and print its answer."`
+	Delete   endpointDeleteCmd   `cmd:"" help:"Delete an endpoint."`
 }
 
 // endpointArg names an endpoint.
@@ -36,7 +38,7 @@ func endpointHeader() []string {
 }
 
 func endpointRow(v client.Endpoint) []string {
-	return []string{v.ID, v.Alias, v.Service, v.Pending, v.ModifiedAt, v.StatusMessage}
+	return []string{v.ID, v.Alias, aim(v.Service, v.Split), v.Pending, v.ModifiedAt, v.StatusMessage}
 }
 
 func (e *env) showEndpoint(v client.Endpoint, err error) error {
@@ -129,23 +131,6 @@ func (c endpointSwitchCmd) Run(e *env) error {
 		return plat.Errorf(plat.ErrConflict, "%s", v.StatusMessage)
 	}
 	return nil
-}
-
-type endpointHistoryCmd struct{ endpointArg }
-
-// Run lists switches.
-func (c endpointHistoryCmd) Run(e *env) error {
-	id, err := c.id(e)
-	if err != nil {
-		return err
-	}
-	v, err := e.api.Endpoint(e.ctx, id, c.Endpoint)
-	if err != nil {
-		return err
-	}
-	return e.print(v.History, []string{"TIME", "FROM", "TO", "USER"}, table(v.History, func(s client.Switch) []string {
-		return []string{s.At, s.From, s.To, s.By}
-	}))
 }
 
 type endpointCallCmd struct {

@@ -16,14 +16,15 @@ import (
 
 // serviceCmd is the noun for services.
 type serviceCmd struct {
-	Create serviceCreateCmd `cmd:"" help:"Create a service: instances of a code version that answer requests."`
-	List   serviceListCmd   `cmd:"" help:"List the services of a deployment."`
-	Get    serviceGetCmd    `cmd:"" help:"Show a service."`
-	Wait   serviceWaitCmd   `cmd:"" help:"Wait until a service is READY. Exit code 0 only then."`
-	Update serviceUpdateCmd `cmd:"" help:"Change a service; its instances are replaced while it goes on answering."`
-	Start  serviceStartCmd  `cmd:"" help:"Start a stopped or failed service."`
-	Stop   serviceStopCmd   `cmd:"" help:"Stop a service once its requests are answered."`
-	Delete serviceDeleteCmd `cmd:"" help:"Delete a service that no endpoint points to."`
+	Create   serviceCreateCmd   `cmd:"" help:"Create a service: instances of a code version that answer requests."`
+	List     serviceListCmd     `cmd:"" help:"List the services of a deployment."`
+	Get      serviceGetCmd      `cmd:"" help:"Show a service."`
+	Wait     serviceWaitCmd     `cmd:"" help:"Wait until a service is READY. Exit code 0 only then."`
+	Describe serviceDescribeCmd `cmd:"" help:"Show a service with its instances, how many there should be, and why."`
+	Update   serviceUpdateCmd   `cmd:"" aliases:"patch" help:"Change a service; its instances are replaced while it goes on answering."`
+	Start    serviceStartCmd    `cmd:"" help:"Start a stopped or failed service."`
+	Stop     serviceStopCmd     `cmd:"" help:"Stop a service once its requests are answered."`
+	Delete   serviceDeleteCmd   `cmd:"" help:"Delete a service that no endpoint points to."`
 }
 
 // serviceArg names a service.
@@ -61,13 +62,29 @@ type serviceFlags struct {
 	Env          map[string]string `help:"Variables over the deployment's and the version's: --env TOP_K=5." short:"e" mapsep:"none"`
 	InstanceType string            `name:"instance-type" help:"cpu-0.25 (the default), cpu-1, cpu-2, cpu-4, cpu-8, cpu-16, gpu-1, …"`
 	Number       int               `help:"How many instances, 1 to 300." short:"n"`
-	Min          int               `help:"How many make it READY; default: all."`
-	Max          int               `help:"Most instances; default: twice the number."`
+	Min          *int              `help:"Fewest instances, and how many make it READY; default: the number. 0: it sleeps while nobody calls it." aliases:"min-instances"`
+	Max          int               `help:"Most instances; default: twice the number." aliases:"max-instances"`
+	Target       *float64          `name:"target-concurrency" help:"Requests at a time per instance to aim at; default (0): 0.7 of its workers."`
+	Idle         *time.Duration    `name:"idle-timeout" help:"How long without a request before it sleeps; default (0s): the installation's."`
+	Autoscale    *bool             `help:"Follow the load between --min and --max; --no-autoscale: always --number." negatable:""`
+	Record       string            `help:"Channel that gets a copy of each input, by id, or none; a sample of them with --env PANAL_RECORD_PERCENT=10." placeholder:"CHANNEL"`
 	Wait         bool              `help:"Wait until it is READY." short:"w"`
 }
 
+// recordNothing is the channel that ends recording.
+const recordNothing = "none"
+
 func (f serviceFlags) params() client.ServiceParams {
-	p := client.ServiceParams{Environment: f.Env, InstanceType: f.InstanceType, Number: f.Number, Min: f.Min, Max: f.Max}
+	p := client.ServiceParams{Environment: f.Env, InstanceType: f.InstanceType, Number: f.Number, Min: f.Min, Max: f.Max, Target: f.Target, Autoscale: f.Autoscale}
+	if f.Record == recordNothing {
+		p.Record = new(string)
+	} else if f.Record != "" {
+		p.Record = &f.Record
+	}
+	if f.Idle != nil {
+		idle := f.Idle.Seconds()
+		p.IdleTimeout = &idle
+	}
 	if f.Model != "" {
 		p.Models = map[string]string{"alias": f.Model}
 	}
@@ -133,6 +150,108 @@ func (c serviceGetCmd) Run(e *env) error {
 		return err
 	}
 	return e.showService(s)
+}
+
+type serviceDescribeCmd struct{ serviceArg }
+
+// Help teaches.
+func (serviceDescribeCmd) Help() string {
+	return `A service that is asleep has no instances and is READY: the next request wakes it.
+
+  panal service update leaf-api ser-7be2d1904c3f4a58 --min-instances 0 --idle-timeout 5m`
+}
+
+// Run shows the service and what the scaler thinks.
+func (c serviceDescribeCmd) Run(e *env) error {
+	dep, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	s, err := e.api.Service(e.ctx, dep, c.Service)
+	if err != nil {
+		return err
+	}
+	all, err := e.api.Instances(e.ctx, dep, c.Service)
+	if err != nil {
+		return err
+	}
+	if e.json {
+		return e.printJSON(struct {
+			client.Service
+			Instances []client.Instance `json:"instances"`
+		}{s, all})
+	}
+	for _, row := range scaleRows(s, all) {
+		if _, err := fmt.Fprintf(e.stdout, "%-10s %s\n", row[0], clean(row[1])); err != nil {
+			return err
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	if _, err := fmt.Fprintln(e.stdout); err != nil {
+		return err
+	}
+	return e.print(all, instanceHeader(), table(all, instanceRow))
+}
+
+func instanceHeader() []string {
+	return []string{"INSTANCE", "STATE", "GENERATION", "CREATED", "READY"}
+}
+
+func instanceRow(i client.Instance) []string {
+	generation := strconv.FormatInt(i.Generation, 10)
+	if !i.Current {
+		generation += " (old)"
+	}
+	return []string{i.ID, i.State, generation, i.CreatedAt, i.ReadyAt}
+}
+
+// scaleRows say how many instances a service has and should have, and why.
+func scaleRows(s client.Service, all []client.Instance) [][2]string {
+	ready := 0
+	for _, i := range all {
+		if i.State == "ready" {
+			ready++
+		}
+	}
+	status := s.Status
+	if s.Status == "READY" && s.Desired == 0 {
+		status += ", asleep: the next request wakes it"
+	}
+	if s.StatusMessage != "" {
+		status += ": " + firstLine(s.StatusMessage)
+	}
+	bounds := fmt.Sprintf("always %d", s.Number)
+	if s.Autoscale {
+		bounds = fmt.Sprintf("%d to %d", s.Min, s.Max)
+	}
+	why := s.ScaleMessage
+	if why == "" {
+		why = "as it was created or changed"
+	}
+	target, idle := "by its workers", "the installation's"
+	if s.Target > 0 {
+		target = strconv.FormatFloat(s.Target, 'g', -1, 64) + " requests at a time per instance"
+	}
+	if s.IdleTimeout > 0 {
+		idle = time.Duration(s.IdleTimeout * float64(time.Second)).String()
+	}
+	rows := [][2]string{
+		{"service", s.ID + " (version " + s.Label + ", " + s.InstanceType + ")"},
+		{"status", status},
+		{"ready", strconv.Itoa(ready)},
+		{"desired", strconv.Itoa(s.Desired)},
+		{"why", why},
+		{"bounds", bounds},
+	}
+	if s.Autoscale {
+		rows = append(rows, [2]string{"target", target})
+		if s.Min == 0 {
+			rows = append(rows, [2]string{"sleeps", "after " + idle + " without a request"})
+		}
+	}
+	return rows
 }
 
 type serviceWaitCmd struct {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 
 	"panal/internal/plat"
 )
@@ -68,7 +69,12 @@ type Service struct {
 	Number        int               `json:"instance_number"`
 	Min           int               `json:"min_instance_number"`
 	Max           int               `json:"max_instance_number"`
+	RecordChannel string            `json:"record_channel_id,omitempty"`
 	Autoscale     bool              `json:"enable_autoscale"`
+	Target        float64           `json:"target_concurrency"`
+	IdleTimeout   float64           `json:"idle_timeout"` // seconds
+	Desired       int               `json:"desired_instance_number"`
+	ScaleMessage  string            `json:"scale_message"`
 	Environment   map[string]string `json:"user_env_vars"`
 	Merged        map[string]string `json:"merged_env_vars"`
 	CreatedAt     string            `json:"created_at"`
@@ -83,8 +89,27 @@ type ServiceParams struct {
 	Environment  map[string]string `json:"environment,omitempty"`
 	InstanceType string            `json:"instance_type,omitempty"`
 	Number       int               `json:"instance_number,omitempty"`
-	Min          int               `json:"min_instance_number,omitempty"`
+	Min          *int              `json:"min_instance_number,omitempty"`
 	Max          int               `json:"max_instance_number,omitempty"`
+	Record       *string           `json:"record_channel_id,omitempty"` // "" ends recording
+	Autoscale    *bool             `json:"enable_autoscale,omitempty"`
+	Target       *float64          `json:"target_concurrency,omitempty"`
+	IdleTimeout  *float64          `json:"idle_timeout,omitempty"` // seconds
+}
+
+// Instance is one of a service's instances.
+type Instance struct {
+	ID         string `json:"instance_id"`
+	State      string `json:"state"`
+	Generation int64  `json:"generation"`
+	Current    bool   `json:"current"`
+	CreatedAt  string `json:"created_at"`
+	ReadyAt    string `json:"ready_at"`
+}
+
+// Instances lists a service's instances.
+func (c *Client) Instances(ctx context.Context, dep, id string) ([]Instance, error) {
+	return entries[Instance](ctx, c, c.deployments(dep, "services", id, "instances"))
 }
 
 // Endpoint is a stable alias in front of a service.
@@ -92,6 +117,7 @@ type Endpoint struct {
 	ID            string   `json:"endpoint_id"`
 	Alias         string   `json:"custom_alias"`
 	Service       string   `json:"service_id"`
+	Split         []Part   `json:"split,omitempty"`
 	Pending       string   `json:"pending_service_id"`
 	StatusMessage string   `json:"status_message"`
 	History       []Switch `json:"history,omitempty"`
@@ -99,12 +125,30 @@ type Endpoint struct {
 	ModifiedAt    string   `json:"modified_at"`
 }
 
-// Switch is a line of an endpoint's history.
+// Switch is a line of the short history in an endpoint.
 type Switch struct {
 	From string `json:"from_service_id"`
 	To   string `json:"to_service_id"`
 	By   string `json:"user_id"`
 	At   string `json:"switched_at"`
+}
+
+// Part is a service's share of an endpoint's requests, in percent.
+type Part struct {
+	Service string `json:"service_id"`
+	Weight  int    `json:"weight"`
+}
+
+// EndpointChange is a line of the history of an alias.
+type EndpointChange struct {
+	Number   int64  `json:"number"`
+	Endpoint string `json:"endpoint_id"`
+	Kind     string `json:"kind"`
+	From     string `json:"from_service_id"`
+	To       string `json:"to_service_id"`
+	Split    []Part `json:"split,omitempty"`
+	By       string `json:"user_id"`
+	At       string `json:"changed_at"`
 }
 
 func (c *Client) deployments(segments ...string) string {
@@ -286,6 +330,41 @@ func (c *Client) Endpoint(ctx context.Context, dep, idOrAlias string) (Endpoint,
 // answers, else when it is READY.
 func (c *Client) SwitchEndpoint(ctx context.Context, dep, idOrAlias, service string) error {
 	return c.JSON(ctx, http.MethodPatch, c.deployments(dep, "endpoints", idOrAlias), nil, map[string]string{"service_id": service}, nil)
+}
+
+// SplitEndpoint shares an endpoint's requests among services that are READY.
+func (c *Client) SplitEndpoint(ctx context.Context, dep, idOrAlias string, parts []Part) error {
+	return c.JSON(ctx, http.MethodPatch, c.deployments(dep, "endpoints", idOrAlias), nil, map[string][]Part{"split": parts}, nil)
+}
+
+// RollBackEndpoint points an endpoint to what it pointed to before its last change,
+// or after the change with that number (0: none).
+func (c *Client) RollBackEndpoint(ctx context.Context, dep, idOrAlias string, number int64) error {
+	body := map[string]int64{}
+	if number != 0 {
+		body["number"] = number
+	}
+	return c.JSON(ctx, http.MethodPost, c.deployments(dep, "endpoints", idOrAlias, "rollback"), nil, body, nil)
+}
+
+// EndpointHistory returns a page of an alias' changes, newest first, and the token
+// of the next one ("": none). With at (RFC 3339) it is the change in force then.
+func (c *Client) EndpointHistory(ctx context.Context, dep, idOrAlias, at, page string, limit int) ([]EndpointChange, string, error) {
+	q := url.Values{}
+	for k, v := range map[string]string{"at": at, "next_page_token": page} {
+		if v != "" {
+			q.Set(k, v)
+		}
+	}
+	if limit > 0 {
+		q.Set("limit", strconv.Itoa(limit))
+	}
+	var out struct {
+		Entries []EndpointChange `json:"entries"`
+		Next    string           `json:"next_page_token"`
+	}
+	err := c.JSON(ctx, http.MethodGet, c.deployments(dep, "endpoints", idOrAlias, "history"), q, nil, &out)
+	return out.Entries, out.Next, err
 }
 
 // DeleteEndpoint deletes an endpoint.

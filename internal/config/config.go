@@ -73,12 +73,15 @@ type Server struct {
 	ServiceRate   float64           `name:"infer-service-rate" help:"Inference calls a second of one service. 0: no limit." env:"PANAL_INFER_SERVICE_RATE"`
 	ServiceCalls  int               `name:"infer-service-concurrency" help:"Inference calls of one service under way, those that wait for an instance included. 0: no limit." env:"PANAL_INFER_SERVICE_CONCURRENCY"`
 	Connections   int               `name:"max-connections" help:"Connections of callers, in all; more get 503." default:"20000" env:"PANAL_MAX_CONNECTIONS"`
-	AddrConns     int               `name:"max-connections-per-address" help:"Connections from one IPv4 address or IPv6 /64; --trusted-proxies are not counted." default:"1000" env:"PANAL_MAX_CONNECTIONS_PER_ADDRESS"`
+	AddrConns     int               `name:"max-connections-per-address" help:"Connections from one IPv4 address or IPv6 /64; --trusted-proxies are not counted." default:"2000" env:"PANAL_MAX_CONNECTIONS_PER_ADDRESS"`
 	OutageGrace   time.Duration     `name:"outage-grace" help:"How long tokens, organizations and IP rules that the database has confirmed go on while it does not answer, counted from its last word on each." default:"30m" env:"PANAL_OUTAGE_GRACE"`
 	AccessLog     string            `name:"access-log" help:"File that gets a line of JSON per request, rotated by size with four older ones kept; empty: none." env:"PANAL_ACCESS_LOG"`
 	AccessSample  float64           `name:"access-log-sample" help:"Part of the requests in it, 0 to 1; those answered 5xx are always there." default:"1" env:"PANAL_ACCESS_LOG_SAMPLE"`
 	AccessLogMB   int64             `name:"access-log-mb" help:"Size at which it is rotated, in MiB." default:"100" env:"PANAL_ACCESS_LOG_MB"`
 	IdleTimeout   time.Duration     `name:"idle-timeout" help:"How long an inference stream may make no progress." default:"30s" env:"PANAL_IDLE_TIMEOUT"`
+	SleepAfter    time.Duration     `name:"sleep-after" help:"How long a service with min_instance_number 0 goes without a request before it sleeps, if it sets no idle_timeout." default:"10m" env:"PANAL_SLEEP_AFTER"`
+	ScaleWindow   time.Duration     `name:"scale-window" help:"Over how long load is averaged to scale services up, and for how long it must have fallen to scale them down." default:"1m" env:"PANAL_SCALE_WINDOW"`
+	SpoolMB       int64             `name:"spool-mb" help:"Disk that bodies of requests to services without a ready instance may take, in MiB." default:"1024" env:"PANAL_SPOOL_MB"`
 	TunnelIdle    time.Duration     `name:"tunnel-idle-timeout" help:"How long a WebSocket to a command may be silent in both directions." default:"5m" env:"PANAL_TUNNEL_IDLE_TIMEOUT"`
 }
 
@@ -133,7 +136,7 @@ func (c *Server) Validate() error {
 	if !filepath.IsAbs(c.Python) {
 		return plat.InvalidField("python", "%q must be an absolute path", c.Python)
 	}
-	for name, v := range map[string]int64{"log-ceiling-mb": c.LogCeilingMB, "environments-mb": c.EnvironmentMB} {
+	for name, v := range map[string]int64{"log-ceiling-mb": c.LogCeilingMB, "environments-mb": c.EnvironmentMB, "spool-mb": c.SpoolMB} {
 		if v <= 0 {
 			return plat.InvalidField(name, "must be more than 0")
 		}
@@ -143,6 +146,12 @@ func (c *Server) Validate() error {
 	}
 	if c.CollectGrace < time.Second && c.CollectGrace != 0 {
 		return plat.InvalidField("collect-grace", "must be at least 1s")
+	}
+	if c.ScaleWindow < 3*time.Second || c.ScaleWindow > time.Hour {
+		return plat.InvalidField("scale-window", "must be 3s to 1h")
+	}
+	if c.SleepAfter < time.Second {
+		return plat.InvalidField("sleep-after", "must be at least 1s")
 	}
 	if c.LogTTL < time.Hour {
 		return plat.InvalidField("log-ttl", "must be at least 1h")

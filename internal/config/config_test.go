@@ -17,7 +17,7 @@ import (
 func good() config.Server {
 	return config.Server{
 		Data: "/d", Listen: "127.0.0.1:8600", Python: "/usr/bin/python3", LogLevel: "info", LogFormat: "text",
-		LogTTL: time.Hour, LogCeilingMB: 1, EnvironmentMB: 1,
+		LogTTL: time.Hour, LogCeilingMB: 1, EnvironmentMB: 1, SpoolMB: 1, SleepAfter: time.Minute, ScaleWindow: time.Minute,
 	}
 }
 
@@ -67,6 +67,10 @@ func TestValidate(t *testing.T) {
 		{"rate-limit", func(s *config.Server) { s.Rate = -1 }},
 		{"rate-limit", func(s *config.Server) { s.Rate = math.NaN() }},
 		{"rate-burst", func(s *config.Server) { s.RateBurst = -1 }},
+		{"", func(s *config.Server) { s.ScaleWindow, s.SleepAfter = 3*time.Second, time.Second }},
+		{"scale-window", func(s *config.Server) { s.ScaleWindow = time.Second }},
+		{"sleep-after", func(s *config.Server) { s.SleepAfter = time.Millisecond }},
+		{"spool-mb", func(s *config.Server) { s.SpoolMB = -1 }},
 		{"access-log-sample", func(s *config.Server) { s.AccessSample = 1.5 }},
 		{"access-log-mb", func(s *config.Server) { s.AccessLog = "a.log" }},
 		{"outage-grace", func(s *config.Server) { s.OutageGrace = time.Second }},

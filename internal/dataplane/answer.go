@@ -46,7 +46,7 @@ func (x *exchange) answer(u *upstream, resp *http.Response) {
 	h := x.w.Header()
 	copyHeaders(h, resp)
 	h.Set(headerRequestID, x.call.RequestID)
-	x.class = classOf(resp.StatusCode)
+	x.class, x.status = classOf(resp.StatusCode), resp.StatusCode
 	x.closeUnlessPumped()
 
 	// Most answers come whole, together with their head: then the instance is
@@ -144,7 +144,11 @@ func startPump(x *exchange, u *upstream) *pump {
 		case <-m.done:
 		default:
 			u.conn.close()
-			x.callerSendsBy(time.Unix(1, 0)) // long ago: ends a read that waits
+			if x.spool != nil {
+				x.spool.interrupt()
+			} else {
+				x.callerSendsBy(time.Unix(1, 0)) // long ago: ends a read that waits
+			}
 			<-m.done
 		}
 	})
@@ -160,12 +164,17 @@ func (m *pump) run(u *upstream) {
 	buf := x.p.bufs.Get().(*[]byte)
 	defer x.p.bufs.Put(buf)
 	b, chunked := *buf, x.r.ContentLength < 0
+	body, callerSendsBy := io.Reader(x.r.Body), x.callerSendsBy
+	if x.spool != nil { // which looks after the caller
+		body, callerSendsBy = x.spool, func(time.Time) {}
+	}
 	for {
-		x.callerSendsBy(time.Now().Add(u.idle))
-		n, err := x.r.Body.Read(b[chunkRoom : chunkRoom+smallBody])
+		callerSendsBy(time.Now().Add(u.idle))
+		n, err := body.Read(b[chunkRoom : chunkRoom+smallBody])
 		now := time.Now()
 		var sendErr error
 		if n > 0 {
+			x.keep(b[chunkRoom : chunkRoom+n])
 			u.conn.writeBy(now.Add(u.idle))
 			if chunked {
 				sendErr = u.conn.sendChunk(b, n)
@@ -182,7 +191,7 @@ func (m *pump) run(u *upstream) {
 		case err == io.EOF:
 			u.conn.readBy(time.Now().Add(u.firstByte))
 			m.eof = true
-			x.callerSendsBy(time.Time{})
+			callerSendsBy(time.Time{})
 			return
 		case err != nil:
 			m.caller = err
@@ -197,7 +206,7 @@ func (m *pump) run(u *upstream) {
 // pumped tells whether the request's body, if it is streamed, was sent whole.
 func (x *exchange) pumped() bool {
 	if x.pump == nil {
-		return true
+		return x.spool == nil || x.spool.whole()
 	}
 	select {
 	case <-x.pump.done:
@@ -240,7 +249,7 @@ func (x *exchange) fail(status int, description string, retryAfter time.Duration
 }
 
 func (x *exchange) failWith(status int, description string, detail map[string][]string, retryAfter time.Duration) {
-	x.class = classOf(status)
+	x.class, x.status = classOf(status), status
 	x.closeUnlessPumped()
 	h := x.w.Header()
 	h.Set(headerRequestID, x.call.RequestID)

@@ -36,8 +36,12 @@ func (g gauges) get(name string) float64 {
 		g.t.Fatal(err)
 	}
 	for _, f := range families {
-		if f.GetName() == name && f.GetType() == dto.MetricType_GAUGE {
+		switch {
+		case f.GetName() != name:
+		case f.GetType() == dto.MetricType_GAUGE:
 			return f.GetMetric()[0].GetGauge().GetValue()
+		case f.GetType() == dto.MetricType_COUNTER:
+			return f.GetMetric()[0].GetCounter().GetValue()
 		}
 	}
 	g.t.Fatalf("no gauge %s", name)

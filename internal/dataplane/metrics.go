@@ -22,6 +22,7 @@ type metrics struct {
 var classes = [...]string{"2xx", "3xx", "4xx", "5xx", "gone", "cut"} //nolint:gochecknoglobals // a constant: Go has no constant arrays
 
 const (
+	class5xx  = 3
 	classGone = 4
 	classCut  = 5
 )
@@ -57,10 +58,22 @@ func newMetrics(reg prometheus.Registerer, t *Table) *metrics {
 			gauge("panal_gateway_outstanding", "Inference calls under way on an instance.", t.outstanding.Load),
 			gauge("panal_gateway_held", "Inference calls that wait for an instance.", t.held.Load),
 			gauge("panal_gateway_held_bytes", "Memory held by inference calls that wait.", t.heldBytes.Load),
+			gauge("panal_gateway_spooled_bytes", "Disk taken by bodies of calls that wait for a service's first instance.", t.spooled.Load),
+			gauge("panal_gateway_split_parts_idle", "Parts of split endpoints without a ready instance, whose share others get.", t.splitIdle),
 			gauge("panal_gateway_route_version", "Version of the routes in use.", func() int64 { return int64(t.Version()) }),
 		)
 	}
 	return m
+}
+
+// recordings registers what is recorded of inputs.
+func (m *metrics) recordings(reg prometheus.Registerer, r *recorder) {
+	if reg != nil {
+		reg.MustRegister(gauge("panal_gateway_recording_bytes", "Memory held by inputs that are being recorded.", r.bytes.Load),
+			prometheus.NewCounterFunc(prometheus.CounterOpts{
+				Name: "panal_gateway_recordings_lost_total", Help: "Inputs that should have been recorded: there was no room, or they could not be stored.",
+			}, func() float64 { return float64(r.dropped.Load() + r.failed.Load()) }))
+	}
 }
 
 // tunnels registers the number of upgraded calls under way.

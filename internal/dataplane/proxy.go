@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,6 +34,11 @@ type Options struct {
 	MaxHeld int
 	// MaxHeldBytes bounds the memory of all calls that wait; default 64 MiB.
 	MaxHeldBytes int64
+	// SpoolDir is where bodies beyond 32 KiB are kept of calls that wait for a
+	// service's first instance; empty: they are not read meanwhile.
+	SpoolDir string
+	// MaxSpool bounds what those bodies take of the disk; default 1 GiB.
+	MaxSpool int64
 	// Limits bound the calls of tokens, organizations and services.
 	Limits Limits
 	// Log takes what went wrong with instances; default: nowhere.
@@ -49,6 +55,7 @@ type Proxy struct {
 	metrics *metrics
 	bufs    sync.Pool // of *[]byte, bufSize long
 	tunnels tunnels
+	rec     *recorder
 	limiter *limiter
 }
 
@@ -76,11 +83,13 @@ func NewProxy(t *Table, opt Options) *Proxy {
 	opt.TunnelIdle = cmp.Or(opt.TunnelIdle, 5*time.Minute)
 	opt.Hold = cmp.Or(opt.Hold, 30*time.Second)
 	opt.MaxHeld = cmp.Or(opt.MaxHeld, 1000)
+	opt.MaxSpool = cmp.Or(opt.MaxSpool, 1<<30)
 	opt.MaxHeldBytes = cmp.Or(opt.MaxHeldBytes, 64<<20)
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Proxy{table: t, opt: opt, log: limitedLog{log: opt.Log}, metrics: newMetrics(opt.Metrics, t), limiter: newLimiter(opt.Limits)}
+	p := &Proxy{rec: newRecorder(), table: t, opt: opt, log: limitedLog{log: opt.Log}, metrics: newMetrics(opt.Metrics, t), limiter: newLimiter(opt.Limits)}
+	p.metrics.recordings(opt.Metrics, p.rec)
 	p.metrics.tunnels(opt.Metrics, p.tunnels.count)
 	p.bufs.New = func() any { b := make([]byte, bufSize); return &b }
 	return p
@@ -124,10 +133,17 @@ func (p *Proxy) ServeCall(w http.ResponseWriter, r *http.Request, call Call) {
 	buf := p.bufs.Get().(*[]byte)
 	x := &exchange{p: p, w: w, r: r, call: &call, buf: *buf, rc: http.NewResponseController(w), class: classCut}
 	defer func() {
+		end := time.Now()
+		took := end.Sub(start)
 		if x.tunnel { // how long it stood says nothing of how fast it was answered
 			p.metrics.calls[x.class].Inc()
+			took = -1
 		} else {
-			p.metrics.done(x.class, time.Since(start))
+			p.metrics.done(x.class, took)
+		}
+		if x.live != nil {
+			x.live.count(end, took, x.class)
+			x.recorded(start, end)
 		}
 		p.bufs.Put(buf)
 		p.limiter.done(x.ticket)
@@ -137,15 +153,19 @@ func (p *Proxy) ServeCall(w http.ResponseWriter, r *http.Request, call Call) {
 
 // exchange is one call on its way through.
 type exchange struct {
-	p    *Proxy
-	w    http.ResponseWriter
-	r    *http.Request
-	rc   *http.ResponseController
-	call *Call
-	buf  []byte // holds body until an answer begins, then the answer's pieces
+	p      *Proxy
+	w      http.ResponseWriter
+	r      *http.Request
+	rc     *http.ResponseController
+	call   *Call
+	live   *service   // that the call is for, as far as it is known
+	rec    *Recording // of the call, when it is one of those that are recorded
+	status int        // of the answer; 0 before it begins
+	buf    []byte     // holds body until an answer begins, then the answer's pieces
 
 	body   []byte // a small body, whole
 	stream bool   // the body is sent on as it comes
+	spool  *spool // takes a streamed body while the call waits, if it does
 	pump   *pump  // of a streamed body, once that has begun
 	class  int    // of the outcome
 	ticket ticket // of the limiter
@@ -167,12 +187,18 @@ func (x *exchange) serve(start time.Time) {
 		x.fail(http.StatusMethodNotAllowed, "the gateway opens no tunnels", 0)
 		return
 	}
+	// HTTP/2 lets any text through, and it would stand in the request line.
+	if !tokenText(x.r.Method) || strings.Contains(x.r.Method, "/") {
+		x.fail(http.StatusBadRequest, "the method is no token (RFC 9110)", 0)
+		return
+	}
 	// A wrong name is answered before the body is asked for.
-	rt, err := x.p.table.Lookup(x.call.Target)
+	rt, err := x.p.table.Enter(&x.call.Target)
 	if err != nil {
 		x.refuse(err)
 		return
 	}
+	x.live = rt.live
 	var over *refusal
 	if x.ticket, over = x.p.limiter.admit(x.call.Org, x.call.Credential, rt.id); over != nil {
 		x.refuseLimit(over)
@@ -181,9 +207,21 @@ func (x *exchange) serve(start time.Time) {
 	if !x.takeBody() {
 		return
 	}
+	x.begin(rt)
 	h := hold{
 		until: start.Add(x.p.opt.Hold), maxCalls: x.p.opt.MaxHeld,
 		bytes: heldOverhead + int64(len(x.body)), maxBytes: x.p.opt.MaxHeldBytes, tenant: x.ticket.tenant,
+	}
+	if x.stream {
+		h.bytes += bufSize
+		if x.p.opt.SpoolDir != "" {
+			h.spool = x.takeSpool
+			defer func() {
+				if x.spool != nil {
+					x.spool.close()
+				}
+			}()
+		}
 	}
 	for tries := 1; ; {
 		in, rt, err := x.acquire(h)
@@ -194,10 +232,14 @@ func (x *exchange) serve(start time.Time) {
 			}
 			x.class = classGone
 			return
+		case errors.Is(err, errBodyFailed):
+			x.callerFailed(x.spool.end)
+			return
 		case err != nil:
 			x.refuse(err)
 			return
 		}
+		x.live = rt.live
 		res := x.try(in, rt, tries, h.until)
 		if !res.again {
 			return
@@ -229,6 +271,18 @@ func (x *exchange) acquire(h hold) (*instance, *Route, error) {
 			return in, rt, err
 		}
 	}
+}
+
+// takeSpool begins to take the body of a call that waits, unless it has begun.
+func (x *exchange) takeSpool() (<-chan struct{}, error) {
+	if x.spool == nil {
+		s, err := startSpool(x)
+		if err != nil {
+			return nil, err
+		}
+		x.spool = s
+	}
+	return x.spool.failed, nil
 }
 
 // takeBody reads a small body whole; a longer one, or one of unknown length, is
@@ -275,6 +329,8 @@ func (x *exchange) callerFailed(err error) {
 	}
 	var long *http.MaxBytesError
 	switch {
+	case errors.Is(err, plat.ErrUnavailable): // the spool's fault
+		x.refuse(err)
 	case errors.As(err, &long):
 		x.fail(http.StatusRequestEntityTooLarge, "the body is too long", 0)
 	case errors.Is(err, os.ErrDeadlineExceeded):

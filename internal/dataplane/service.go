@@ -5,9 +5,11 @@ package dataplane
 import (
 	"container/list"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"panal/internal/plat"
@@ -19,9 +21,12 @@ type service struct {
 	table *Table
 	id    plat.ServiceID
 
+	recent atomic.Pointer[recent] // nil until the first call
+
 	mu        sync.Mutex
 	instances []*instance
 	waiters   *list.List // of *waiter, nil until one waits
+	load      load
 }
 
 // waiter is a call that waits. What it gets arrives on got, at most once.
@@ -35,9 +40,12 @@ type waiter struct {
 // target again.
 type grant struct{ in *instance }
 
+// errBodyFailed says that the body of a waiting call broke off.
+var errBodyFailed = errors.New("the body broke off")
+
 // Reasons to refuse a call that would have to wait.
 var (
-	errNoInstance = &plat.Error{Kind: plat.ErrUnavailable, Public: "no instance of the service is ready"}
+	errNoInstance = &plat.Error{Kind: plat.ErrUnavailable, Public: "no instance of the service became ready in time; its status_message and scale_message say why"}
 	errAllBusy    = &plat.Error{Kind: plat.ErrUnavailable, Public: "every instance of the service is busy"}
 	errQueueFull  = &plat.Error{Kind: plat.ErrUnavailable, Public: "too many calls wait for this service"}
 )
@@ -101,6 +109,7 @@ func (s *service) sendAway() {
 	defer s.mu.Unlock()
 	for s.waiters != nil && s.waiters.Len() > 0 {
 		s.give(s.waiters.Front(), nil)
+		s.load.add(-1, time.Now())
 	}
 }
 
@@ -181,6 +190,9 @@ type hold struct {
 	tenant   *tenant     // whose share of them it is
 	avoid    *instance   // the instance that has just failed it
 	routed   func() bool // whether the target still leads here
+	// spool begins to take the body of a call that waits for a first instance, and
+	// returns what is closed should that fail; nil: there is nothing to take.
+	spool func() (failed <-chan struct{}, err error)
 }
 
 // acquire takes an instance for a call, waiting for one if it must. A nil
@@ -191,6 +203,8 @@ func (s *service) acquire(ctx context.Context, h hold) (*instance, error) {
 	if s.waiters == nil || s.waiters.Len() == 0 {
 		if in := s.pick(now, h.avoid); in != nil {
 			s.take(in)
+			s.load.add(1, now)
+			s.load.Arrivals++
 			s.mu.Unlock()
 			return in, nil
 		}
@@ -209,9 +223,11 @@ func (s *service) acquire(ctx context.Context, h hold) (*instance, error) {
 	}
 	w := &waiter{got: make(chan grant, 1), avoid: h.avoid}
 	w.el = s.waiters.PushBack(w)
+	s.load.add(1, now)
+	s.load.Arrivals++
 	wake := s.nextTry(now, h.until)
+	none := len(s.instances) == 0
 	s.mu.Unlock()
-
 	s.table.held.Add(1)
 	defer func() {
 		s.table.held.Add(-1)
@@ -223,6 +239,16 @@ func (s *service) acquire(ctx context.Context, h hold) (*instance, error) {
 	if !h.routed() {
 		return s.leave(w, nil)
 	}
+	var failed <-chan struct{}
+	if none {
+		s.table.knock(s.id)
+		if h.spool != nil {
+			var err error
+			if failed, err = h.spool(); err != nil {
+				return s.leave(w, err)
+			}
+		}
+	}
 	timer := time.NewTimer(time.Until(wake))
 	defer timer.Stop()
 	for {
@@ -231,6 +257,8 @@ func (s *service) acquire(ctx context.Context, h hold) (*instance, error) {
 			return g.in, nil
 		case <-ctx.Done():
 			return s.leave(w, context.Cause(ctx))
+		case <-failed:
+			return s.leave(w, errBodyFailed)
 		case <-timer.C:
 			now = time.Now()
 			s.mu.Lock()
@@ -255,6 +283,7 @@ func (s *service) leave(w *waiter, why error) (*instance, error) {
 	if w.el != nil {
 		s.waiters.Remove(w.el)
 		w.el = nil
+		s.load.add(-1, time.Now())
 	}
 	s.mu.Unlock()
 	select {
@@ -271,6 +300,7 @@ func (s *service) release(in *instance, refused bool) {
 	now := time.Now()
 	s.mu.Lock()
 	in.outstanding--
+	s.load.add(-1, now)
 	s.table.outstanding.Add(-1)
 	switch {
 	case !refused:

@@ -41,6 +41,8 @@ type Service struct {
 	// Command is true for versions that name a command: they get the remaining
 	// path of the URL. Handlers always get "/".
 	Command bool
+	// Record, when not nil, has inputs recorded.
+	Record *Record
 	// FirstByte and Idle override the proxy's deadlines when positive.
 	FirstByte, Idle time.Duration
 }
@@ -51,7 +53,10 @@ type Deployment struct {
 	Org plat.OrgID
 	// Aliases maps custom alias → service. An alias to a service that is not in
 	// Services is unknown to callers.
-	Aliases  map[string]plat.ServiceID
+	Aliases map[string]plat.ServiceID
+	// Splits share the calls of an alias among services; such an alias leads by
+	// its split, and only has a fallback in Aliases.
+	Splits   map[string][]Part
 	Services []Service
 }
 
@@ -78,6 +83,8 @@ type Target struct {
 	Deployment plat.DeploymentID
 	Service    plat.ServiceID
 	Alias      string
+
+	turn uint64 // of the call among those of its alias; see Enter
 }
 
 // Errors of a lookup. They are values, so that a scan of wrong names costs
@@ -94,7 +101,9 @@ type Route struct {
 	id              plat.ServiceID
 	command         bool
 	firstByte, idle time.Duration
+	record          *Record     // nil: nothing is recorded
 	refuse          *plat.Error // not nil: no call is held
+	ready           bool        // there were instances when it was made
 	live            *service
 }
 
@@ -122,6 +131,7 @@ type deployment struct {
 type aliasRoute struct {
 	name  string
 	route *Route
+	split *split // nil: all calls go to route
 }
 
 // Table holds the routes. All methods are safe for concurrent use.
@@ -134,14 +144,22 @@ type Table struct {
 	// that a late delta does not bring a deployment back.
 	deleted map[plat.DeploymentID]uint64
 
+	knocks  chan struct{} // capacity 1
+	knockMu sync.Mutex
+	knocked map[plat.ServiceID]struct{}
+
 	outstanding atomic.Int64
 	held        atomic.Int64
 	heldBytes   atomic.Int64
+	spooled     atomic.Int64
 }
 
 // NewTable returns an empty table.
 func NewTable() *Table {
-	t := &Table{instances: map[plat.WorkloadID]*instance{}, deleted: map[plat.DeploymentID]uint64{}}
+	t := &Table{
+		instances: map[plat.WorkloadID]*instance{}, deleted: map[plat.DeploymentID]uint64{},
+		knocks: make(chan struct{}, 1), knocked: map[plat.ServiceID]struct{}{},
+	}
 	t.snap.Store(&snapshot{})
 	return t
 }
@@ -171,7 +189,7 @@ func (t *Table) Lookup(to Target) (*Route, error) {
 		alias = DefaultAlias
 	}
 	if i, ok := slices.BinarySearchFunc(d.aliases, alias, compareAlias); ok {
-		return d.aliases[i].route, nil
+		return d.aliases[i].of(to.turn), nil
 	}
 	return nil, errNoAlias
 }
@@ -281,7 +299,7 @@ func (t *Table) build(version uint64, d *Deployment, old *deployment) *deploymen
 			live = &service{table: t, id: s.ID}
 		}
 		live.setInstances(s.Instances)
-		r := &Route{id: s.ID, command: s.Command, firstByte: s.FirstByte, idle: s.Idle, live: live}
+		r := &Route{id: s.ID, command: s.Command, firstByte: s.FirstByte, idle: s.Idle, live: live, ready: len(s.Instances) > 0, record: s.Record}
 		if s.Refuse != "" && len(s.Instances) == 0 {
 			r.refuse = plat.Errorf(plat.ErrUnavailable, "%s", s.Refuse)
 		}
@@ -291,7 +309,11 @@ func (t *Table) build(version uint64, d *Deployment, old *deployment) *deploymen
 	made.aliases = make([]aliasRoute, 0, len(d.Aliases))
 	for name, id := range d.Aliases {
 		if i, ok := slices.BinarySearchFunc(made.services, id, compareRoute); ok {
-			made.aliases = append(made.aliases, aliasRoute{name, made.services[i]})
+			a := aliasRoute{name: name, route: made.services[i]}
+			if parts := d.Splits[name]; len(parts) > 0 {
+				a.split = newSplit(parts, made.services, old.alias(name))
+			}
+			made.aliases = append(made.aliases, a)
 		}
 	}
 	slices.SortFunc(made.aliases, func(a, b aliasRoute) int { return cmp.Compare(a.name, b.name) })
@@ -312,12 +334,12 @@ func (d *deployment) same(in *Deployment) bool {
 			return false
 		}
 		r := d.services[k]
-		if r.command != s.Command || r.firstByte != s.FirstByte || r.idle != s.Idle || !r.live.has(s.Instances) {
+		if r.command != s.Command || !r.record.is(s.Record) || r.firstByte != s.FirstByte || r.idle != s.Idle || !r.live.has(s.Instances) {
 			return false
 		}
 	}
 	for i := range d.aliases {
-		if a := &d.aliases[i]; in.Aliases[a.name] != a.route.id {
+		if a := &d.aliases[i]; in.Aliases[a.name] != a.route.id || !a.split.is(in.Splits[a.name]) {
 			return false
 		}
 	}
@@ -329,6 +351,16 @@ func (d *deployment) service(id plat.ServiceID) *service {
 	if d != nil {
 		if i, ok := slices.BinarySearchFunc(d.services, id, compareRoute); ok {
 			return d.services[i].live
+		}
+	}
+	return nil
+}
+
+// alias returns the route of an alias, or nil. d may be nil.
+func (d *deployment) alias(name string) *aliasRoute {
+	if d != nil {
+		if i, ok := slices.BinarySearchFunc(d.aliases, name, compareAlias); ok {
+			return &d.aliases[i]
 		}
 	}
 	return nil
@@ -358,9 +390,8 @@ func (t *Table) settle(old, made *deployment) {
 		if made == nil {
 			break
 		}
-		i, ok := slices.BinarySearchFunc(made.aliases, a.name, compareAlias)
-		if !ok || made.aliases[i].route.live != a.route.live {
-			a.route.live.sendAway()
+		if now := made.alias(a.name); now == nil || !now.leadsLike(&a) {
+			a.sendAway()
 		}
 	}
 }

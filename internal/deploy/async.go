@@ -76,6 +76,8 @@ type AsyncStore interface {
 	// OpenAsync returns calls that an instance took and that have no result, oldest
 	// first, after a given one (by creation and id), at most limit.
 	OpenAsync(ctx context.Context, after AsyncCall, limit int) ([]AsyncCall, error)
+	// CountOpenAsync returns how many calls an instance took that have no result.
+	CountOpenAsync(ctx context.Context, w plat.WorkloadID) (int, error)
 	// OldAsync returns calls that were finished before a time, or were created
 	// before it and have no result, at most limit of each.
 	OldAsync(ctx context.Context, before time.Time, limit int) ([]AsyncCall, error)

@@ -2,7 +2,10 @@
 
 package deploy
 
-import "maps"
+import (
+	"maps"
+	"time"
+)
 
 // Defaults of compute.md §5–7.
 const (
@@ -14,6 +17,14 @@ const (
 	DefaultHealthPath = "/"
 	// MaxNumber is the most instances of a service.
 	MaxNumber = 300
+	// MinTarget is the least target concurrency of a service.
+	MinTarget = 0.01
+	// MaxTarget is the most.
+	MaxTarget = 10_000
+	// MinIdle is the least that a service idles before it sleeps.
+	MinIdle = time.Second
+	// MaxIdle is the most.
+	MaxIdle = 30 * 24 * time.Hour
 	// MaxSourceBytes is the most that a version's archive may have.
 	MaxSourceBytes = 5 << 30
 )

@@ -58,9 +58,11 @@ type Service struct {
 	Status        Status
 	StatusMessage string // why it is not READY; empty means null
 	InstanceType  string
-	Number        int // instances wanted
-	Min, Max      int
-	Autoscale     bool // kept and echoed; see control/service
+	Number        int // instances to begin with; all that there are without Autoscale
+	Min, Max      int // bounds of Desired; a Min of 0 lets it sleep
+	Autoscale     bool
+	Target        float64       // requests at a time per instance; 0: by its workers
+	IdleTimeout   time.Duration // without a request before it sleeps; 0: the installation's
 	RecordChannel plat.ChannelID
 	Environment   map[string]string // its own
 	Merged        map[string]string // what user code gets; see MergeEnvironment
@@ -78,6 +80,12 @@ type Service struct {
 	Failures    int
 	LastFailure time.Time
 	RetryAt     time.Time
+
+	// Desired is how many instances the scaler wants, ScaledAt and ScaleMessage since
+	// when and why.
+	Desired      int
+	ScaledAt     time.Time
+	ScaleMessage string
 }
 
 // Rolled tells that the current generation has been READY: whatever fails later
@@ -90,8 +98,32 @@ func (s Service) Answering() bool {
 	return s.ReadyGeneration > 0 && s.Status != Stopped && s.Status != Failed
 }
 
-// Wanted is how many healthy instances make the service READY.
-func (s Service) Wanted() int { return min(s.Min, s.Number) }
+// Goal is how many instances are meant to be up. A generation that was never READY
+// has at least one, so that it shows whether it works before it may sleep.
+func (s Service) Goal() int {
+	n := s.Number
+	if s.Autoscale {
+		n = min(max(s.Desired, s.Min), s.Max)
+	}
+	if !s.Rolled() {
+		n = max(n, 1)
+	}
+	return n
+}
+
+// Wanted is how many healthy instances make the service READY. A service that
+// sleeps is READY with none.
+func (s Service) Wanted() int {
+	n := s.Min
+	if !s.Rolled() {
+		n = max(n, 1)
+	}
+	return min(n, s.Goal())
+}
+
+// Asleep tells that the service has no instances because nobody calls it: the next
+// request brings one.
+func (s Service) Asleep() bool { return s.Answering() && s.Goal() == 0 }
 
 // InstanceState is what is meant to happen to an instance. It only moves forward.
 type InstanceState string
@@ -124,50 +156,14 @@ type Endpoint struct {
 	Org        plat.OrgID
 	Deployment plat.DeploymentID
 	Alias      string         // unique in the deployment
-	Service    plat.ServiceID // the one that answers
+	Service    plat.ServiceID // the one that answers; of a split, the one with the largest share
+	Split      []Part         // how requests are shared; empty: all go to Service
 	// Pending is the service that it switches to once that is READY; empty when none.
 	Pending       plat.ServiceID
 	PendingBy     plat.UserID
 	StatusMessage string // what became of the last switch; empty means null
 	CreatedAt     time.Time
 	ModifiedAt    time.Time
-}
-
-// Switch is one line of an endpoint's history: when which service began to answer.
-type Switch struct {
-	Endpoint plat.EndpointID
-	From, To plat.ServiceID // From is empty for the first
-	By       plat.UserID
-	At       time.Time
-}
-
-// Settle decides what becomes of a pending switch now that its target is as s
-// says. It returns the history line to write (nil when the endpoint does not
-// move) and whether the endpoint changed.
-func (e *Endpoint) Settle(s Service, at time.Time) (*Switch, bool) {
-	if e.Pending != s.ID {
-		return nil, false
-	}
-	switch s.Status {
-	case Ready:
-		return e.point(s.ID, e.PendingBy, at), true
-	case Failed, Stopped:
-		e.StatusMessage = fmt.Sprintf("the switch to %s did not happen: it is %s; %s goes on answering", s.ID, s.Status, e.Service)
-		if why := firstLine(s.StatusMessage); why != "" {
-			e.StatusMessage += ". Reason: " + why
-		}
-		e.Pending, e.PendingBy, e.ModifiedAt = "", "", at
-		return nil, true
-	case InProgress:
-	}
-	return nil, false
-}
-
-// point makes the endpoint answer from a service.
-func (e *Endpoint) point(to plat.ServiceID, by plat.UserID, at time.Time) *Switch {
-	sw := &Switch{Endpoint: e.ID, From: e.Service, To: to, By: by, At: at}
-	e.Service, e.Pending, e.PendingBy, e.StatusMessage, e.ModifiedAt = to, "", "", "", at
-	return sw
 }
 
 // ModelRef is what deploy needs to know of a training model.

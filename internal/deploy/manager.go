@@ -36,11 +36,16 @@ type Config struct {
 	Blobs     *blob.Store
 	Models    Models
 	Publisher Publisher
+	// RecordChannel returns ErrNotFound unless the organization has a channel that
+	// can take the inputs of a service. nil: none can be recorded.
+	RecordChannel func(ctx context.Context, org plat.OrgID, id plat.ChannelID) error
 	// Commands returns why services can't run commands here, if they can't: their
 	// port is open to every workload of the machine. nil: they always can.
 	Commands func(ctx context.Context) error
-	Now      plat.Clock
-	Log      *slog.Logger
+	// Taking tells whether an instance takes requests right now; nil: whether it ever did.
+	Taking func(w plat.WorkloadID) bool
+	Now    plat.Clock
+	Log    *slog.Logger
 }
 
 // Manager is the rules around deployments, versions, services and endpoints. The

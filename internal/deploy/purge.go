@@ -47,7 +47,7 @@ func (m *Manager) purgeDeployment(ctx context.Context, d Deployment) error {
 		return err
 	}
 	for _, e := range endpoints {
-		if _, err := m.Store.DeleteEndpoint(ctx, d.ID, string(e.ID)); gone(err) != nil {
+		if _, err := m.Store.DeleteEndpoint(ctx, d.ID, string(e.ID), "", m.Now()); gone(err) != nil {
 			return err
 		}
 	}

@@ -24,6 +24,8 @@ type ServiceSpec struct {
 	Min           *int
 	Max           *int
 	Autoscale     *bool
+	Target        *float64
+	IdleTimeout   *time.Duration
 	RecordChannel *plat.ChannelID
 }
 
@@ -92,7 +94,7 @@ func (in ServiceSpec) apply(s *Service, deployment, version map[string]string) {
 		s.InstanceType = *in.InstanceType
 	}
 	if in.Number != nil { // a new number brings new defaults for its bounds
-		s.Number, s.Min, s.Max = *in.Number, *in.Number, 2**in.Number
+		s.Number, s.Min, s.Max, s.Desired = *in.Number, *in.Number, 2**in.Number, *in.Number
 	}
 	if in.Min != nil {
 		s.Min = *in.Min
@@ -101,7 +103,16 @@ func (in ServiceSpec) apply(s *Service, deployment, version map[string]string) {
 		s.Max = *in.Max
 	}
 	if in.Autoscale != nil {
+		if *in.Autoscale && !s.Autoscale {
+			s.Desired = s.Number // begin with what there is
+		}
 		s.Autoscale = *in.Autoscale
+	}
+	if in.Target != nil {
+		s.Target = *in.Target
+	}
+	if in.IdleTimeout != nil {
+		s.IdleTimeout = *in.IdleTimeout
 	}
 	if in.RecordChannel != nil {
 		s.RecordChannel = *in.RecordChannel
@@ -121,8 +132,8 @@ func (m *Manager) checkService(ctx context.Context, s Service) error {
 	if err := train.CheckEnvironment("environment", s.Merged); err != nil {
 		return err // each part was within bounds, the whole is not
 	}
-	if s.RecordChannel != "" { // better said than silently not done
-		return plat.Errorf(plat.ErrUnsupported, "record_channel_id: recording the inputs of a service is not built yet in this version")
+	if err := m.checkRecord(ctx, s); err != nil {
+		return err
 	}
 	if len(s.Models) > 1 {
 		return plat.InvalidField("models", "names %d models; a service takes one", len(s.Models))
@@ -162,6 +173,55 @@ func (m *Manager) Services(ctx context.Context, org plat.OrgID, dep plat.Deploym
 		return nil, err
 	}
 	return m.Store.Services(ctx, dep)
+}
+
+// Health is what an instance is seen to do.
+type Health string
+
+// What an instance does.
+const (
+	Starting  Health = "starting"
+	Taking    Health = "ready"
+	Unhealthy Health = "unhealthy"
+	Draining  Health = "draining" // it finishes what it has
+	Stopping  Health = "stopping"
+)
+
+// Seen is an instance as it is now.
+type Seen struct {
+	Instance
+	Health  Health
+	Current bool // of the service's generation
+}
+
+// Instances returns a service's instances, oldest first.
+func (m *Manager) Instances(ctx context.Context, org plat.OrgID, dep plat.DeploymentID, id plat.ServiceID) ([]Seen, error) {
+	s, err := m.Service(ctx, org, dep, id)
+	if err != nil {
+		return nil, err
+	}
+	list, err := m.Store.Instances(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("read instances: %w", err)
+	}
+	out := make([]Seen, 0, len(list))
+	for _, i := range list {
+		v := Seen{Instance: i, Current: i.Generation == s.Generation}
+		switch {
+		case i.State == InstanceDraining:
+			v.Health = Draining
+		case i.State == InstanceStopping:
+			v.Health = Stopping
+		case i.ReadyAt.IsZero():
+			v.Health = Starting
+		case m.Taking != nil && !m.Taking(i.Workload):
+			v.Health = Unhealthy
+		default:
+			v.Health = Taking
+		}
+		out = append(out, v)
+	}
+	return out, nil
 }
 
 // PatchService changes a service. What its instances are made of (models,
@@ -226,6 +286,7 @@ func (m *Manager) StartService(ctx context.Context, org plat.OrgID, dep plat.Dep
 		}
 		s.renew()
 		s.ReadyGeneration = 0
+		s.Desired, s.ScaleMessage = s.Number, ""
 		s.Status, s.StatusMessage = InProgress, "waiting for its instances to start"
 		return nil
 	})
@@ -255,6 +316,14 @@ func (m *Manager) turn(ctx context.Context, org plat.OrgID, dep plat.DeploymentI
 	}
 	m.publish(ctx, dep)
 	return nil
+}
+
+// MaxOrgServices is how many services OrgServices returns.
+const MaxOrgServices = 1000
+
+// OrgServices returns an organization's newest services.
+func (m *Manager) OrgServices(ctx context.Context, org plat.OrgID) ([]Service, error) {
+	return m.Store.OrgServices(ctx, org, MaxOrgServices)
 }
 
 // DeleteService deletes a service that no endpoint points to. Its instances end

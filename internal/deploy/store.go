@@ -4,6 +4,7 @@ package deploy
 
 import (
 	"context"
+	"time"
 
 	"panal/internal/plat"
 )
@@ -70,6 +71,8 @@ type ServiceStore interface {
 	// ServiceCounts returns how many services of all deployments are in each
 	// status; one that none is in may be missing.
 	ServiceCounts(ctx context.Context) (map[Status]int, error)
+	// OrgServices returns an organization's newest services, at most limit.
+	OrgServices(ctx context.Context, org plat.OrgID, limit int) ([]Service, error)
 	// CommandServices returns up to limit services of any organization whose
 	// version names a command.
 	CommandServices(ctx context.Context, limit int) ([]plat.ServiceID, error)
@@ -98,7 +101,7 @@ type InstanceStore interface {
 	DeleteInstance(ctx context.Context, id plat.WorkloadID) error
 }
 
-// EndpointStore keeps endpoints and the history of their switches.
+// EndpointStore keeps endpoints and the history of their changes.
 type EndpointStore interface {
 	// CreateEndpoint stores e with its first history line, unless check refuses
 	// its service as it is in the transaction. ErrExists when the deployment has
@@ -108,14 +111,21 @@ type EndpointStore interface {
 	Endpoint(ctx context.Context, dep plat.DeploymentID, idOrAlias string) (Endpoint, error)
 	// Endpoints returns a deployment's endpoints, or all there are for "".
 	Endpoints(ctx context.Context, dep plat.DeploymentID) ([]Endpoint, error)
-	// UpdateEndpoint changes an endpoint with a view to the service that it shall
-	// point to: change gets both as they are in the transaction, and the service
-	// that answers now. A history line that change returns is stored with it.
-	// ErrNotFound when the target is not of the deployment.
-	UpdateEndpoint(ctx context.Context, dep plat.DeploymentID, idOrAlias string, target plat.ServiceID,
-		change func(e *Endpoint, current, target Service) (*Switch, error)) (Endpoint, error)
-	// DeleteEndpoint deletes an endpoint with its history and returns it.
-	DeleteEndpoint(ctx context.Context, dep plat.DeploymentID, idOrAlias string) (Endpoint, error)
-	// Switches returns an endpoint's history, newest first, at most limit lines.
-	Switches(ctx context.Context, id plat.EndpointID, limit int) ([]Switch, error)
+	// UpdateEndpoint changes an endpoint with a view to the services that it shall
+	// point to: change gets all of them as they are in the transaction, in the order
+	// of targets, and the service that answers now. A history line that change
+	// returns is stored with it. ErrNotFound, naming it, when a target is not of the
+	// deployment.
+	UpdateEndpoint(ctx context.Context, dep plat.DeploymentID, idOrAlias string, targets []plat.ServiceID,
+		change func(e *Endpoint, current Service, targets []Service) (*Change, error)) (Endpoint, error)
+	// DeleteEndpoint deletes an endpoint, with a last history line, and returns it.
+	DeleteEndpoint(ctx context.Context, dep plat.DeploymentID, idOrAlias string, by plat.UserID, at time.Time) (Endpoint, error)
+	// Changes returns the history of an alias, newest first, at most limit lines,
+	// with numbers below before (0: from the newest). It is found by the id of any
+	// endpoint that had the alias, too, and lasts as long as the deployment: what is
+	// on record of an alias outlives its endpoint. The store keeps the newest
+	// MaxChanges lines of an alias. Nothing on record is an empty list.
+	Changes(ctx context.Context, dep plat.DeploymentID, idOrAlias string, before int64, limit int) ([]Change, error)
+	// ChangeAt returns the newest line of that history as of a moment.
+	ChangeAt(ctx context.Context, dep plat.DeploymentID, idOrAlias string, at time.Time) (Change, error)
 }

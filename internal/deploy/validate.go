@@ -77,9 +77,19 @@ func checkCounts(s Service) error {
 		if c.field == "max_instance_number" {
 			limit = 2 * MaxNumber // its default is twice the number
 		}
-		if c.n < 1 || c.n > limit {
-			return plat.InvalidField(c.field, "must be 1 to %d", limit)
+		least := 1
+		if c.field == "min_instance_number" {
+			least = 0 // it may sleep
 		}
+		if c.n < least || c.n > limit {
+			return plat.InvalidField(c.field, "must be %d to %d", least, limit)
+		}
+	}
+	if !(s.Target == 0 || s.Target >= MinTarget && s.Target <= MaxTarget) { // also not a number
+		return plat.InvalidField("target_concurrency", "must be %g to %d, or 0 for the default", MinTarget, MaxTarget)
+	}
+	if s.IdleTimeout != 0 && (s.IdleTimeout < MinIdle || s.IdleTimeout > MaxIdle) {
+		return plat.InvalidField("idle_timeout", "must be %g to %g seconds, or 0 for the default", MinIdle.Seconds(), MaxIdle.Seconds())
 	}
 	if s.Min > s.Max {
 		return plat.InvalidField("min_instance_number", "is more than max_instance_number")

@@ -162,7 +162,7 @@ func (s *IPRules) Allowed(ctx context.Context, org plat.OrgID, a netip.Addr) (bo
 	}
 	s.mu.Unlock()
 	var rules []IPRule
-	err := s.watch.Ask(ctx, now, func(ctx context.Context) (err error) {
+	err := s.watch.Ask(ctx, now, l != nil, func(ctx context.Context) (err error) {
 		rules, err = s.store.IPRules(ctx, org)
 		return err
 	})

@@ -192,7 +192,7 @@ func (s *Service) Standing(ctx context.Context, id plat.OrgID) (Organization, er
 	}
 	missing := false
 	var o Organization
-	err := s.watch.Ask(ctx, now, func(ctx context.Context) (err error) {
+	err := s.watch.Ask(ctx, now, hit, func(ctx context.Context) (err error) {
 		o, err = s.store.Organization(ctx, string(id))
 		if missing = errors.Is(err, plat.ErrNotFound); missing {
 			return nil

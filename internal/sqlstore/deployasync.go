@@ -83,6 +83,13 @@ func (s *Deploys) OpenAsync(ctx context.Context, after deploy.AsyncCall, limit i
 		micros(after.CreatedAt), after.ID, limit)
 }
 
+// CountOpenAsync implements deploy.Store.
+func (s *Deploys) CountOpenAsync(ctx context.Context, w plat.WorkloadID) (int, error) {
+	var n int
+	err := s.db.Read().QueryRowContext(ctx, `SELECT COUNT(*) FROM async_call WHERE workload = $1 AND finished_at = 0`, string(w)).Scan(&n)
+	return n, s.db.translate(err)
+}
+
 // OldAsync implements deploy.Store.
 func (s *Deploys) OldAsync(ctx context.Context, before time.Time, limit int) ([]deploy.AsyncCall, error) {
 	done, err := s.asyncs(ctx, s.db.Read(), `finished_at <> 0 AND finished_at <= $1 ORDER BY finished_at, id LIMIT $2`, micros(before), limit)

@@ -447,6 +447,30 @@ func deletePostings(ctx context.Context, tx *Tx, num, at int64, terms []lake.Ter
 	return nil
 }
 
+// deletePostingRows is deletePostings of many files: rows are channel, key, token and at.
+func deletePostingRows(ctx context.Context, tx *Tx, args []any) error {
+	const width = 4
+	for rows := 512; len(args) > 0; rows /= 2 { // few different texts: see Tx.insert
+		for n := rows * width; len(args) >= n; args = args[n:] {
+			var a sqlArgs
+			var b strings.Builder
+			b.WriteString("DELETE FROM posting WHERE (channel, key, token, at) IN (VALUES ")
+			for i := 0; i < n; i += width {
+				if i > 0 {
+					b.WriteByte(',')
+				}
+				// PostgreSQL takes the types of all rows from the first.
+				b.WriteString("(CAST(" + a.add(args[i]) + " AS BIGINT), " + a.add(args[i+1]) + ", " + a.add(args[i+2]) + ", CAST(" + a.add(args[i+3]) + " AS BIGINT))")
+			}
+			b.WriteByte(')')
+			if _, err := tx.ExecContext(ctx, b.String(), a.list...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // foldEvery is how many deltas a process adds to a channel before it folds them.
 const foldEvery = 64
 

@@ -314,12 +314,16 @@ func (w *linkWrite) end(ctx context.Context, tx *Tx, num int64, ids []plat.FileI
 		if err != nil {
 			return err
 		}
+		var postings []any
 		for _, f := range files {
-			if err := deletePostings(ctx, tx, num, micros(f.UploadedAt), lake.Terms(f.ContentType, f.Metadata)); err != nil {
-				return err
+			for _, t := range lake.Terms(f.ContentType, f.Metadata) {
+				postings = append(postings, num, t.Key, t.Token, micros(f.UploadedAt))
 			}
 			gone.Files, gone.Bytes = gone.Files-1, gone.Bytes-f.Size
 			subjects = append(subjects, string(w.channel)+"/"+string(f.ID))
+		}
+		if err := deletePostingRows(ctx, tx, postings); err != nil {
+			return err
 		}
 	}
 	if len(subjects) == 0 {

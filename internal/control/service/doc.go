@@ -13,6 +13,6 @@
 // database. Capacity is kept while a new generation replaces an old one. No
 // instance is told to end while a request is under way on it, up to a limit.
 //
-// The instance count is instance_number; minimum, maximum and the autoscale flag
-// are kept and shown, and only the minimum counts (for READY) so far.
+// The instance count follows the load between minimum and maximum (scale.go,
+// docs/adr/0021-autoscaling.md), or is instance_number without autoscale.
 package service

@@ -74,14 +74,15 @@ func decide(s deploy.Service, up []view, now time.Time) decision {
 		return d
 	case deploy.Failed: // what still answers of the last good generation goes on
 		leave(current, 0)
-		leave(older, min(healthy(older), s.Number))
+		leave(older, min(healthy(older), s.Goal()))
 		return d
 	case deploy.InProgress, deploy.Ready:
 	}
 	d.ready = d.now >= s.Wanted()
-	leave(current, s.Number)
-	leave(older, s.Number-d.now)
-	if missing := s.Number - len(current); missing > 0 && !now.Before(s.RetryAt) {
+	goal := s.Goal()
+	leave(current, goal)
+	leave(older, goal-d.now)
+	if missing := goal - len(current); missing > 0 && !now.Before(s.RetryAt) {
 		d.start = missing
 		if len(older) > 0 {
 			d.start = min(missing, max(0, 1-(len(current)-d.now)))

@@ -63,12 +63,17 @@ func (c *Controller) step(ctx context.Context, id plat.ServiceID) error {
 			up = append(up, v)
 		}
 	}
+	if !gone {
+		if err := c.scale(ctx, &s, up); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+	}
 	now := c.Now()
 	d := decide(s, up, now)
 	for _, w := range d.drain {
 		for _, v := range up {
 			if v.Workload == w {
-				errs = append(errs, c.leave(ctx, v.Instance))
+				errs = append(errs, c.leave(ctx, s, v.Instance))
 			}
 		}
 	}
@@ -134,7 +139,7 @@ func (c *Controller) inspect(ctx context.Context, s *deploy.Service, i deploy.In
 		}
 		return view{}, false, c.forget(ctx, i)
 	case i.State == deploy.InstanceDraining:
-		return view{}, false, c.drained(ctx, i)
+		return view{}, false, c.drained(ctx, *s, i)
 	case i.State == deploy.InstanceStopping:
 		if !st.Stopped { // the server ended between record and call
 			err = c.Runner.Stop(ctx, i.Workload, stopGrace)
@@ -175,7 +180,7 @@ func (c *Controller) check(ctx context.Context, s *deploy.Service, i deploy.Inst
 	if err := c.failed(ctx, s, i, fmt.Sprintf(why, limit)); err != nil {
 		return view{Instance: i}, true, err
 	}
-	return view{}, false, c.leave(ctx, i)
+	return view{}, false, c.leave(ctx, *s, i)
 }
 
 // failed records that an instance which should be up is not.
@@ -220,23 +225,24 @@ func (c *Controller) forget(ctx context.Context, i deploy.Instance) error {
 }
 
 // leave takes an instance out of the routes and begins to drain it.
-func (c *Controller) leave(ctx context.Context, i deploy.Instance) error {
+func (c *Controller) leave(ctx context.Context, s deploy.Service, i deploy.Instance) error {
 	i.State = deploy.InstanceDraining
 	if err := c.Store.UpdateInstance(ctx, i); err != nil {
 		return fmt.Errorf("drain instance %s: %w", i.Workload, err)
 	}
 	c.reg.add(i)
-	return c.drained(ctx, i)
+	return c.drained(ctx, s, i)
 }
 
-// drained tells an instance to end once its last request has been answered. It
+// drained tells an instance to end once its last request has been answered; of a
+// service that goes on also the asynchronous ones, which the gateway does not see. It
 // does not wait: whoever waits has the service looked at again.
-func (c *Controller) drained(ctx context.Context, i deploy.Instance) error {
+func (c *Controller) drained(ctx context.Context, s deploy.Service, i deploy.Instance) error {
 	c.mu.Lock()
 	d := c.drains[i.Workload]
 	done := d != nil && d.done
 	if d == nil {
-		d = &drain{}
+		d = &drain{until: c.Now().Add(c.DrainLimit)}
 		c.drains[i.Workload] = d
 		c.bg.Go(func() {
 			limited, cancel := context.WithTimeout(ctx, c.DrainLimit)
@@ -254,6 +260,15 @@ func (c *Controller) drained(ctx context.Context, i deploy.Instance) error {
 	c.mu.Unlock()
 	if !done {
 		return nil
+	}
+	if s.Status != deploy.Stopped && c.Now().Before(d.until) {
+		switch n, err := c.Store.CountOpenAsync(ctx, i.Workload); {
+		case err != nil:
+			return fmt.Errorf("count asynchronous calls: %w", err)
+		case n > 0:
+			c.again(i.Service, asyncPoll)
+			return nil
+		}
 	}
 	i.State = deploy.InstanceStopping
 	if err := c.Store.UpdateInstance(ctx, i); err != nil {
@@ -338,6 +353,9 @@ func (c *Controller) start(ctx context.Context, s *deploy.Service, n int) error 
 	}
 	return uerr
 }
+
+// asyncPoll is how often a leaving instance is asked whether it has answered all.
+const asyncPoll = time.Second
 
 // errUnchanged says that there is nothing to store.
 var errUnchanged = errors.New("unchanged")
@@ -425,14 +443,14 @@ func (c *Controller) settle(ctx context.Context, s deploy.Service, d decision) e
 		to = deploy.Ready
 	case s.Status == deploy.Ready && !d.ready:
 		to = deploy.InProgress
-	case s.Status == deploy.Ready && s.StatusMessage != "" && d.now >= s.Number:
+	case s.Status == deploy.Ready && s.StatusMessage != "" && d.now >= s.Goal():
 		to = deploy.Ready // nothing is missing any more
 	default:
 		return nil
 	}
 	now := c.Now()
 	next, err := c.Store.UpdateService(ctx, s.ID, func(cur *deploy.Service) error {
-		if cur.Generation != s.Generation || cur.Status != s.Status || cur.Number != s.Number || cur.Min != s.Min {
+		if cur.Generation != s.Generation || cur.Status != s.Status || cur.Goal() != s.Goal() || cur.Min != s.Min {
 			return errStale
 		}
 		cur.Status, cur.ModifiedAt = to, now

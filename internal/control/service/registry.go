@@ -19,6 +19,9 @@ type Routes interface {
 	Apply(d dataplane.Delta) bool
 	Replace(s dataplane.Snapshot)
 	Drained(ctx context.Context, id plat.WorkloadID) error
+	Load(dep plat.DeploymentID, id plat.ServiceID) (dataplane.Load, bool)
+	Knocks() <-chan struct{}
+	Knocked() []plat.ServiceID
 }
 
 // registry holds the routes as they were last read and what the runner says of
@@ -43,6 +46,7 @@ type records struct {
 	org      plat.OrgID
 	services []deploy.Service
 	aliases  map[string]plat.ServiceID
+	splits   map[string][]dataplane.Part // nil when no endpoint is split
 }
 
 type liveInstance struct {
@@ -123,9 +127,28 @@ func group(services []deploy.Service, endpoints []deploy.Endpoint) map[plat.Depl
 	for _, e := range endpoints {
 		if recs := deps[e.Deployment]; recs != nil {
 			recs.aliases[e.Alias] = e.Service
+			if len(e.Split) > 0 {
+				recs.split(e)
+			}
 		}
 	}
 	return deps
+}
+
+func (r *records) split(e deploy.Endpoint) {
+	if r.splits == nil {
+		r.splits = map[string][]dataplane.Part{}
+	}
+	for _, p := range e.Split {
+		r.splits[e.Alias] = append(r.splits[e.Alias], dataplane.Part(p))
+	}
+}
+
+func recordOf(s deploy.Service) *dataplane.Record {
+	if s.RecordChannel == "" {
+		return nil
+	}
+	return &dataplane.Record{Channel: s.RecordChannel, Percent: s.RecordPercent(), Version: s.VersionLabel}
 }
 
 // ready returns the instances that requests may go to. The caller holds mu.
@@ -166,9 +189,9 @@ func (r *registry) apply(dep plat.DeploymentID) {
 // build makes a deployment's routes. Every service is in them: one without
 // instances holds its requests, or refuses them when nothing will ever come.
 func build(dep plat.DeploymentID, recs *records, ready map[plat.ServiceID][]dataplane.Instance) dataplane.Deployment {
-	d := dataplane.Deployment{ID: dep, Org: recs.org, Aliases: recs.aliases, Services: make([]dataplane.Service, 0, len(recs.services))}
+	d := dataplane.Deployment{ID: dep, Org: recs.org, Aliases: recs.aliases, Splits: recs.splits, Services: make([]dataplane.Service, 0, len(recs.services))}
 	for _, s := range recs.services {
-		out := dataplane.Service{ID: s.ID, Command: s.Command}
+		out := dataplane.Service{ID: s.ID, Command: s.Command, Record: recordOf(s)}
 		switch s.Status {
 		case deploy.Stopped:
 			out.Refuse = fmt.Sprintf("service %s is %s", s.ID, s.Status)
@@ -247,6 +270,72 @@ func (r *registry) of(dep plat.DeploymentID) []plat.ServiceID {
 		}
 	}
 	return ids
+}
+
+// scaled returns the services whose number of instances follows their load, and
+// what takes the calls of each.
+func (r *registry) scaled() ([]deploy.Service, map[plat.ServiceID]taking) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []deploy.Service
+	for _, recs := range r.deps {
+		for _, s := range recs.services {
+			if s.Autoscale {
+				all = append(all, s)
+			}
+		}
+	}
+	counts := map[plat.ServiceID]taking{}
+	for _, l := range r.live {
+		counts[l.Service] = l.count(counts[l.Service])
+	}
+	return all, counts
+}
+
+// count adds an instance.
+func (l *liveInstance) count(t taking) taking {
+	if l.routable() {
+		t.ready, t.limit = t.ready+1, max(t.limit, l.status.Addr.Limit)
+	}
+	return t
+}
+
+// asleep counts the services without instances.
+func (r *registry) asleep() float64 {
+	n := 0
+	all, _ := r.scaled()
+	for _, s := range all {
+		if s.Asleep() {
+			n++
+		}
+	}
+	return float64(n)
+}
+
+// service returns a service as it was last read.
+func (r *registry) service(id plat.ServiceID) (deploy.Service, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, recs := range r.deps {
+		for _, s := range recs.services {
+			if s.ID == id {
+				return s, true
+			}
+		}
+	}
+	return deploy.Service{}, false
+}
+
+// taking returns what takes the calls of a service.
+func (r *registry) taking(id plat.ServiceID) (t taking) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range r.live {
+		if l.Service == id {
+			t = l.count(t)
+		}
+	}
+	return t
 }
 
 // refresh asks the runner for the status of an instance and routes it.

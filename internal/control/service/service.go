@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"panal/internal/authn"
@@ -59,6 +60,14 @@ type Config struct {
 	// DrainLimit is how long a draining instance may go on with the requests it
 	// has; default 10 min (streams).
 	DrainLimit time.Duration
+	// ScaleWindow is the time over which load is averaged to scale up, and for which
+	// it must have fallen to scale down; default 1 min. Bursts are seen in a tenth.
+	ScaleWindow time.Duration
+	// SleepAfter is how long a service with a minimum of 0 is kept awake without a
+	// request, if it does not say itself; default 10 min.
+	SleepAfter time.Duration
+	// Metrics takes the collectors; default: none are registered.
+	Metrics prometheus.Registerer
 }
 
 const (
@@ -93,11 +102,15 @@ type Controller struct {
 	sick    map[plat.WorkloadID]time.Time // since when
 	drains  map[plat.WorkloadID]*drain
 	logged  map[string]string
+	scaling *scaling
 	bg      sync.WaitGroup
 }
 
 // drain follows the requests of an instance that leaves.
-type drain struct{ done bool }
+type drain struct {
+	done  bool
+	until time.Time
+}
 
 var _ deploy.Publisher = (*Controller)(nil)
 
@@ -113,8 +126,11 @@ func New(c Config) *Controller {
 	def(&c.StartLimit, 15*time.Minute)
 	def(&c.SickLimit, time.Minute)
 	def(&c.DrainLimit, 10*time.Minute)
+	def(&c.ScaleWindow, time.Minute)
+	def(&c.SleepAfter, 10*time.Minute)
+	reg := newRegistry(c.Routes, c.Store)
 	return &Controller{
-		Config: c, reg: newRegistry(c.Routes, c.Store), todo: map[plat.ServiceID]bool{}, wake: make(chan struct{}, 1),
+		Config: c, reg: reg, scaling: newScaling(c.Metrics, reg.asleep), todo: map[plat.ServiceID]bool{}, wake: make(chan struct{}, 1),
 		due: map[plat.ServiceID]time.Time{}, starved: map[plat.ServiceID]bool{}, sick: map[plat.WorkloadID]time.Time{},
 		drains: map[plat.WorkloadID]*drain{}, logged: map[string]string{},
 	}
@@ -198,7 +214,8 @@ func (c *Controller) poke() {
 func (c *Controller) Run(ctx context.Context) error {
 	defer c.bg.Wait()
 	c.bg.Go(func() { c.follow(ctx) })
-	tick, routes := time.NewTicker(c.Resync), time.NewTicker(c.RouteResync)
+	tick, routes, load := time.NewTicker(c.Resync), time.NewTicker(c.RouteResync), time.NewTicker(c.ScaleWindow/buckets)
+	defer load.Stop()
 	defer tick.Stop()
 	defer routes.Stop()
 	timer := time.NewTimer(0)
@@ -210,6 +227,10 @@ func (c *Controller) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-c.wake:
+		case <-load.C:
+			c.watchLoad()
+		case <-c.Routes.Knocks():
+			c.knocked()
 		case <-timer.C:
 		case <-c.Wake: // our own changes wake too: many wake-ups, one look
 			if sweep.IsZero() {

@@ -61,8 +61,11 @@ func asyncLists(t *testing.T, h Harness) {
 	}
 	same(t, "open", []string{a.ID, b.ID}, ids(get(h.Store.OpenAsync(ctx, deploy.AsyncCall{}, 2))(t)))
 	same(t, "open, next", []string{d.ID}, ids(get(h.Store.OpenAsync(ctx, b, 2))(t)))
+	same(t, "open of wl-1", 2, get(h.Store.CountOpenAsync(ctx, "wl-1"))(t))
+	same(t, "open of wl-2", 1, get(h.Store.CountOpenAsync(ctx, "wl-2"))(t))
 	b.FinishedAt, b.Status = at(20), 200
 	get(h.Store.FinishAsync(ctx, b))(t)
+	same(t, "open of wl-2 after its result", 0, get(h.Store.CountOpenAsync(ctx, "wl-2"))(t))
 	same(t, "open after a result", []string{a.ID, d.ID}, ids(get(h.Store.OpenAsync(ctx, deploy.AsyncCall{}, 9))(t)))
 	ok(t, h.Store.CreateAsync(ctx, deploy.AsyncCall{ID: "more", Org: h.Org, CreatedAt: at(5)}, 4)) // a finished one does not count
 	old := ids(get(h.Store.OldAsync(ctx, at(3), 9))(t))

@@ -53,6 +53,8 @@ func Run(t *testing.T, fresh func(t *testing.T) Harness) {
 		{"Endpoint/a_pending_switch_is_dropped_with_FAILED", pendingFailed},
 		{"Endpoint/a_switch_and_READY_at_once_never_leave_it_waiting", pendingRace},
 		{"Endpoint/history", history},
+		{"Endpoint/split", split},
+		{"Service/of_an_organization", orgServices},
 		{"Async/first_result_stays", asyncFinish},
 		{"Async/limit_and_lists", asyncLists},
 	} {
@@ -119,7 +121,7 @@ func (h Harness) service(t *testing.T, v deploy.Version, n int) deploy.Service {
 		Models: map[string]plat.ModelID{"alias": "1720000000055"}, Status: deploy.InProgress, StatusMessage: "waiting", InstanceType: "cpu-0.25",
 		Number: 2, Min: 1, Max: 4, Autoscale: true, RecordChannel: "1590000000099", Environment: map[string]string{"C": "3"},
 		Merged: map[string]string{"A": "1", "B": "", "C": "3"}, Creator: "1650000000031", CreatedAt: at(n), ModifiedAt: at(n),
-		Generation: 1,
+		Generation: 1, Target: 0.75, IdleTimeout: 1500 * time.Millisecond, Desired: 3, ScaledAt: at(n), ScaleMessage: "so",
 	}
 	ok(t, h.Store.CreateService(t.Context(), s))
 	return s
@@ -251,6 +253,7 @@ func services(t *testing.T, h Harness) {
 	want.Number, want.Min, want.Max, want.Autoscale, want.RecordChannel = 3, 2, 6, false, ""
 	want.Environment, want.Merged, want.ModifiedAt = map[string]string{}, map[string]string{"A": "1"}, at(50)
 	want.Generation, want.ReadyGeneration, want.Failures, want.LastFailure, want.RetryAt = 4, 3, 2, at(40), at(60)
+	want.Target, want.IdleTimeout, want.Desired, want.ScaledAt, want.ScaleMessage = 0, 0, 0, at(70), ""
 	same(t, "UpdateService", want, get(h.Store.UpdateService(ctx, a.ID, func(s *deploy.Service) error { *s = want; return nil }))(t))
 	same(t, "after it", want, get(h.Store.Service(ctx, a.ID))(t))
 	same(t, "ServiceCounts", map[deploy.Status]int{deploy.Failed: 1, b.Status: 1}, get(h.Store.ServiceCounts(ctx))(t))
@@ -322,6 +325,14 @@ func refused(t *testing.T, h Harness) {
 	same(t, "after it", s, get(h.Store.Service(t.Context(), s.ID))(t))
 }
 
+func orgServices(t *testing.T, h Harness) {
+	ctx, v := t.Context(), h.version(t, h.deployment(t, 1), "1")
+	a, b, c := h.service(t, v, 1), h.service(t, v, 2), h.service(t, h.version(t, h.deployment(t, 2), "1"), 3)
+	same(t, "newest first", []deploy.Service{c, b, a}, get(h.Store.OrgServices(ctx, a.Org, 10))(t))
+	same(t, "limited", []deploy.Service{c, b}, get(h.Store.OrgServices(ctx, a.Org, 2))(t))
+	same(t, "of another organization", []deploy.Service{}, get(h.Store.OrgServices(ctx, "1000000000000", 10))(t))
+}
+
 func serviceDelete(t *testing.T, h Harness) {
 	ctx, v := t.Context(), h.version(t, h.deployment(t, 1), "1")
 	a, b := h.service(t, v, 1), h.service(t, v, 2)
@@ -334,7 +345,7 @@ func serviceDelete(t *testing.T, h Harness) {
 			t.Errorf("%v does not name the endpoint", err)
 		}
 	}
-	get(h.Store.DeleteEndpoint(ctx, e.Deployment, "default"))(t)
+	get(h.Store.DeleteEndpoint(ctx, e.Deployment, "default", "u", at(200)))(t)
 	ok(t, h.Store.DeleteService(ctx, a.ID))
 	isKind(t, "second delete", h.Store.DeleteService(ctx, a.ID), plat.ErrNotFound)
 }
@@ -383,8 +394,8 @@ func endpoints(t *testing.T, h Harness) {
 	if got := get(h.Store.Endpoints(ctx, ""))(t); len(got) != 2 {
 		t.Errorf("all Endpoints = %v", got)
 	}
-	same(t, "deleted", f, get(h.Store.DeleteEndpoint(ctx, f.Deployment, string(f.ID)))(t))
-	_, err := h.Store.DeleteEndpoint(ctx, f.Deployment, "canary")
+	same(t, "deleted", f, get(h.Store.DeleteEndpoint(ctx, f.Deployment, string(f.ID), "u", at(200)))(t))
+	_, err := h.Store.DeleteEndpoint(ctx, f.Deployment, "canary", "u", at(200))
 	isKind(t, "second delete", err, plat.ErrNotFound)
 	_, err = h.Store.Endpoint(ctx, "1000000000000", "default")
 	isKind(t, "another deployment's", err, plat.ErrNotFound)
@@ -394,7 +405,7 @@ func endpointTarget(t *testing.T, h Harness) {
 	ctx := t.Context()
 	a, b := h.service(t, h.version(t, h.deployment(t, 1), "1"), 1), h.service(t, h.version(t, h.deployment(t, 2), "1"), 1)
 	e := h.endpoint(t, a, "default")
-	_, err := h.Store.UpdateEndpoint(ctx, e.Deployment, "default", b.ID, func(*deploy.Endpoint, deploy.Service, deploy.Service) (*deploy.Switch, error) {
+	_, err := h.Store.UpdateEndpoint(ctx, e.Deployment, "default", []plat.ServiceID{b.ID}, func(*deploy.Endpoint, deploy.Service, []deploy.Service) (*deploy.Change, error) {
 		t.Error("change was asked")
 		return nil, nil
 	})
@@ -411,9 +422,9 @@ func endpointTarget(t *testing.T, h Harness) {
 // pend makes e wait for s.
 func (h Harness) pend(t *testing.T, e deploy.Endpoint, s deploy.Service) {
 	t.Helper()
-	get(h.Store.UpdateEndpoint(t.Context(), e.Deployment, e.Alias, s.ID, func(e *deploy.Endpoint, current, target deploy.Service) (*deploy.Switch, error) {
-		if current.ID != e.Service || target.ID != s.ID {
-			t.Errorf("change got current %s and target %s", current.ID, target.ID)
+	get(h.Store.UpdateEndpoint(t.Context(), e.Deployment, e.Alias, []plat.ServiceID{s.ID}, func(e *deploy.Endpoint, current deploy.Service, targets []deploy.Service) (*deploy.Change, error) {
+		if current.ID != e.Service || len(targets) != 1 || targets[0].ID != s.ID {
+			t.Errorf("change got current %s and targets %v", current.ID, targets)
 		}
 		e.Pending, e.PendingBy, e.StatusMessage, e.ModifiedAt = s.ID, "1650000000032", "waiting", at(20)
 		return nil, nil
@@ -428,10 +439,10 @@ func pendingReady(t *testing.T, h Harness) {
 	b = h.become(t, b.ID, deploy.Ready)
 	e.Service, e.ModifiedAt = b.ID, b.ModifiedAt
 	same(t, "endpoint", e, get(h.Store.Endpoint(ctx, e.Deployment, "default"))(t))
-	same(t, "history", []deploy.Switch{
-		{Endpoint: e.ID, From: a.ID, To: b.ID, By: "1650000000032", At: b.ModifiedAt},
-		{Endpoint: e.ID, To: a.ID, By: "1650000000031", At: at(5)},
-	}, get(h.Store.Switches(ctx, e.ID, 10))(t))
+	same(t, "history", []deploy.Change{
+		{Number: 2, Endpoint: e.ID, Kind: deploy.Switched, From: a.ID, To: b.ID, By: "1650000000032", At: b.ModifiedAt},
+		{Number: 1, Endpoint: e.ID, Kind: deploy.Created, To: a.ID, By: "1650000000031", At: at(5)},
+	}, get(h.Store.Changes(ctx, e.Deployment, "default", 0, 10))(t))
 }
 
 func pendingFailed(t *testing.T, h Harness) {
@@ -468,8 +479,8 @@ func pendingRace(t *testing.T, h Harness) {
 				t.Error(err)
 			}
 		})
-		_, err := h.Store.UpdateEndpoint(ctx, e.Deployment, e.Alias, b.ID, func(e *deploy.Endpoint, _, target deploy.Service) (*deploy.Switch, error) {
-			if target.Status == deploy.Ready {
+		_, err := h.Store.UpdateEndpoint(ctx, e.Deployment, e.Alias, []plat.ServiceID{b.ID}, func(e *deploy.Endpoint, _ deploy.Service, targets []deploy.Service) (*deploy.Change, error) {
+			if targets[0].Status == deploy.Ready {
 				e.Service = b.ID
 			} else {
 				e.Pending = b.ID
@@ -488,19 +499,92 @@ func history(t *testing.T, h Harness) {
 	ctx, v := t.Context(), h.version(t, h.deployment(t, 1), "1")
 	a, b := h.service(t, v, 1), h.service(t, v, 2)
 	e := h.endpoint(t, a, "default")
+	h.endpoint(t, a, "other") // has a history of its own
 	from, to := a, b
 	for n := range 5 {
-		get(h.Store.UpdateEndpoint(ctx, e.Deployment, "default", to.ID, func(e *deploy.Endpoint, _, target deploy.Service) (*deploy.Switch, error) {
-			sw := &deploy.Switch{Endpoint: e.ID, From: e.Service, To: target.ID, By: "u", At: at(100 + n)}
-			e.Service = target.ID
-			return sw, nil
+		get(h.Store.UpdateEndpoint(ctx, e.Deployment, "default", []plat.ServiceID{to.ID}, func(e *deploy.Endpoint, _ deploy.Service, targets []deploy.Service) (*deploy.Change, error) {
+			c := &deploy.Change{Kind: deploy.Switched, From: e.Service, To: targets[0].ID, By: "u", At: at(100 + n)}
+			e.Service = targets[0].ID
+			return c, nil
 		}))(t)
 		from, to = to, from
 	}
-	got := get(h.Store.Switches(ctx, e.ID, 3))(t)
-	if len(got) != 3 || got[0].At != at(104) || got[0].To != b.ID || got[2].At != at(102) {
+	changes := func(name string, before int64, limit int) []deploy.Change {
+		t.Helper()
+		return get(h.Store.Changes(ctx, e.Deployment, name, before, limit))(t)
+	}
+	got := changes("default", 0, 3)
+	if len(got) != 3 || got[0].Number != 6 || got[0].At != at(104) || got[0].To != b.ID || got[2].At != at(102) {
 		t.Errorf("history = %+v", got)
 	}
-	get(h.Store.DeleteEndpoint(ctx, e.Deployment, "default"))(t)
-	same(t, "after delete", []deploy.Switch{}, get(h.Store.Switches(ctx, e.ID, 3))(t))
+	if got := changes("default", 4, 10); len(got) != 3 || got[0].Number != 3 || got[2].Kind != deploy.Created {
+		t.Errorf("next page = %+v", got)
+	}
+	if c := get(h.Store.ChangeAt(ctx, e.Deployment, string(e.ID), at(102)))(t); c.At != at(102) {
+		t.Errorf("as of 102 = %+v", c)
+	}
+	if c := get(h.Store.ChangeAt(ctx, e.Deployment, "default", at(99)))(t); c.Kind != deploy.Created {
+		t.Errorf("as of 99 = %+v", c)
+	}
+	_, err := h.Store.ChangeAt(ctx, e.Deployment, "default", at(4))
+	isKind(t, "before it was made", err, plat.ErrNotFound)
+
+	// The history outlives the endpoint, and the next one of that alias goes on with it.
+	get(h.Store.DeleteEndpoint(ctx, e.Deployment, "default", "w", at(200)))(t)
+	want := deploy.Change{Number: 7, Endpoint: e.ID, Kind: deploy.Deleted, From: b.ID, By: "w", At: at(200)}
+	same(t, "after delete", []deploy.Change{want}, changes(string(e.ID), 0, 1))
+	next := h.endpoint(t, a, "default")
+	for _, name := range []string{"default", string(e.ID), string(next.ID)} {
+		if got := changes(name, 0, 2); len(got) != 2 || got[0].Number != 8 || got[0].Endpoint != next.ID || got[1].Number != 7 {
+			t.Errorf("history by %s = %+v", name, got)
+		}
+	}
+	same(t, "of another deployment", []deploy.Change{}, get(h.Store.Changes(ctx, "1000000000000", "default", 0, 3))(t))
+
+	// It goes with the deployment.
+	for _, alias := range []string{"default", "other"} {
+		get(h.Store.DeleteEndpoint(ctx, e.Deployment, alias, "w", at(201)))(t)
+	}
+	ok(t, h.Store.DeleteService(ctx, a.ID))
+	ok(t, h.Store.DeleteService(ctx, b.ID))
+	get(h.Store.DeleteDeployment(ctx, a.Org, e.Deployment))(t)
+	same(t, "of a deleted deployment", []deploy.Change{}, changes("default", 0, 3))
+}
+
+func split(t *testing.T, h Harness) {
+	ctx, v := t.Context(), h.version(t, h.deployment(t, 1), "1")
+	a, b := h.service(t, v, 1), h.service(t, v, 2)
+	stranger := h.service(t, h.version(t, h.deployment(t, 2), "1"), 1)
+	e := h.endpoint(t, a, "default")
+	update := func(e deploy.Endpoint, parts []deploy.Part, targets ...plat.ServiceID) (deploy.Endpoint, error) {
+		return h.Store.UpdateEndpoint(ctx, e.Deployment, e.Alias, targets, func(e *deploy.Endpoint, _ deploy.Service, got []deploy.Service) (*deploy.Change, error) {
+			for i := range targets {
+				if got[i].ID != targets[i] {
+					t.Errorf("target %d is %s, want %s", i, got[i].ID, targets[i])
+				}
+			}
+			e.Split, e.ModifiedAt = parts, at(30)
+			return &deploy.Change{Kind: deploy.Splitted, From: e.Service, To: e.Service, Split: parts, By: "u", At: at(30)}, nil
+		})
+	}
+	parts := []deploy.Part{{Service: b.ID, Weight: 10}, {Service: a.ID, Weight: 90}}
+	got := get(update(e, parts, b.ID, a.ID))(t)
+	e.Split, e.ModifiedAt = parts, at(30)
+	same(t, "answer", e, got)
+	same(t, "record", e, get(h.Store.Endpoint(ctx, e.Deployment, "default"))(t))
+	same(t, "history", parts, get(h.Store.Changes(ctx, e.Deployment, "default", 0, 1))(t)[0].Split)
+	isKind(t, "delete of a part", h.Store.DeleteService(ctx, b.ID), plat.ErrConflict)
+	_, err := update(e, parts, a.ID, stranger.ID)
+	isKind(t, "another deployment's service", err, plat.ErrNotFound)
+	// Two splits that name the same services in another order don't lock each other up.
+	var wg sync.WaitGroup
+	f := h.endpoint(t, a, "canary")
+	for range 10 {
+		wg.Go(func() { _, err := update(e, parts, a.ID, b.ID); ok(t, err) })
+		wg.Go(func() { _, err := update(f, parts, b.ID, a.ID); ok(t, err) })
+	}
+	wg.Wait()
+	get(update(e, nil, a.ID))(t)
+	get(update(f, nil, a.ID))(t)
+	ok(t, h.Store.DeleteService(ctx, b.ID))
 }

@@ -17,8 +17,9 @@ import (
 const (
 	// DefaultGrace is how long what was known is good for without the store.
 	DefaultGrace = 30 * time.Minute
-	// patience is how long one question waits. A store that hangs is as good as away.
-	patience = 2 * time.Second
+	// patience is how long one question waits: a store that hangs is as good as away.
+	// Who has nothing else to go by waits longer, for one that is only slow.
+	patience, patienceUnknown = 2 * time.Second, 10 * time.Second
 	// retry is how long nobody asks after a question that was not answered.
 	retry = 500 * time.Millisecond
 )
@@ -33,8 +34,9 @@ type Watch struct {
 	// so. 0 is DefaultGrace, negative none. It is set before the first use.
 	Grace time.Duration
 
-	mu     sync.Mutex
-	failed time.Time // zero: the store answers
+	mu      sync.Mutex
+	failed  time.Time // zero: the store answers
+	probing bool      // while it does not: somebody is finding out
 }
 
 // Good tells whether what the store said at a time is good enough while it is away.
@@ -47,21 +49,30 @@ func (w *Watch) Good(said, now time.Time) bool {
 }
 
 // Ask asks the store. f fails only when the store did not answer; an answer such as
-// "not found" is none of that. While the store is away most callers get ErrAway
-// without a question.
-func (w *Watch) Ask(ctx context.Context, now time.Time, f func(context.Context) error) error {
+// "not found" is none of that. known says that the caller can go on without an
+// answer. While the store is away most callers get ErrAway without a question.
+func (w *Watch) Ask(ctx context.Context, now time.Time, known bool, f func(context.Context) error) error {
 	w.mu.Lock()
-	was := w.failed
-	if !was.IsZero() && now.Sub(was).Abs() < retry {
+	probe := !w.failed.IsZero()
+	if probe && (w.probing || now.Sub(w.failed).Abs() < retry) {
 		w.mu.Unlock()
 		return ErrAway
 	}
-	if !was.IsZero() {
-		w.failed = now // this caller finds out for all
-	}
+	w.probing = w.probing || probe // this caller finds out for all
 	w.mu.Unlock()
+	if probe {
+		defer func() { // also when f panics, or nobody would ever ask again
+			w.mu.Lock()
+			w.probing = false
+			w.mu.Unlock()
+		}()
+	}
 	begun := time.Now()
-	asking, cancel := context.WithTimeout(ctx, patience)
+	wait := patienceUnknown
+	if known || probe {
+		wait = patience
+	}
+	asking, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	err := f(asking)
 	w.mu.Lock()
@@ -69,8 +80,7 @@ func (w *Watch) Ask(ctx context.Context, now time.Time, f func(context.Context) 
 	switch {
 	case err == nil:
 		w.failed = time.Time{}
-	case errors.Is(ctx.Err(), context.Canceled):
-		w.failed = was // the caller left; that says nothing of the store
+	case errors.Is(ctx.Err(), context.Canceled): // the caller left; that says nothing of the store
 	default:
 		w.failed = now.Add(time.Since(begun))
 	}

@@ -25,7 +25,7 @@ func TestOneFindsOut(t *testing.T) {
 		var down atomic.Bool
 		down.Store(true)
 		ask := func() error {
-			return w.Ask(t.Context(), time.Now(), func(context.Context) error {
+			return w.Ask(t.Context(), time.Now(), true, func(context.Context) error {
 				asked.Add(1)
 				if down.Load() {
 					return errDown
@@ -66,21 +66,33 @@ func TestAStoreThatHangs(t *testing.T) {
 		var all sync.WaitGroup
 		for range 10 {
 			all.Go(func() {
-				if err := w.Ask(t.Context(), time.Now(), hang); !errors.Is(err, context.DeadlineExceeded) {
+				if err := w.Ask(t.Context(), time.Now(), true, hang); !errors.Is(err, context.DeadlineExceeded) {
 					t.Error(err)
 				}
 			})
 		}
 		all.Wait()
-		waited := 0
-		for range 100 {
-			if start := time.Now(); !errors.Is(w.Ask(t.Context(), start, hang), outage.ErrAway) || time.Since(start) > 0 {
-				waited++
-			}
-			time.Sleep(50 * time.Millisecond)
+		// Now many callers, half of whom know nothing, for 100 s: one at a time finds out.
+		var waited, asking, most atomic.Int64
+		begun := time.Now()
+		for i := range 20 {
+			all.Go(func() {
+				for time.Since(begun) < 100*time.Second {
+					err := w.Ask(t.Context(), time.Now(), i%2 == 0, func(ctx context.Context) error {
+						most.Store(max(most.Load(), asking.Add(1)))
+						defer asking.Add(-1)
+						return hang(ctx)
+					})
+					if !errors.Is(err, outage.ErrAway) {
+						waited.Add(1)
+					}
+					time.Sleep(50 * time.Millisecond)
+				}
+			})
 		}
-		if waited > 11 {
-			t.Errorf("%d of 100 callers waited", waited)
+		all.Wait()
+		if n := waited.Load(); n < 30 || n > 42 || most.Load() != 1 { // every 2.5 s
+			t.Errorf("%d callers waited, %d at a time", n, most.Load())
 		}
 	})
 }
@@ -90,10 +102,10 @@ func TestACallerThatLeaves(t *testing.T) {
 	var w outage.Watch
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := w.Ask(ctx, time.Now(), func(ctx context.Context) error { return ctx.Err() }); !errors.Is(err, context.Canceled) {
+	if err := w.Ask(ctx, time.Now(), true, func(ctx context.Context) error { return ctx.Err() }); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	if err := w.Ask(t.Context(), time.Now(), func(context.Context) error { return nil }); err != nil {
+	if err := w.Ask(t.Context(), time.Now(), true, func(context.Context) error { return nil }); err != nil {
 		t.Error(err)
 	}
 }

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane_test
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"panal/internal/dataplane"
+	"panal/internal/plat"
+)
+
+// recording is a gateway whose recordings go to store, and its gauges.
+func recording(t *testing.T, store func(context.Context, *dataplane.Recording) error) (*dataplane.Table, string, gauges) {
+	t.Helper()
+	reg, table := newGauges(t), dataplane.NewTable()
+	p := dataplane.NewProxy(table, dataplane.Options{Metrics: reg})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { p.StoreRecordings(ctx, store) })
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	t.Cleanup(func() { table.Replace(dataplane.Snapshot{Version: 1 << 60}) })
+	return table, serving(t, p), reg
+}
+
+func recorded(percent int, in dataplane.Instance) dataplane.Deployment {
+	s := serviceOf(svA, in)
+	s.Record = &dataplane.Record{Channel: "1590000000099", Percent: percent, Version: "1.2"}
+	return routes(svA, s)
+}
+
+// TestRecord: small, streamed and long inputs are recorded with what became of the call.
+func TestRecord(t *testing.T) {
+	got := make(chan *dataplane.Recording, 10)
+	table, url, reg := recording(t, func(_ context.Context, r *dataplane.Recording) error { got <- r; return nil })
+	in, _ := upstream(t, 4, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.WriteHeader(http.StatusTeapot)
+	})
+	apply(t, table, 1, recorded(100, in))
+	for _, c := range []struct {
+		body string
+		want int
+		cut  bool
+	}{
+		{"", 0, false},
+		{"small", 5, false},
+		{strings.Repeat("0123456789", 50_000), 500_000, false},
+		{strings.Repeat("0123456789", 300_000), dataplane.MaxRecordedBody, true},
+	} {
+		if status, _ := call(t, http.DefaultClient, "POST", url, c.body); status != http.StatusTeapot {
+			t.Fatalf("status = %d", status)
+		}
+		r := <-got
+		if string(r.Body) != c.body[:c.want] || r.Cut != c.cut {
+			t.Errorf("recorded %d bytes (cut %t) of %d", len(r.Body), r.Cut, len(c.body))
+		}
+		if r.Status != http.StatusTeapot || r.Channel != "1590000000099" || r.Version != "1.2" || r.Service != svA || r.Org != org || r.Deployment != dep ||
+			r.RequestID != "req-1" || r.Method != "POST" || r.Took <= 0 || r.At.IsZero() {
+			t.Errorf("recorded as %+v", r.Record)
+		}
+	}
+	eventually(t, "all memory is given back", func() bool { return reg.get("panal_gateway_recording_bytes") == 0 })
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// TestRecordSample: a share of the calls is recorded, none when the share is 0 or
+// recording has ended.
+func TestRecordSample(t *testing.T) {
+	var mu sync.Mutex
+	n := 0
+	table, url, _ := recording(t, func(context.Context, *dataplane.Recording) error { mu.Lock(); n++; mu.Unlock(); return nil })
+	in, _ := upstream(t, 4, say("ok"))
+	send := func(version uint64, d dataplane.Deployment) int {
+		apply(t, table, version, d)
+		for range 400 {
+			call(t, http.DefaultClient, "POST", url, "x")
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		return n
+	}
+	if got := send(1, recorded(0, in)); got != 0 {
+		t.Errorf("0 percent recorded %d calls", got)
+	}
+	if got := send(2, routes(svA, serviceOf(svA, in))); got != 0 {
+		t.Errorf("without a channel %d calls were recorded", got)
+	}
+	if got := send(3, recorded(50, in)); got < 100 || got > 300 { // ten standard deviations
+		t.Errorf("50 percent recorded %d of 400 calls", got)
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// TestRecordNeverHarms: a store that hangs or refuses neither fails nor holds up a
+// call; what is lost is counted, and memory stays bounded and is given back.
+func TestRecordNeverHarms(t *testing.T) {
+	hang := make(chan struct{})
+	table, url, reg := recording(t, func(context.Context, *dataplane.Recording) error {
+		<-hang
+		return plat.Errorf(plat.ErrNotFound, "the channel was deleted")
+	})
+	in, _ := upstream(t, 8, say("ok"))
+	apply(t, table, 1, recorded(100, in))
+	const calls = 1200
+	body := strings.Repeat("x", 100<<10) // 120 MB in all
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range calls / 8 {
+				if status, text := call(t, http.DefaultClient, "POST", url, body); status != 200 || text != "ok" {
+					t.Errorf("%d %s", status, text)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if held := reg.get("panal_gateway_recording_bytes"); held < 32<<20 || held > 64<<20 {
+		t.Errorf("%v bytes are held, want up to 64 MiB", held)
+	}
+	if lost := reg.get("panal_gateway_recordings_lost_total"); lost < calls-1000-8 {
+		t.Errorf("%v recordings were dropped of %d", lost, calls)
+	}
+	close(hang)
+	eventually(t, "each is lost and its memory given back", func() bool {
+		return reg.get("panal_gateway_recordings_lost_total") == calls && reg.get("panal_gateway_recording_bytes") == 0
+	})
+	http.DefaultClient.CloseIdleConnections()
+}

@@ -1,0 +1,11 @@
+-- +goose Up
+-- What a service asks of the scaler (0: the default), and what the scaler decided
+-- last: how many instances, when and why.
+ALTER TABLE service ADD COLUMN target_concurrency DOUBLE PRECISION NOT NULL DEFAULT 0;
+ALTER TABLE service ADD COLUMN idle_timeout BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE service ADD COLUMN desired BIGINT NOT NULL DEFAULT 1;
+ALTER TABLE service ADD COLUMN scaled_at BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE service ADD COLUMN scale_message TEXT NOT NULL DEFAULT '';
+UPDATE service SET desired = number;
+-- An instance does not leave before its asynchronous calls are done.
+CREATE INDEX async_call_by_workload ON async_call (workload) WHERE finished_at = 0;
