@@ -122,6 +122,7 @@ func TestScripts(t *testing.T) {
 					"logged":   cmdLogged,
 					"follow":   cmdFollow,
 
+					"objects":   cmdObjects,
 					"sealed":    cmdSealed,
 					"until-key": cmdUntilKey,
 				},

@@ -13,6 +13,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/rogpeppe/go-internal/testscript"
+
 	"panal/internal/client"
 	"panal/internal/sqlstore/sqlstoretest"
 )
@@ -86,5 +90,51 @@ func TestBucket(t *testing.T) {
 	}
 	if found, err := secretsIn(p.data, secret); err != nil || len(found) > 0 {
 		t.Errorf("the secret is in %q (%v)", found, err)
+	}
+}
+
+// objectsOf returns every object below the prefix of a --blob.
+func objectsOf(t *testing.T, blob string) map[string][]byte {
+	t.Helper()
+	u, err := url.Parse(blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s3, err := minio.New(strings.TrimPrefix(u.Query().Get("endpoint"), "http://"), &minio.Options{
+		Creds: credentials.NewStaticV4(os.Getenv("PANAL_S3_ACCESS_KEY"), os.Getenv("PANAL_S3_SECRET_KEY"), ""), BucketLookup: minio.BucketLookupPath,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string][]byte{}
+	for info := range s3.ListObjects(t.Context(), u.Host, minio.ListObjectsOptions{Prefix: u.Query().Get("prefix"), Recursive: true}) {
+		if info.Err != nil {
+			t.Fatal(info.Err)
+		}
+		o, err := s3.GetObject(t.Context(), u.Host, info.Key, minio.GetObjectOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(o)
+		_ = o.Close()
+		if err != nil && minio.ToErrorResponse(err).Code != minio.NoSuchKey { // deleted meanwhile
+			t.Fatal(err)
+		}
+		out[info.Key] = unpacked(b)
+	}
+	return out
+}
+
+// objects TEXT: the bucket has objects with the text in their keys.
+func cmdObjects(ts *testscript.TestScript, neg bool, args []string) {
+	s := get(ts)
+	var found []string
+	for key := range objectsOf(s.t, s.blob) {
+		if strings.Contains(key, args[0]) {
+			found = append(found, key)
+		}
+	}
+	if neg != (len(found) == 0) {
+		ts.Fatalf("%s is in the keys %q", args[0], found)
 	}
 }

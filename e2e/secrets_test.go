@@ -10,19 +10,22 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"panal/internal/client"
 )
 
 // adminOf reads what the first start wrote for its admin.
@@ -43,8 +46,8 @@ func adminOf(t *testing.T, data string) (org, user, token string) {
 	return a.Org, a.User, a.Token
 }
 
-// sealed TEXT: the text stands in clear, or as base64, in no file of the server's nor
-// in its log; on PostgreSQL, in no row of the tables either.
+// sealed TEXT: the text stands in clear, or as base64, in no file of the server's, nor
+// in its log or an audit row; on PostgreSQL and S3, in no row and no object either.
 func cmdSealed(ts *testscript.TestScript, neg bool, args []string) {
 	s := get(ts)
 	found, err := secretsIn(ts.Getenv("PANAL_DATA"), args[0])
@@ -52,16 +55,20 @@ func cmdSealed(ts *testscript.TestScript, neg bool, args []string) {
 	if strings.Contains(s.log.String(), args[0]) {
 		found = append(found, "the server's log")
 	}
+	places := map[string][]byte{}
 	if s.database != "" {
-		u, err := url.Parse(s.database)
+		places["the dump of the database"], err = dumped(s.database)
 		ts.Check(err)
-		schema := u.Query().Get("search_path") // libpq knows no such parameter
-		u.RawQuery = "sslmode=disable"
-		out, err := exec.Command("pg_dump", "--data-only", "--schema", schema, u.String()).Output()
-		ts.Check(err)
-		raw := hex.EncodeToString([]byte(args[0])) // how binary columns are dumped
-		if len(out) == 0 || bytes.Contains(out, []byte(args[0])) || bytes.Contains(out, []byte(raw)) {
-			found = append(found, "the dump of the database")
+	}
+	if s.blob != "" {
+		places["the bucket"] = bytes.Join(slices.Collect(maps.Values(objectsOf(s.t, s.blob))), nil)
+	}
+	places["an audit row"] = auditText(s.t, client.New(s.url, ts.Getenv("ABEJA_ORGANIZATION_ID"), ts.Getenv("ABEJA_PLATFORM_USER_ID"), s.auth[1]))
+	for name, content := range places {
+		for _, shape := range append(shapes(args[0]), []byte(hex.EncodeToString([]byte(args[0])))) { // how binary columns are dumped
+			if bytes.Contains(content, shape) {
+				found = append(found, name)
+			}
 		}
 	}
 	if neg != (len(found) > 0) {
@@ -184,10 +191,14 @@ func TestSecrets(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		rows := auditText(t, p.api)
 		for i, s := range append([]string{string(key), hex.EncodeToString(key)}, secrets...) {
 			for _, shape := range shapes(s) {
 				if bytes.Contains(log, shape) {
 					t.Errorf("%s: the server's log holds secret %d", when, i)
+				}
+				if bytes.Contains(rows, shape) {
+					t.Errorf("%s: an audit row holds secret %d", when, i)
 				}
 			}
 		}
@@ -197,6 +208,31 @@ func TestSecrets(t *testing.T) {
 		t.Errorf("inference = %d", status)
 	}
 	// Calls of every luck, the command line's among them.
+	for _, s := range secrets {
+		for _, auth := range []string{"Bearer " + s, "Bearer " + s + "x", "Basic " + base64.StdEncoding.EncodeToString([]byte("user-"+user+":"+s))} {
+			for _, path := range []string{"/organizations/" + org + "/channels/1", "/users/" + user + "/tokens/" + secrets[1], "/organizations/" + org + "/users/" + secrets[2]} {
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodDelete, "http://"+p.listen+path, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Header.Set("Authorization", auth)
+				res, err := http.DefaultClient.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				answer, err := io.ReadAll(res.Body)
+				_ = res.Body.Close()
+				if err != nil || res.StatusCode < 400 {
+					t.Fatalf("DELETE %s = %d, %v", path, res.StatusCode, err)
+				}
+				for i, s := range secrets {
+					if bytes.Contains(answer, []byte(s)) {
+						t.Errorf("DELETE %s = %d repeats secret %d", path, res.StatusCode, i)
+					}
+				}
+			}
+		}
+	}
 	for _, args := range [][]string{
 		{"channel", "list"},
 		{"channel", "get", "nothing"},

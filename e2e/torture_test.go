@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -32,8 +33,10 @@ const (
 )
 
 // TestTorture kills the server, and PostgreSQL and the S3 server where they are used, at
-// random moments under uploads, metadata changes and deletions. Then every acknowledged
-// file is there, byte for byte, listed, counted and found, as it was changed last; what
+// random moments under uploads, overwrites of a bucket's keys, changes of metadata and
+// lifetimes, and deletions. After each kill a sample of what was acknowledged is read
+// back, and what is counted lies between what must and what may be there; the whole check
+// is made after every tenth and at the end: every acknowledged file is there, byte for byte, listed, counted and found, as it was changed last; what
 // was deleted is gone; nothing is visible that was never sent whole; the index, the
 // storage and the journal agree; storage holds the bytes of the listed files and no
 // others once the collector has run; and the index that is made again from storage alone
@@ -96,15 +99,46 @@ func (v *victims) killSomething(i int, random *rand.Rand) {
 	e.start()
 }
 
-// tortured is what the clients know: by file id, what was acknowledged.
+// tortured is what the clients know: by file id or key, what was acknowledged. A call
+// that was not answered was done or not, whole: both outcomes are kept until the next
+// answer.
 type tortured struct {
+	channel, bucket string
+	pause           sync.RWMutex // held to look while no call is under way
+
 	mu      sync.Mutex
-	bodies  map[string]bool   // every body that was ever sent
-	there   map[string]string // id → body
-	tags    map[string]string // id → tag; absent: not known, as a change was not answered
-	deleted map[string]bool
-	done    int             // calls that were answered as asked
-	wrong   map[string]bool // answers that no outage excuses
+	bodies  map[string]bool            // every body that was ever sent
+	there   map[string]string          // id → body
+	marks   map[string]map[marks]bool  // id → what its metadata and lifetime may be
+	keys    map[string]map[string]bool // key of the bucket → what its body may be; "": not there
+	deleted map[string]bool            // ids
+	doubt   int64                      // uploads and deletions of the channel that were not answered
+	done    int                        // calls that were answered as asked
+	wrong   map[string]bool            // answers that no outage excuses
+}
+
+// marks is what is changed of a file.
+type marks struct{ tag, patched, lifetime string }
+
+func marksOf(f client.File) marks {
+	m := marks{tag: f.Meta()["tag"], patched: f.Meta()["patched"]}
+	if f.Lifetime != nil {
+		m.lifetime = *f.Lifetime
+	}
+	return m
+}
+
+// noted keeps what may be after a change: that of all that may have been before, and
+// unless it was acknowledged, that too.
+func noted[T comparable](may map[T]bool, change func(T) T, acknowledged bool) map[T]bool {
+	out := map[T]bool{}
+	for v := range may {
+		out[change(v)] = true
+		if !acknowledged {
+			out[v] = true
+		}
+	}
+	return out
 }
 
 // answered notes how a call ended. Only an answer can be wrong: a connection that
@@ -136,11 +170,18 @@ func torture(t *testing.T, kills int, seed uint64, v *victims) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &tortured{bodies: map[string]bool{}, there: map[string]string{}, tags: map[string]string{}, deleted: map[string]bool{}, wrong: map[string]bool{}}
+	b, err := p.api.CreateBucket(t.Context(), "torture", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &tortured{
+		channel: ch.ID, bucket: b.ID, bodies: map[string]bool{}, there: map[string]string{}, marks: map[string]map[marks]bool{}, keys: map[string]map[string]bool{},
+		deleted: map[string]bool{}, wrong: map[string]bool{},
+	}
 	ctx, stop := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
 	for i := range 4 {
-		clients.Go(func() { k.work(ctx, p.api, ch.ID, rand.New(rand.NewPCG(seed, uint64(i)))) })
+		clients.Go(func() { k.work(ctx, p.api, i, rand.New(rand.NewPCG(seed, uint64(i)))) })
 	}
 	random := rand.New(rand.NewPCG(seed, 99))
 	for i := range kills {
@@ -148,13 +189,20 @@ func torture(t *testing.T, kills int, seed uint64, v *victims) {
 		v.killSomething(i, random)
 		before := k.calls() // it goes on by itself
 		p.until("answers after a kill", 30*time.Second, func() bool { return k.calls() > before+10 })
+		k.pause.Lock()
+		if (i+1)%10 == 0 {
+			k.check(t, p)
+		} else {
+			k.sample(t, p, random)
+		}
+		k.pause.Unlock()
 	}
 	stop()
 	clients.Wait()
 	for w := range k.wrong {
 		t.Errorf("a wrong answer: %s", w)
 	}
-	k.check(t, p, ch.ID)
+	k.check(t, p)
 	v.outages(ch.ID)
 
 	// What no row refers to is collected, and nothing else is.
@@ -162,9 +210,9 @@ func torture(t *testing.T, kills int, seed uint64, v *victims) {
 	flags := p.flags
 	p.flags = append(slices.Clone(flags), "--collect-grace", "1s")
 	p.start()
-	listed := k.check(t, p, ch.ID)
+	listed := k.check(t, p)
 	p.until("the end of orphans", 30*time.Second, func() bool { return v.orphans(ch.ID, listed) == 0 })
-	k.check(t, p, ch.ID)
+	k.check(t, p)
 	p.kill()
 	p.flags = flags
 
@@ -195,62 +243,116 @@ func torture(t *testing.T, kills int, seed uint64, v *victims) {
 	if err := p.api.Files(t.Context(), ch.ID, "", false, 500, func(f client.File) error { files[f.ID] = true; return nil }); err != nil {
 		t.Fatal(err)
 	}
+	if err := p.api.BucketFiles(t.Context(), b.ID, "", "", true, func(f client.BucketFile) error { files[f.ID] = true; return nil }); err != nil {
+		t.Fatal(err)
+	}
 	if want := fmt.Sprintf(`"files": %d`, len(files)); !strings.Contains(string(out), want) {
 		t.Errorf("the rebuilt index has not the %d files of the old one: %s", len(files), out)
 	}
 }
 
-// work does random calls until the context ends; what is not answered may be done or not.
-func (k *tortured) work(until context.Context, api *client.Client, channel string, random *rand.Rand) {
+// work does random calls until the context ends. Files and keys have one client each, so
+// that their calls have an order.
+func (k *tortured) work(until context.Context, api *client.Client, n int, random *rand.Rand) {
 	ctx := context.WithoutCancel(until) // nothing is under way when this has returned
 	var mine []string
 	for until.Err() == nil {
-		if op := random.IntN(10); op < 7 || len(mine) == 0 {
-			body := fmt.Sprintf("%d %s", random.Uint64(), strings.Repeat("x", random.IntN(20_000)))
-			k.mu.Lock()
-			k.bodies[body] = true
-			k.mu.Unlock()
-			f, err := api.Upload(ctx, channel, client.NewFile{Body: strings.NewReader(body), Size: int64(len(body)), Metadata: map[string]string{"tag": "0"}})
-			if err != nil {
-				k.answered("upload", err)
-				time.Sleep(20 * time.Millisecond)
-				continue
-			}
-			k.answered("upload", nil)
-			k.mu.Lock()
-			k.there[f.ID], k.tags[f.ID] = body, "0"
-			k.mu.Unlock()
-			mine = append(mine, f.ID)
-		} else {
-			i := random.IntN(len(mine))
-			id, tag := mine[i], fmt.Sprint(random.IntN(1000))
-			k.mu.Lock()
-			delete(k.tags, id)
-			body := k.there[id]
-			if op == 9 { // whether it is deleted is not known until it is answered
-				delete(k.there, id)
-			}
-			k.mu.Unlock()
-			if op == 9 {
-				mine = append(mine[:i], mine[i+1:]...)
-				err := api.DeleteFile(ctx, channel, id)
-				k.answered("delete", err)
-				if err == nil {
-					k.mu.Lock()
-					k.deleted[id] = true
-					k.mu.Unlock()
-				}
-				continue
-			}
-			_, err := api.SetFileMetadata(ctx, channel, id, map[string]string{"tag": tag})
-			k.answered("metadata", err)
-			if err == nil {
-				k.mu.Lock()
-				k.tags[id], k.there[id] = tag, body
-				k.mu.Unlock()
-			}
+		k.pause.RLock()
+		err := k.call(ctx, api, n, random, &mine)
+		k.pause.RUnlock()
+		if err != nil {
+			time.Sleep(20 * time.Millisecond)
 		}
 	}
+}
+
+// call does one.
+func (k *tortured) call(ctx context.Context, api *client.Client, n int, random *rand.Rand, mine *[]string) error {
+	body := fmt.Sprintf("%d %s", random.Uint64(), strings.Repeat("x", random.IntN(20_000)))
+	what := random.IntN(13)
+	switch {
+	case what > 10: // what is there is replaced; now and then it is deleted
+		return k.overwrite(ctx, api, fmt.Sprintf("dir%d/key%d", n, random.IntN(8)), body, random.IntN(6) == 0)
+	case what < 6 || len(*mine) == 0:
+		k.mu.Lock()
+		k.bodies[body] = true
+		k.mu.Unlock()
+		f, err := api.Upload(ctx, k.channel, client.NewFile{Body: strings.NewReader(body), Size: int64(len(body)), Metadata: map[string]string{"tag": "0"}})
+		k.answered("upload", err)
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if err != nil {
+			k.doubt++
+			return err
+		}
+		k.there[f.ID], k.marks[f.ID] = body, map[marks]bool{{tag: "0"}: true}
+		*mine = append(*mine, f.ID)
+		return nil
+	}
+	i := random.IntN(len(*mine))
+	id, value := (*mine)[i], fmt.Sprint(random.IntN(1000))
+	if what == 6 { // whether it is deleted is not known until it is answered
+		k.mu.Lock()
+		delete(k.there, id)
+		k.doubt++
+		k.mu.Unlock()
+		*mine = slices.Delete(*mine, i, i+1)
+		err := api.DeleteFile(ctx, k.channel, id)
+		k.answered("delete", err)
+		if err == nil {
+			k.mu.Lock()
+			k.deleted[id] = true
+			k.doubt--
+			k.mu.Unlock()
+		}
+		return err
+	}
+	var err error
+	var change func(marks) marks
+	switch what {
+	case 7, 8:
+		_, err = api.SetFileMetadata(ctx, k.channel, id, map[string]string{"tag": value})
+		change = func(m marks) marks { return marks{tag: value, lifetime: m.lifetime} }
+	case 9:
+		_, err = api.PatchFileMetadata(ctx, k.channel, id, map[string]*string{"patched": &value})
+		change = func(m marks) marks { m.patched = value; return m }
+	default:
+		lifetime := []string{"1day", "1week", "1month"}[random.IntN(3)]
+		err = api.SetFileLifetime(ctx, k.channel, id, lifetime)
+		change = func(m marks) marks { m.lifetime = lifetime; return m }
+	}
+	k.answered("change", err)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.marks[id] = noted(k.marks[id], change, err == nil)
+	return err
+}
+
+// overwrite puts another body under a key, or deletes what is there.
+func (k *tortured) overwrite(ctx context.Context, api *client.Client, key, body string, drop bool) error {
+	var err error
+	if drop {
+		body = ""
+		err = api.DeleteBucketFile(ctx, k.bucket, key)
+		k.answered("delete", err)
+	} else {
+		_, err = api.UploadBucketFile(ctx, k.bucket, key, client.NewFile{Body: strings.NewReader(body), Size: int64(len(body))})
+		k.answered("overwrite", err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	may := k.keys[key]
+	if may == nil {
+		may = map[string]bool{"": true}
+	}
+	if e, ok := errors.AsType[*client.Error](err); ok && drop && e.Status == http.StatusNotFound {
+		if !may[""] {
+			k.wrong["the acknowledged key "+key+" was not found"] = true
+		}
+		err = nil
+	}
+	k.keys[key] = noted(may, func(string) string { return body }, err == nil)
+	return err
 }
 
 // outages asks while one engine is away: the answer is 503 with Retry-After, in
@@ -302,8 +404,69 @@ func (v *victims) orphans(channel string, listed map[string]client.File) int {
 	return n
 }
 
-func (k *tortured) check(t *testing.T, p *platform, channel string) map[string]client.File {
+// sample looks at some of what was acknowledged, and at the counts.
+func (k *tortured) sample(t *testing.T, p *platform, random *rand.Rand) {
 	t.Helper()
+	ids := slices.Sorted(maps.Keys(k.there))
+	for range min(20, len(ids)) {
+		id := ids[random.IntN(len(ids))]
+		f, err := p.api.File(t.Context(), k.channel, id)
+		if err != nil {
+			t.Errorf("the acknowledged file %s: %v", id, err)
+			continue
+		}
+		rc, err := p.api.Download(t.Context(), k.channel, f)
+		if err != nil {
+			t.Errorf("file %s: %v", id, err)
+			continue
+		}
+		body, err := io.ReadAll(rc)
+		_ = rc.Close()
+		if err != nil || string(body) != k.there[id] || !k.marks[id][marksOf(f)] {
+			t.Errorf("file %s has %d bytes and %v, want %d and one of %v (%v)", id, len(body), marksOf(f), len(k.there[id]), k.marks[id], err)
+		}
+	}
+	k.checkKeys(t, p)
+	least := int64(len(k.there))
+	if n, err := p.api.CountFiles(t.Context(), k.channel, ""); err != nil || n < least || n > least+k.doubt {
+		t.Errorf("%d files are counted; %d were acknowledged and %d are in doubt (%v)", n, least, k.doubt, err)
+	}
+}
+
+// checkKeys reads every key of the bucket: one of the bodies that may be there, whole.
+func (k *tortured) checkKeys(t *testing.T, p *platform) (n int) {
+	t.Helper()
+	for key, may := range k.keys {
+		body := ""
+		f, err := p.api.BucketFile(t.Context(), k.bucket, key)
+		if e, ok := errors.AsType[*client.Error](err); !ok || e.Status != http.StatusNotFound {
+			var rc io.ReadCloser
+			if err == nil {
+				rc, _, err = p.api.DownloadBucketFile(t.Context(), k.bucket, f, 0)
+			}
+			if err != nil {
+				t.Errorf("key %s: %v", key, err)
+				continue
+			}
+			raw, err := io.ReadAll(rc)
+			_ = rc.Close()
+			if err != nil {
+				t.Errorf("key %s: %v", key, err)
+			}
+			body = string(raw)
+			n++
+		}
+		if !may[body] {
+			t.Errorf("key %s has %d bytes that are none of the %d that may be there", key, len(body), len(may))
+		}
+	}
+	return n
+}
+
+// check looks at everything; no call is under way.
+func (k *tortured) check(t *testing.T, p *platform) map[string]client.File {
+	t.Helper()
+	channel := k.channel
 	var listed map[string]client.File
 	// What a killed process or a broken connection left under way may land a little later.
 	p.until("a list that stands still", 60*time.Second, func() bool {
@@ -346,14 +509,22 @@ func (k *tortured) check(t *testing.T, p *platform, channel string) map[string]c
 		if want, ok := k.there[id]; err != nil || ok && !bytes.Equal(body, []byte(want)) || !k.bodies[string(body)] && string(body) != "x" || f.ETag != hex.EncodeToString(sum[:]) {
 			t.Errorf("file %s has other bytes than were sent (%d of them, %v)", id, len(body), err)
 		}
-		if want, ok := k.tags[id]; ok && f.Meta()["tag"] != want {
-			t.Errorf("file %s has tag %s, acknowledged was %s", id, f.Meta()["tag"], want)
+		if may, ok := k.marks[id]; ok && !may[marksOf(f)] {
+			t.Errorf("file %s has %v, which is none of %v", id, marksOf(f), may)
 		}
+	}
+	n := 0
+	if err := p.api.BucketFiles(t.Context(), k.bucket, "", "", true, func(client.BucketFile) error { n++; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if there := k.checkKeys(t, p); n != there {
+		t.Errorf("the bucket lists %d files, of which %d are there", n, there)
 	}
 	// What was committed and not answered is journaled in the background of a start.
 	p.until("agreement of index, storage and journal", 90*time.Second, func() bool {
 		v, err := p.api.VerifyChannel(t.Context(), channel, true, false)
-		return err == nil && v.Left == 0
+		b, errBucket := p.api.VerifyBucket(t.Context(), k.bucket, true, false)
+		return err == nil && errBucket == nil && v.Left == 0 && b.Left == 0
 	})
 	for tag, want := range tagged(listed) {
 		if n, err := p.api.CountFiles(t.Context(), channel, "x-abeja-meta-tag:"+tag); err != nil || n != want {

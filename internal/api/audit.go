@@ -52,17 +52,17 @@ func (a *API) watch(r *http.Request, o operation, param func(string) string) {
 		return
 	}
 	w := &audited{row: audit.Row{
-		Time: a.Now().UTC(), ID: info.id, Actor: audit.ActorNone, Operation: o.ID, Method: r.Method, Path: r.URL.Path, Source: sourceOf(r),
+		Time: a.Now().UTC(), ID: info.id, Actor: audit.ActorNone, Operation: o.ID, Method: r.Method, Path: plat.HideTokens(r.URL.Path), Source: sourceOf(r),
 		Targets: map[string]string{},
 	}}
 	for _, name := range pathParams(o.Path) {
 		if v := param(name); name == "organization_id" {
 			w.named = v
 			if o.Op == authz.OrgManage {
-				w.row.Targets[name] = v
+				w.row.Targets[name] = plat.HideTokens(v)
 			}
 		} else if v != "" {
-			w.row.Targets[name] = v
+			w.row.Targets[name] = plat.HideTokens(v)
 		}
 	}
 	info.audit = w

@@ -56,7 +56,14 @@ func codeOf(status int) string {
 }
 
 func newError(status int, description string, detail map[string][]string) *ErrorBody {
-	e := &ErrorBody{status: status, Code: codeOf(status), Description: description, Detail: detail}
+	e := &ErrorBody{status: status, Code: codeOf(status), Description: plat.HideTokens(description), Detail: detail}
+	for _, messages := range detail {
+		for i, m := range messages {
+			if hidden := plat.HideTokens(m); hidden != m {
+				messages[i] = hidden
+			}
+		}
+	}
 	if status == http.StatusServiceUnavailable {
 		e.retryAfter = "2"
 	}

@@ -65,7 +65,7 @@ func (a *API) middleware(next http.Handler) http.Handler {
 		start := time.Now()
 		id, path := plat.NewUUID(), ""
 		if a.AccessLog != nil {
-			path = r.URL.EscapedPath() // as it was sent, without the query
+			path = plat.HideTokens(r.URL.EscapedPath()) // as it was sent, without the query
 		}
 		base := strings.TrimSuffix(a.PublicURL, "/")
 		if base == "" {
@@ -107,7 +107,7 @@ func (a *API) middleware(next http.Handler) http.Handler {
 				}
 			}
 			a.log.LogAttrs(ctx, slog.LevelDebug, "request", slog.String(plat.LogRequest, id), slog.String(plat.LogMethod, r.Method),
-				slog.String(plat.LogPath, r.URL.Path), slog.Int(plat.LogStatus, rec.status), slog.Duration(plat.LogDuration, time.Since(start)))
+				slog.String(plat.LogPath, plat.HideTokens(r.URL.Path)), slog.Int(plat.LogStatus, rec.status), slog.Duration(plat.LogDuration, time.Since(start)))
 		}()
 		if e := a.checkHeaders(r); e != nil {
 			writeError(rec, e)

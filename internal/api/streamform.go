@@ -26,7 +26,7 @@ const (
 // held. See readForm for forms that must be whole before they are used.
 type streamForm struct {
 	parts  *multipart.Reader
-	end    []byte // what stands where the form ends
+	tail   *tailReader
 	budget *budgetReader
 	n      int
 	seen   bool // a file
@@ -52,16 +52,43 @@ type formFile struct {
 	body        io.Reader
 }
 
-// budgetReader ends when more is read than was allowed, as long as something is. It
-// remembers the last bytes: more than multipart.Reader reads ahead.
+// tailReader remembers the last bytes of a form: more than multipart.Reader reads ahead.
+// That gives the same io.EOF for a form that is whole and one that is cut between parts.
+type tailReader struct {
+	r    io.Reader
+	end  []byte // what stands where the form ends
+	last []byte
+}
+
+const keptBytes = 8 << 10
+
+func newTail(r io.Reader, boundary string) *tailReader {
+	return &tailReader{r: r, end: []byte("\n--" + boundary + "--"), last: []byte("\n")} // a form may begin with its end
+}
+
+// Read implements io.Reader.
+func (t *tailReader) Read(p []byte) (int, error) {
+	n, err := t.r.Read(p)
+	if t.last = append(t.last, p[:n]...); len(t.last) > 2*keptBytes {
+		t.last = append(t.last[:0], t.last[len(t.last)-keptBytes:]...)
+	}
+	return n, err
+}
+
+// ended is nil where the form, of which multipart.Reader has read all, is whole.
+func (t *tailReader) ended() error {
+	if bytes.Contains(t.last, t.end) {
+		return nil
+	}
+	return &httpx.BodyError{Err: io.ErrUnexpectedEOF}
+}
+
+// budgetReader ends when more is read than was allowed, as long as something is.
 type budgetReader struct {
 	r     io.Reader
 	left  int
 	bound bool
-	last  []byte
 }
-
-const keptBytes = 8 << 10
 
 var errPartHeader = plat.Errorf(plat.ErrInvalid, "the headers of a part of the form are longer than %d bytes", maxPartHeader)
 
@@ -72,9 +99,6 @@ func (b *budgetReader) Read(p []byte) (int, error) {
 	}
 	n, err := b.r.Read(p)
 	b.left -= n
-	if b.last = append(b.last, p[:n]...); len(b.last) > 2*keptBytes {
-		b.last = append(b.last[:0], b.last[len(b.last)-keptBytes:]...)
-	}
 	return n, err
 }
 
@@ -83,8 +107,9 @@ func openForm(w http.ResponseWriter, r *http.Request) (*streamForm, error) {
 	if err != nil || kind != "multipart/form-data" || params["boundary"] == "" || len(params["boundary"]) > 70 { // RFC 2046 §5.1.1
 		return nil, plat.Errorf(plat.ErrInvalid, "the body must be multipart/form-data with the parts file and parameters")
 	}
-	b := &budgetReader{r: clientBody{httpx.IdleReader(w, r.Body, idleLimit)}}
-	return &streamForm{parts: multipart.NewReader(b, params["boundary"]), end: []byte("\n--" + params["boundary"] + "--"), budget: b}, nil
+	tail := newTail(clientBody{httpx.IdleReader(w, r.Body, idleLimit)}, params["boundary"])
+	b := &budgetReader{r: tail}
+	return &streamForm{parts: multipart.NewReader(b, params["boundary"]), tail: tail, budget: b}, nil
 }
 
 // next returns the next part, its name and file name; nil at the end.
@@ -93,10 +118,8 @@ func (f *streamForm) next() (part *multipart.Part, name, filename string, err er
 	part, err = f.parts.NextRawPart()
 	f.budget.bound = false
 	switch {
-	case errors.Is(err, io.EOF) && bytes.Contains(f.budget.last, f.end):
-		return nil, "", "", nil
-	case errors.Is(err, io.EOF): // one that is cut between its parts ends so too
-		return nil, "", "", &httpx.BodyError{Err: io.ErrUnexpectedEOF}
+	case errors.Is(err, io.EOF):
+		return nil, "", "", f.tail.ended()
 	case errors.Is(err, errPartHeader):
 		return nil, "", "", errPartHeader
 	case err != nil:

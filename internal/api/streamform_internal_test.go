@@ -55,3 +55,37 @@ func FuzzStreamForm(f *testing.F) {
 		}
 	})
 }
+
+// TestFormThatIsCut: a form is taken whole, and refused as cut off or malformed wherever
+// else it ends, also right after the line between two parts.
+func TestFormThatIsCut(t *testing.T) {
+	const whole = "--bb\r\nContent-Disposition: form-data; name=\"source\"; filename=\"x\"\r\n\r\nhello\r\n" +
+		"--bb\r\nContent-Disposition: form-data; name=\"parameters\"\r\n\r\n{\"lifetime\":\"1day\"}\r\n--bb--"
+	a := &API{Deps: Deps{TempDir: t.TempDir()}}
+	read := func(body string) error {
+		r := httptest.NewRequestWithContext(t.Context(), "POST", "/", strings.NewReader(body))
+		r.Header.Set("Content-Type", "multipart/form-data; boundary=bb")
+		var params formParams
+		up, err := a.readForm(httptest.NewRecorder(), r, "source", 1<<20, &params)
+		if err == nil && (up.Size() != 5 || params.lifetime() != "1day") {
+			t.Errorf("%q gives %d bytes and the lifetime %q", body, up.Size(), params.lifetime())
+		}
+		up.close()
+		return err
+	}
+	for _, tail := range []string{"", "\r\n", " \r\n", "\r\nwhat follows"} {
+		if err := read(whole + tail); err != nil {
+			t.Errorf("the form and %q: %v", tail, err)
+		}
+	}
+	for n := range len(whole) {
+		err := read(whole[:n])
+		if _, cut := errors.AsType[*httpx.BodyError](err); !cut && !errors.Is(err, plat.ErrInvalid) {
+			t.Errorf("the form up to %q: %v", whole[:n], err)
+		}
+	}
+	line := strings.Index(whole, "--bb\r\nContent-Disposition: form-data; name=\"parameters\"") + len("--bb\r\n")
+	if _, cut := errors.AsType[*httpx.BodyError](read(whole[:line])); !cut {
+		t.Errorf("a form that ends after a boundary is not refused as cut off")
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"mime/multipart"
 	"net/http"
 	"os"
@@ -41,11 +42,12 @@ func (u *upload) Size() int64 { return u.size }
 // means that there was no file.
 func (a *API) readForm(w http.ResponseWriter, r *http.Request, fileField string, maxFile int64, params any) (up *upload, err error) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxFile+2*maxParameters)
-	r.Body = io.NopCloser(httpx.IdleReader(w, r.Body, idleLimit))
-	mr, err := r.MultipartReader()
-	if err != nil {
+	kind, form, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || kind != "multipart/form-data" && kind != "multipart/mixed" || form["boundary"] == "" {
 		return nil, plat.Errorf(plat.ErrInvalid, "the body must be multipart/form-data with the parts %s and parameters", fileField)
 	}
+	tail := newTail(httpx.IdleReader(w, r.Body, idleLimit), form["boundary"])
+	mr := multipart.NewReader(tail, form["boundary"])
 	defer func() {
 		if err != nil {
 			up.close()
@@ -57,6 +59,9 @@ func (a *API) readForm(w http.ResponseWriter, r *http.Request, fileField string,
 		part, err := mr.NextPart()
 		switch {
 		case err == io.EOF: //nolint:errorlint // a form that is cut gives it too, wrapped
+			if err := tail.ended(); err != nil {
+				return up, err
+			}
 			if !hasParams {
 				return up, decodeParameters([]byte("{}"), params)
 			}

@@ -51,6 +51,8 @@ type Restored struct {
 	Data    string        `json:"data"`
 	KeyFile string        `json:"key_file"` // where it is, or has to be put
 	HasKeys bool          `json:"has_keys"`
+	// HasAdmin: admin.json was written, with a new token.
+	HasAdmin bool `json:"has_admin"`
 }
 
 // Restore makes a data directory from a backup. It appears whole, or not at all:
@@ -96,7 +98,7 @@ func Restore(ctx context.Context, r io.Reader, opt RestoreOptions) (_ Restored, 
 	if out.HasKeys, err = restoreKeys(opt.KeyFile, temp, in.Header().KeyIDs); err != nil {
 		return Restored{}, err
 	}
-	if err := newAdmin(ctx, temp); err != nil {
+	if out.HasAdmin, err = newAdmin(ctx, temp); err != nil {
 		return Restored{}, err
 	}
 	for _, dir := range []string{filepath.Join(temp, dirLogs), temp} {
@@ -332,23 +334,24 @@ func restoreKeys(from, dir string, ids []string) (bool, error) {
 
 // newAdmin makes a token for an admin of the first organization and writes admin.json:
 // the one of the old directory is a credential and not in the backup. Whoever can
-// restore owns the directory.
-func newAdmin(ctx context.Context, dir string) (err error) {
+// restore owns the directory. False: no admin can be given another token; the admins sign
+// in with those that they have.
+func newAdmin(ctx context.Context, dir string) (made bool, err error) {
 	db, err := sqlite.Open(ctx, filepath.Join(dir, fileControl), "outbox", "control")
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	store := sqlstore.NewOrgs(db)
 	orgs := org.NewService(store, store, plat.SystemClock, "")
 	id, err := orgs.Operator(ctx)
 	if err != nil {
-		return fmt.Errorf("restore: find the first organization: %w", err)
+		return false, fmt.Errorf("restore: find the first organization: %w", err)
 	}
 	for page := (org.Page{Limit: 1000}); ; page.Offset += page.Limit {
 		users, more, err := orgs.Users(ctx, id, page)
 		if err != nil {
-			return err
+			return false, err
 		}
 		for _, u := range users {
 			if u.Role != authn.RoleAdmin {
@@ -359,16 +362,16 @@ func newAdmin(ctx context.Context, dir string) (err error) {
 				continue
 			}
 			if err != nil {
-				return err
+				return false, err
 			}
 			raw, err := json.MarshalIndent(Admin{OrganizationID: string(id), UserID: string(u.ID), Token: secret}, "", "  ")
 			if err != nil {
-				return err
+				return false, err
 			}
-			return writePrivate(filepath.Join(dir, fileAdmin), append(raw, '\n'))
+			return true, writePrivate(filepath.Join(dir, fileAdmin), append(raw, '\n'))
 		}
 		if !more {
-			return nil // its admins sign in with the tokens they have
+			return false, nil
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"panal/internal/app"
@@ -162,9 +163,15 @@ func newFile(path string, write func(io.Writer) error) (err error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return plat.InvalidField("to", "%v", err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.partial") // 0600
+	if err := removePartials(path); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*"+partial) // 0600
 	if err != nil {
 		return plat.InvalidField("to", "%v", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { // see removePartials
+		return errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close(), os.Remove(f.Name()))
 	}
 	defer func() { _ = os.Remove(f.Name()) }()
 	if err := errors.Join(write(f), f.Sync(), f.Close()); err != nil {
@@ -181,6 +188,34 @@ func newFile(path string, write func(io.Writer) error) (err error) {
 		return err
 	}
 	return errors.Join(dir.Sync(), dir.Close())
+}
+
+const partial = ".partial"
+
+// removePartials removes what commands that were killed have left of path. One that is
+// at work has a lock on its own.
+func removePartials(path string) error {
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		return plat.InvalidField("to", "%v", err)
+	}
+	for _, d := range entries {
+		middle, ok := strings.CutPrefix(d.Name(), "."+filepath.Base(path)+".")
+		number, ok2 := strings.CutSuffix(middle, partial)
+		if _, err := strconv.ParseUint(number, 10, 64); !ok || !ok2 || err != nil || !d.Type().IsRegular() {
+			continue
+		}
+		name := filepath.Join(filepath.Dir(path), d.Name())
+		f, err := os.Open(name)
+		if err != nil { // it is gone, or somebody else's
+			continue
+		}
+		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+			_ = os.Remove(name) // a directory in which it can't be removed takes no backup either
+		}
+		_ = f.Close()
+	}
+	return nil
 }
 
 type restoreCmd struct {
@@ -238,6 +273,9 @@ func (c *restoreCmd) Run(e *env) error {
 	}
 	if !out.HasKeys {
 		e.say("Now put the key file in its place, else no secret can be opened (keys %s; it was %s):\n  install -m 600 YOUR-COPY %s", strings.Join(out.Header.KeyIDs, ", "), out.Header.KeyFile, out.KeyFile)
+	}
+	if !out.HasAdmin {
+		e.say("No admin.json was written: the first organization has no admin that can be given another token (each has as many as there may be). Sign in with a token of before (--user, --token or PANAL_USER_ID, PANAL_PERSONAL_ACCESS_TOKEN).")
 	}
 	e.say("Then: panal serve --data %s", out.Data)
 	return nil

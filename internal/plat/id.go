@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -89,6 +90,33 @@ func NewToken() string {
 	var b [20]byte
 	mustRand(b[:])
 	return hex.EncodeToString(b[:])
+}
+
+// tokenLen is the length of what NewToken returns.
+const tokenLen = 40
+
+// HideTokens returns s with "(token)" for whatever has the form of a token: what was
+// put into a path or a field by mistake is written down nowhere.
+func HideTokens(s string) string {
+	var out strings.Builder
+	run, kept := 0, 0 // hex digits before i; how much of s is in out
+	for i := 0; i <= len(s); i++ {
+		if i < len(s) && (s[i] >= '0' && s[i] <= '9' || s[i] >= 'a' && s[i] <= 'f') {
+			run++
+			continue
+		}
+		if run == tokenLen {
+			out.WriteString(s[kept : i-run])
+			out.WriteString("(token)")
+			kept = i
+		}
+		run = 0
+	}
+	if kept == 0 {
+		return s
+	}
+	out.WriteString(s[kept:])
+	return out.String()
 }
 
 var fileIDPattern = regexp.MustCompile(`^\d{8}T\d{6}-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)

@@ -36,6 +36,24 @@ func TestIDForms(t *testing.T) {
 	}
 }
 
+func TestHideTokens(t *testing.T) {
+	token := plat.NewToken()
+	for in, want := range map[string]string{
+		"":                              "",
+		token:                           "(token)",
+		"/users/1/tokens/" + token:      "/users/1/tokens/(token)",
+		token + "/" + token + "?":       "(token)/(token)?",
+		"user-12:" + token + "g":        "user-12:(token)g",
+		token[1:]:                       token[1:],
+		token + "0":                     token + "0", // a longer sum
+		"channel 1712345678901 is gone": "channel 1712345678901 is gone",
+	} {
+		if got := plat.HideTokens(in); got != want {
+			t.Errorf("HideTokens(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
 func TestInstanceTypes(t *testing.T) {
 	for name, want := range map[string]plat.Resources{
 		"cpu-0.25": {MilliCPU: 250, Memory: 512 << 20},
