@@ -127,7 +127,9 @@ func run(ctx context.Context, o options) (err error) {
 	for _, part := range []func(context.Context) (figures, error){
 		b.oldWay, b.ourWay, b.latency,
 		func(ctx context.Context) (figures, error) { return b.drain(ctx, "backlog, adaptive", 0, 0) },
-		func(ctx context.Context) (figures, error) { return b.drain(ctx, "backlog, 15 writes at a time", 15, 15) },
+		func(ctx context.Context) (figures, error) {
+			return b.drain(ctx, "backlog, 15 writes at a time", 15, 15)
+		},
 	} {
 		f, err := part(ctx)
 		if err != nil {
