@@ -163,15 +163,9 @@ func newFile(path string, write func(io.Writer) error) (err error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return plat.InvalidField("to", "%v", err)
 	}
-	if err := removePartials(path); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*"+partial) // 0600
+	f, err := newPartial(path)
 	if err != nil {
-		return plat.InvalidField("to", "%v", err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { // see removePartials
-		return errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close(), os.Remove(f.Name()))
+		return err
 	}
 	defer func() { _ = os.Remove(f.Name()) }()
 	if err := errors.Join(write(f), f.Sync(), f.Close()); err != nil {
@@ -192,6 +186,40 @@ func newFile(path string, write func(io.Writer) error) (err error) {
 
 const partial = ".partial"
 
+// newPartial makes a file for what is to become path, with a lock on it, and removes
+// what was left of others. One command does so at a time: between its making and its lock a
+// file looks as if it had been left.
+func newPartial(path string) (*os.File, error) {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return nil, plat.InvalidField("to", "%v", err)
+	}
+	defer func() { _ = dir.Close() }() // ends the lock
+	if err := flock(dir, syscall.LOCK_EX); err != nil {
+		return nil, fmt.Errorf("lock %s: %w", dir.Name(), err)
+	}
+	if err := removePartials(path); err != nil {
+		return nil, err
+	}
+	f, err := os.CreateTemp(dir.Name(), "."+filepath.Base(path)+".*"+partial) // 0600
+	if err != nil {
+		return nil, plat.InvalidField("to", "%v", err)
+	}
+	if err := flock(f, syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close(), os.Remove(f.Name()))
+	}
+	return f, nil
+}
+
+// flock is the system call, again when a signal ends it.
+func flock(f *os.File, how int) error {
+	for {
+		if err := syscall.Flock(int(f.Fd()), how); !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+	}
+}
+
 // removePartials removes what commands that were killed have left of path. One that is
 // at work has a lock on its own.
 func removePartials(path string) error {
@@ -210,7 +238,7 @@ func removePartials(path string) error {
 		if err != nil { // it is gone, or somebody else's
 			continue
 		}
-		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+		if flock(f, syscall.LOCK_EX|syscall.LOCK_NB) == nil {
 			_ = os.Remove(name) // a directory in which it can't be removed takes no backup either
 		}
 		_ = f.Close()
