@@ -334,7 +334,7 @@ func (c *Controller) pass(ctx context.Context) error {
 	return group.Wait()
 }
 
-// sweep returns every service there is or whose instances are, and takes care of
+// sweep returns every service that is not stopped or whose instances are, and takes care of
 // workloads that have no record (a database that was restored, say).
 func (c *Controller) sweep(ctx context.Context) ([]plat.ServiceID, error) {
 	list, err := c.Runner.List(ctx) // before the records: what runs has a record already
@@ -351,7 +351,9 @@ func (c *Controller) sweep(ctx context.Context) ([]plat.ServiceID, error) {
 	}
 	set := map[plat.ServiceID]bool{}
 	for _, s := range services {
-		set[s.ID] = true
+		if s.Status != deploy.Stopped { // one that is stopped is looked at while it has instances
+			set[s.ID] = true
+		}
 	}
 	known := map[plat.WorkloadID]bool{}
 	for _, i := range instances {
