@@ -153,18 +153,13 @@ func cell(v float64) string {
 	return fmt.Sprintf("%.1f", v)
 }
 
-// postmaster returns PostgreSQL's first process.
+// postmaster is the parent of all of PostgreSQL's processes.
 func postmaster(ctx context.Context, db *sqlstore.DB) (int, error) {
-	var dir string
-	if err := db.Read().QueryRowContext(ctx, `SELECT setting FROM pg_settings WHERE name = 'data_directory'`).Scan(&dir); err != nil {
-		return 0, fmt.Errorf("data directory: %w", err)
+	var backend int
+	if err := db.Read().QueryRowContext(ctx, `SELECT pg_backend_pid()`).Scan(&backend); err != nil {
+		return 0, fmt.Errorf("PostgreSQL's process: %w", err)
 	}
-	raw, err := os.ReadFile(dir + "/postmaster.pid")
-	if err != nil {
-		return 0, fmt.Errorf("PostgreSQL must run on this machine: %w", err)
-	}
-	first, _, _ := strings.Cut(string(raw), "\n")
-	return strconv.Atoi(first)
+	return proc.Parent(backend)
 }
 
 // cpu returns the CPU time of this process and of PostgreSQL so far.
@@ -172,16 +167,8 @@ func (b *bench) cpu() (own, server time.Duration, err error) {
 	if own, err = proc.CPU(os.Getpid()); err != nil {
 		return 0, 0, err
 	}
-	pids, err := proc.Children(b.pid)
-	if err != nil {
-		return 0, 0, err
-	}
-	for _, pid := range append(pids, b.pid) {
-		if d, err := proc.CPU(pid); err == nil { // one may have ended
-			server += d
-		}
-	}
-	return own, server, nil
+	server, err = proc.FamilyCPU(b.pid)
+	return own, server, err
 }
 
 // bucket is the objects that the events tell of: what a key has follows from it.

@@ -96,6 +96,43 @@ func CPU(pid int) (time.Duration, error) {
 	return time.Duration(user+system) * time.Second / ticksPerSecond, errors.Join(err1, err2)
 }
 
+// Parent returns the process that started another.
+func Parent(pid int) (int, error) {
+	fields, err := stat(pid)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(fields[1])
+}
+
+// FamilyCPU returns the CPU time of a process and its children so far, also of those
+// that have ended, which it keeps. Children are not asked for theirs.
+func FamilyCPU(pid int) (time.Duration, error) {
+	fields, err := stat(pid)
+	if err != nil {
+		return 0, err
+	}
+	ticks := int64(0)
+	for _, f := range fields[11:15] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("/proc/%d/stat: %w", pid, err)
+		}
+		ticks += n
+	}
+	sum := time.Duration(ticks) * time.Second / ticksPerSecond
+	children, err := Children(pid)
+	if err != nil {
+		return 0, err
+	}
+	for _, c := range children {
+		if d, err := CPU(c); err == nil { // it may have ended
+			sum += d
+		}
+	}
+	return sum, nil
+}
+
 // stat returns the fields of /proc/PID/stat behind the name, which may hold anything.
 func stat(pid int) ([]string, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -103,7 +140,7 @@ func stat(pid int) ([]string, error) {
 		return nil, fmt.Errorf("the process is gone: %w", err)
 	}
 	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-	if len(fields) < 13 {
+	if len(fields) < 15 {
 		return nil, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields))
 	}
 	return fields, nil
