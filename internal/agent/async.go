@@ -121,14 +121,18 @@ func (q *asyncs) work(j *asyncJob) {
 	}
 	wk.child.tag(j.requestID)
 	resp, err := wk.call(j.req, asyncLimit)
-	wk.child.tag("")
 	if err != nil {
+		wk.child.tag("")
 		_ = s.lost(wk, j.requestID, err)
 		q.fail(j, textLost)
 		return
 	}
 	out, err := s.open(resp)
-	s.pool.idle <- wk
+	if resp.Stream && err == nil {
+		out, err = s.collect(wk, j.requestID)
+	} else {
+		s.release(wk, resp)
+	}
 	if resp.ErrorMessage != "" || err != nil { // the runtime has logged the traceback
 		q.fail(j, textRaised)
 		return
@@ -141,10 +145,7 @@ func (q *asyncs) work(j *asyncJob) {
 
 // bring stores an answer of user code as the result.
 func (q *asyncs) bring(j *asyncJob, resp runtimeResponse, out *os.File) {
-	status, kind := http.StatusOK, "application/json"
-	if resp.StatusCode != nil {
-		status = *resp.StatusCode
-	}
+	kind := "application/json"
 	if resp.ContentType != nil {
 		kind = strings.Map(printable, *resp.ContentType)
 	}
@@ -175,11 +176,11 @@ func (q *asyncs) bring(j *asyncJob, resp runtimeResponse, out *os.File) {
 			panic("BUG: agent: writing to memory fails: " + err.Error())
 		}
 	}
-	part("status", "text/plain", strconv.Itoa(status))
+	part("status", "text/plain", strconv.Itoa(resp.status()))
 	part("headers", "application/json", string(text))
 	part("body", orDefault(kind, "application/octet-stream"), "")
 	tail := "\r\n--" + mw.Boundary() + "--\r\n"
-	var size int64
+	size := int64(len(resp.small))
 	if out != nil {
 		info, err := out.Stat()
 		if err != nil {
@@ -189,7 +190,7 @@ func (q *asyncs) bring(j *asyncJob, resp runtimeResponse, out *os.File) {
 		size = info.Size()
 	}
 	q.put(j, mw.FormDataContentType(), int64(head.Len())+size+int64(len(tail)), func() (io.Reader, error) {
-		parts := []io.Reader{bytes.NewReader(head.Bytes())}
+		parts := []io.Reader{bytes.NewReader(head.Bytes()), bytes.NewReader(resp.small)}
 		if out != nil {
 			parts = append(parts, io.NewSectionReader(out, 0, size))
 		}

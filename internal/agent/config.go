@@ -25,8 +25,6 @@ const (
 	EnvWorkers = "PANAL_WORKERS"
 	// EnvQueue is how many requests may wait for a worker.
 	EnvQueue = "PANAL_QUEUE"
-	// EnvHandlerTimeout is how long a handler may take (a duration such as 30s).
-	EnvHandlerTimeout = "PANAL_HANDLER_TIMEOUT"
 	// EnvConcurrency is how many requests a command takes at a time.
 	EnvConcurrency = "PANAL_CONCURRENCY"
 	// EnvMaxRequestBytes bounds the body of a request.
@@ -43,7 +41,7 @@ func flagNames() []string {
 		"ABEJA_MODEL_ID", "ABEJA_MODEL_VERSION", "ABEJA_MODEL_VERSION_ID", "ABEJA_DEPLOYMENT_CODE_DOWNLOAD",
 		"ABEJA_TRAINING_MODEL_DOWNLOAD", "TRAINING_JOB_DEFINITION_NAME", "TRAINING_JOB_DEFINITION_VERSION", "TRAINING_JOB_ID",
 		"ABEJA_USER_MODEL_ROOT", "ABEJA_TRAINING_RESULT_DIR", "ABEJA_RUNTIME", "PORT", "HEALTHCHECK_PORT", "HANDLER",
-		EnvWorkers, EnvQueue, EnvHandlerTimeout, EnvMaxRequestBytes,
+		EnvWorkers, EnvQueue, runner.EnvHandlerTimeout, EnvMaxRequestBytes,
 		EnvConcurrency, agentctl.EnvCommand, agentctl.EnvHealthPath,
 	}
 }
@@ -212,10 +210,10 @@ func (c *config) fill(vars map[string]string) error {
 	c.queue = number(EnvQueue, 64, 0, 100_000)
 	c.maxRequest = int64(number(EnvMaxRequestBytes, defaultMaxRequestBytes, 0, 1<<62))
 	c.handlerTimeout = 30 * time.Second
-	if s := vars[EnvHandlerTimeout]; s != "" {
+	if s := vars[runner.EnvHandlerTimeout]; s != "" {
 		d, err := time.ParseDuration(s)
 		if err != nil || d <= 0 {
-			missing = append(missing, EnvHandlerTimeout+" (a duration such as 30s)")
+			missing = append(missing, runner.EnvHandlerTimeout+" (a duration such as 30s)")
 		}
 		c.handlerTimeout = d
 	}

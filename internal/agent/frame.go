@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 )
 
 // Frames between agent and runtime (compute.md §13.4): AB E9 A0, version 01,
@@ -43,6 +44,33 @@ type runtimeResponse struct {
 	Metadata     map[string]string `json:"metadata"`
 	Path         *string           `json:"path"`
 	ErrorMessage string            `json:"error_message"`
+	// Of our own runtime: a body of so many bytes follows the frame, or the pieces
+	// of one that a generator makes (stream).
+	Inline int  `json:"inline"`
+	Stream bool `json:"stream"`
+
+	small []byte // the inline body
+}
+
+func (r runtimeResponse) status() int {
+	if r.StatusCode == nil {
+		return http.StatusOK
+	}
+	return *r.StatusCode
+}
+
+// bare tells that the answer has no body whatever user code says.
+func (r runtimeResponse) bare() bool {
+	return r.status() == http.StatusNoContent || r.status() == http.StatusNotModified
+}
+
+// maxInline bounds runtimeResponse.Inline.
+const maxInline = 64 << 10
+
+// stopFrame tells the runtime that nobody wants the rest of a stream. It ignores
+// one that comes too late.
+type stopFrame struct {
+	Stop bool `json:"stop"`
 }
 
 func writeFrame(w io.Writer, v any) error {

@@ -362,6 +362,9 @@ func (x *exchange) try(in *instance, rt *Route, tries int, until time.Time) resu
 		firstByte: cmp.Or(rt.firstByte, x.p.opt.FirstByte),
 		idle:      cmp.Or(rt.idle, x.p.opt.Idle),
 	}
+	if in.once {
+		u.firstByte = min(u.firstByte, onceLimit)
+	}
 	defer u.end(false) // whatever happens, the instance gets free
 	length := int64(len(x.body))
 	if x.stream {
@@ -371,7 +374,7 @@ func (x *exchange) try(in *instance, rt *Route, tries int, until time.Time) resu
 	if rt.command {
 		x.upgrade = upgradeOf(x.r)
 	}
-	c.head = appendHead(c.head[:0], x.r, x.call, rt, in.key, length)
+	c.head = appendHead(c.head[:0], x.r, x.call, rt, in, length)
 	_ = c.nc.SetDeadline(time.Now().Add(u.firstByte)) // fails only when closed; send tells
 	sent, err := c.send(c.head, x.body)
 	if err != nil && !sent {

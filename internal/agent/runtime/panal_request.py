@@ -2,6 +2,7 @@
 """The request that a handler sees, and how its answer becomes bytes."""
 import collections
 import csv
+import functools
 import http
 import io
 import json
@@ -181,6 +182,8 @@ def encode(content, content_type):
         return
     if isinstance(content, (str, dict, bytes, bytearray, memoryview)):
         content = (content,)
+    elif isinstance(content, (io.RawIOBase, io.BufferedIOBase)):
+        content = iter(functools.partial(content.read, 64 << 10), b"")  # the same bytes as its lines
     else:
         try:
             content = iter(content)

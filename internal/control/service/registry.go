@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"panal/internal/dataplane"
 	"panal/internal/deploy"
@@ -164,9 +165,7 @@ func (r *registry) ready() map[plat.ServiceID][]dataplane.Instance {
 
 func route(id plat.WorkloadID, l *liveInstance) dataplane.Instance {
 	a := l.status.Addr
-	// One request at a time and worker is what the runtime contract promises
-	// (compute.md §13.5); our agent says how many it has.
-	return dataplane.Instance{ID: id, Network: a.Network, Address: a.Address, Key: a.Key, Limit: max(a.Limit, 1)}
+	return dataplane.Instance{ID: id, Network: a.Network, Address: a.Address, Key: a.Key, Limit: a.Limit}
 }
 
 // apply routes a deployment as it is in memory. The caller holds mu.
@@ -191,7 +190,7 @@ func (r *registry) apply(dep plat.DeploymentID) {
 func build(dep plat.DeploymentID, recs *records, ready map[plat.ServiceID][]dataplane.Instance) dataplane.Deployment {
 	d := dataplane.Deployment{ID: dep, Org: recs.org, Aliases: recs.aliases, Splits: recs.splits, Services: make([]dataplane.Service, 0, len(recs.services))}
 	for _, s := range recs.services {
-		out := dataplane.Service{ID: s.ID, Command: s.Command, Record: recordOf(s)}
+		out := dataplane.Service{ID: s.ID, Command: s.Command, Record: recordOf(s), FirstByte: patience(s)}
 		switch s.Status {
 		case deploy.Stopped:
 			out.Refuse = fmt.Sprintf("service %s is %s", s.ID, s.Status)
@@ -204,6 +203,20 @@ func build(dep plat.DeploymentID, recs *records, ready map[plat.ServiceID][]data
 		d.Services = append(d.Services, out)
 	}
 	return d
+}
+
+// usualPatience is what a handler has without a limit of its own (compute.md §13.5).
+const usualPatience = 30 * time.Second
+
+// patience is how long the gateway waits for the answer of a handler that may take
+// longer than is usual: a little longer still, so that it is the agent that says what
+// happened. 0 means the usual.
+func patience(s deploy.Service) time.Duration {
+	limit, err := time.ParseDuration(s.Merged[runner.EnvHandlerTimeout])
+	if err != nil || limit <= usualPatience || s.Command {
+		return 0
+	}
+	return limit + 5*time.Second
 }
 
 // add takes up an instance that was recorded, or its new state.

@@ -374,7 +374,7 @@ func (w *workload) takeState(st agentctl.State) {
 		}
 		w.status.Healthy = st.Healthy && w.status.Phase == runner.PhaseRunning && w.rec.Kind == runner.KindService
 		if w.rec.Kind == runner.KindService {
-			w.status.Addr.Limit = min(max(st.Limit, 1), runner.MaxLimit)
+			w.status.Addr.Limit = min(max(st.Limit, 0), runner.MaxLimit)
 		}
 	}
 	changed := w.status != old
