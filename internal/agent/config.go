@@ -58,7 +58,7 @@ type config struct {
 	python string
 	pip    []string
 
-	deployment, service                  string
+	deployment, service, job             string
 	modelID, modelVersion, modelRevision string
 	codePath, modelPath, resultPath      string // API paths to download from
 	uploadPath                           string // API path that hands out the URL for the result
@@ -168,6 +168,7 @@ func (c *config) fill(vars map[string]string) error {
 	job := vars["TRAINING_JOB_ID"]
 	base := org + "/training/definitions/" + url.PathEscape(definition)
 	if c.kind == runner.KindTraining {
+		c.job = job
 		if c.download {
 			need("TRAINING_JOB_DEFINITION_NAME")
 			need("TRAINING_JOB_DEFINITION_VERSION")

@@ -14,7 +14,7 @@ import (
 	"panal/internal/runner/agentctl"
 )
 
-// What is missing or wrong is said by name, at once, with exit code 1.
+// What is missing or wrong is said by name, at once, with exit code 1 (compute.md §13.2, §13.13).
 func TestConfigErrors(t *testing.T) {
 	good := []string{
 		"ABEJA_API_URL=http://127.0.0.1:1", "ABEJA_ORGANIZATION_ID=1", "PLATFORM_AUTH_TOKEN=t", "HANDLER=a:b",

@@ -144,15 +144,16 @@ func (s *service) forward(ctx context.Context, w http.ResponseWriter, from *piec
 			break
 		}
 	}
-	if err != nil && !errors.Is(err, io.EOF) {
+	whole := errors.Is(err, io.EOF)
+	if err != nil && !whole {
 		return false, err
 	}
 	code := begin(w, resp)
-	if err != nil {
+	if whole {
 		w.Header().Set("Content-Length", strconv.Itoa(n))
 	}
 	w.WriteHeader(code)
-	if err != nil {
+	if whole {
 		_, _ = w.Write(buf[:n]) // fits into the buffers
 		return true, nil
 	}
