@@ -46,6 +46,9 @@ type JobDefinitionVersion struct {
 	Archived             bool             `json:"archived"`
 	CreatedAt            string           `json:"created_at"`
 	ModifiedAt           string           `json:"modified_at"`
+	GitURL               string           `json:"git_url,omitempty" doc:"extension: the repository, for a version from git"`
+	GitBranch            string           `json:"git_branch,omitempty" doc:"extension: the branch, tag or commit that was asked for"`
+	GitCommit            string           `json:"git_commit,omitempty" doc:"extension: the commit that it was"`
 }
 
 // Message is the answer of operations that have nothing else to say.
@@ -158,6 +161,7 @@ func wireVersion(v train.Version) JobDefinitionVersion {
 		Environment: v.Environment, UserParameters: v.Environment, Datasets: datasetMap(v.Datasets),
 		Datalakes: orEmpty(v.Premounts.Datalakes), Buckets: orEmpty(v.Premounts.Buckets), DatasetPremounted: v.Premounts.DatasetPremounted,
 		Description: orNull(v.Description), Archived: v.Archived, CreatedAt: micro(v.CreatedAt), ModifiedAt: micro(v.ModifiedAt),
+		GitURL: v.Git.URL, GitBranch: v.Git.Ref, GitCommit: v.Git.Commit,
 	}
 }
 
@@ -317,6 +321,14 @@ func value[T any](p *T) T {
 	return *p
 }
 
+func (p versionParameters) params() train.VersionParams {
+	return train.VersionParams{
+		Handler: value(p.Handler), Image: value(p.Image), Environment: environment(p.Environment, p.UserParameters),
+		Datasets: datasetIDs(p.Datasets), Description: value(p.Description),
+		Premounts: train.Premounts{Datalakes: p.Datalakes, Buckets: p.Buckets, DatasetPremounted: bool(p.DatasetPremounted)},
+	}
+}
+
 func (a *API) addVersions(tag string) {
 	a.raw(operation{
 		ID: "create-job-definition-version", Method: http.MethodPost, Path: pathDefinition + "/versions",
@@ -330,16 +342,32 @@ func (a *API) addVersions(tag string) {
 			return
 		}
 		defer src.close()
-		v, err := a.Train.CreateVersion(r.Context(), caller(r.Context()).Org, param(r, "job_definition"), train.VersionParams{
-			Handler: value(p.Handler), Image: value(p.Image), Environment: environment(p.Environment, p.UserParameters),
-			Datasets: datasetIDs(p.Datasets), Description: value(p.Description),
-			Premounts: train.Premounts{Datalakes: p.Datalakes, Buckets: p.Buckets, DatasetPremounted: bool(p.DatasetPremounted)},
-		}, trainUpload(src))
+		v, err := a.Train.CreateVersion(r.Context(), caller(r.Context()).Org, param(r, "job_definition"), p.params(), trainUpload(src))
 		if err != nil {
 			a.fail(w, r, familyCompute, err)
 			return
 		}
 		writeJSON(w, http.StatusOK, wireVersion(v))
+	})
+
+	type newGitVersion struct {
+		gitBody
+		versionParameters
+	}
+	type gitInput struct {
+		DefinitionPath
+		Body *newGitVersion
+	}
+	register(a, operation{
+		ID: "create-job-definition-version-from-git", Method: http.MethodPost, Path: pathDefinition + "/git/versions",
+		Summary: "Create a version from a git repository", Tag: tag, Family: familyCompute, Op: authz.DefinitionUpdate,
+	}, func(ctx context.Context, in *gitInput) (*JobDefinitionVersion, error) {
+		b := value(in.Body)
+		fetch, done := a.fetching(b.gitBody)
+		defer done()
+		v, err := a.Train.CreateVersionFromGit(ctx, caller(ctx).Org, in.Definition, b.params(), fetch)
+		out := wireVersion(v)
+		return &out, err
 	})
 
 	type listInput struct {

@@ -64,6 +64,12 @@ func (deploymentCreateCmd) Help() string {
 
   panal deployment create leaf-api
   panal deployment version create leaf-api ./predict --label 0.0.1
+
+Code may also come from a git repository; the server fetches it, and the version
+keeps the commit that it was:
+
+  panal deployment version create leaf-api --git https://git.example.com/team/leaf \\
+    --ref v1.2 --label 1.2
   panal service create leaf-api 0.0.1 --model 1720000000055 --wait
   panal endpoint create leaf-api ser-7be2d1904c3f4a58
   panal endpoint call leaf-api picture.png
@@ -131,14 +137,14 @@ func (c deploymentDeleteCmd) Run(e *env) error {
 
 // deploymentVersionCmd is the noun for code versions.
 type deploymentVersionCmd struct {
-	Create   codeCreateCmd   `cmd:"" help:"Create a code version from a directory of code."`
+	Create   codeCreateCmd   `cmd:"" help:"Create a code version from a directory of code or a git repository."`
 	List     codeListCmd     `cmd:"" help:"List the code versions of a deployment."`
 	Download codeDownloadCmd `cmd:"" help:"Download a code version's source, as it was uploaded."`
 	Delete   codeDeleteCmd   `cmd:"" help:"Delete a code version that no service uses."`
 }
 
 func codeHeader() []string {
-	return []string{"ID", "VERSION", "RUNS", "IMAGE", "ENVIRONMENT", "CREATED"}
+	return []string{"ID", "VERSION", "RUNS", "IMAGE", "ENVIRONMENT", "COMMIT", "CREATED"}
 }
 
 func codeRow(v client.Code) []string {
@@ -146,12 +152,13 @@ func codeRow(v client.Code) []string {
 	if len(v.Command) > 0 {
 		what = strings.Join(v.Command, " ")
 	}
-	return []string{v.ID, v.Label, what, v.Image, pairs(v.Environment), v.CreatedAt}
+	return []string{v.ID, v.Label, what, v.Image, pairs(v.Environment), v.GitCommit, v.CreatedAt}
 }
 
 type codeCreateCmd struct {
 	deploymentArg
-	Source  string            `arg:"" help:"Directory of code (packed without .git and __pycache__), or a zip or tar.gz file." type:"path"`
+	Source string `arg:"" optional:"" help:"Directory of code (packed without .git and __pycache__), or a zip or tar.gz file." type:"path"`
+	gitFlags
 	Label   string            `help:"Your name for the version, unique in the deployment, such as 0.0.1." required:"" short:"l"`
 	Handler string            `help:"module:function to call; default main:handler."`
 	Image   string            `help:"Profile to run in: namespace/name:tag." default:"abeja-inc/all-cpu:19.10"`
@@ -181,6 +188,22 @@ func (c codeCreateCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	var words []string
+	if c.Command != "" {
+		words = []string{"/bin/sh", "-c", c.Command}
+	}
+	params := client.CodeParams{Label: c.Label, Handler: c.Handler, Image: c.Image, Environment: c.Env, Command: words, HealthPath: c.Health}
+	git, err := c.repository(e, c.Source)
+	if err != nil {
+		return err
+	}
+	if git != nil {
+		v, err := e.api.CodeFromGit(e.ctx, id, *git, params)
+		if err != nil {
+			return err
+		}
+		return e.print(v, codeHeader(), [][]string{codeRow(v)})
+	}
 	write, err := source(c.Source)
 	if err != nil {
 		return err
@@ -204,13 +227,7 @@ func (c codeCreateCmd) Run(e *env) error {
 	if _, err := tmp.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	var words []string
-	if c.Command != "" {
-		words = []string{"/bin/sh", "-c", c.Command}
-	}
-	v, err := e.api.CreateCode(e.ctx, id, client.CodeParams{
-		Label: c.Label, Handler: c.Handler, Image: c.Image, Environment: c.Env, Command: words, HealthPath: c.Health,
-	}, tmp, size)
+	v, err := e.api.CreateCode(e.ctx, id, params, tmp, size)
 	if err != nil {
 		return err
 	}
