@@ -60,8 +60,8 @@ func wireCode(v deploy.Version, u *users) (CodeVersion, error) {
 	}, err
 }
 
-// newCode is the body that creates a code version.
-type newCode struct {
+// NewCode is the body that creates a code version.
+type NewCode struct {
 	Version        string           `json:"version" example:"0.0.1"`
 	Image          string           `json:"image" example:"abeja-inc/all-cpu:19.10"`
 	Handler        *string          `json:"handler" doc:"default main:handler"`
@@ -70,7 +70,7 @@ type newCode struct {
 	HealthPath     *string          `json:"health_path" doc:"path that answers 200 when the command works; default /"`
 }
 
-func (b newCode) params() deploy.NewVersion {
+func (b NewCode) params() deploy.NewVersion {
 	return deploy.NewVersion{
 		Label: b.Version, Image: b.Image, Handler: value(b.Handler), Environment: b.UserParameters,
 		Command: b.Command, HealthPath: value(b.HealthPath),
@@ -83,7 +83,7 @@ func (a *API) addCodes() {
 	}
 	type createInput struct {
 		DeploymentPath
-		Body *newCode
+		Body *NewCode
 	}
 	register(a, op("create-deployment-version", http.MethodPost, pathCodes, "Create a code version; its answer says where to upload the source", authz.CodeCreate),
 		func(ctx context.Context, in *createInput) (*CodeVersion, error) {
@@ -102,8 +102,8 @@ func (a *API) addCodes() {
 		})
 
 	type newGitCode struct {
-		gitBody
-		newCode
+		GitSource
+		NewCode
 	}
 	type gitInput struct {
 		DeploymentPath
@@ -113,7 +113,7 @@ func (a *API) addCodes() {
 		func(ctx context.Context, in *gitInput) (*CodeVersion, error) {
 			b := value(in.Body)
 			id := caller(ctx)
-			fetch, done := a.fetching(b.gitBody)
+			fetch, done := a.fetching(b.GitSource)
 			defer done()
 			v, err := a.Deploy.CreateVersionFromGit(ctx, id.Org, id.User, in.id(), b.params(), fetch)
 			if err != nil {

@@ -291,8 +291,8 @@ func (a *API) addDefinitions() {
 	a.addVersions(tag)
 }
 
-// versionParameters is the JSON part of a new version (compute.md §2.4).
-type versionParameters struct {
+// VersionParameters is what is said of a new version, the JSON part of an upload (compute.md §2.4).
+type VersionParameters struct {
 	Handler           *string          `json:"handler"`
 	Image             *string          `json:"image"`
 	Environment       compat.StringMap `json:"environment"`
@@ -321,7 +321,7 @@ func value[T any](p *T) T {
 	return *p
 }
 
-func (p versionParameters) params() train.VersionParams {
+func (p VersionParameters) params() train.VersionParams {
 	return train.VersionParams{
 		Handler: value(p.Handler), Image: value(p.Image), Environment: environment(p.Environment, p.UserParameters),
 		Datasets: datasetIDs(p.Datasets), Description: value(p.Description),
@@ -335,7 +335,7 @@ func (a *API) addVersions(tag string) {
 		Summary: "Create a version: multipart/form-data with source_code (zip or tar.gz) and parameters (JSON)", Tag: tag,
 		Family: familyCompute, Op: authz.DefinitionUpdate,
 	}, func(w http.ResponseWriter, r *http.Request) {
-		var p versionParameters
+		var p VersionParameters
 		src, err := a.readForm(w, r, "source_code", train.MaxSourceBytes, &p)
 		if err != nil {
 			a.fail(w, r, familyCompute, err)
@@ -351,8 +351,8 @@ func (a *API) addVersions(tag string) {
 	})
 
 	type newGitVersion struct {
-		gitBody
-		versionParameters
+		GitSource
+		VersionParameters
 	}
 	type gitInput struct {
 		DefinitionPath
@@ -363,7 +363,7 @@ func (a *API) addVersions(tag string) {
 		Summary: "Create a version from a git repository", Tag: tag, Family: familyCompute, Op: authz.DefinitionUpdate,
 	}, func(ctx context.Context, in *gitInput) (*JobDefinitionVersion, error) {
 		b := value(in.Body)
-		fetch, done := a.fetching(b.gitBody)
+		fetch, done := a.fetching(b.GitSource)
 		defer done()
 		v, err := a.Train.CreateVersionFromGit(ctx, caller(ctx).Org, in.Definition, b.params(), fetch)
 		out := wireVersion(v)

@@ -59,7 +59,7 @@ type deployWorld struct {
 	hold map[string]chan struct{} // MODE=hold:<name> → closed when it may become healthy
 }
 
-func newDeployWorld(t *testing.T) *deployWorld {
+func newDeployWorld(t *testing.T, extend ...func(*world)) *deployWorld {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "pa") //nolint:usetesting // a socket's path must be short
 	if err != nil {
@@ -88,6 +88,9 @@ func newDeployWorld(t *testing.T) *deployWorld {
 		base.deps.Gateway = dataplane.NewProxy(table, dataplane.Options{Hold: 15 * time.Second})
 		if err := ctl.Prime(t.Context()); err != nil {
 			t.Fatal(err)
+		}
+		for _, f := range extend {
+			f(base)
 		}
 		started := w.run.Watch(ctx)
 		wg.Go(func() { w.serveInstances(ctx, started) })
@@ -352,7 +355,6 @@ func TestCodeVersionWire(t *testing.T) {
 	} {
 		w.refused(what, "POST", dep+"/versions", body, 400)
 	}
-	w.refused("git", "POST", dep+"/git/versions", `{}`, 501)
 	s := w.service(dep, id, "")
 	w.refused("delete of a used version", "DELETE", one, ``, 400)
 	w.call("DELETE", dep+"/services/"+s, "")

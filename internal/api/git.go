@@ -10,14 +10,14 @@ import (
 	"panal/internal/train"
 )
 
-// gitBody is what a body says of a repository.
-type gitBody struct {
+// GitSource is what a body says of a repository.
+type GitSource struct {
 	GitURL    string  `json:"git_url" example:"https://git.example.com/team/project.git" doc:"https only; credentials as https://USER:TOKEN@HOST/… are used for this fetch and not kept"`
 	GitBranch *string `json:"git_branch" doc:"branch, default master (and without that the repository's HEAD); extension: a tag, or the id of a commit"`
 }
 
 // fetching returns how to fetch a repository, and what drops the files afterwards.
-func (a *API) fetching(b gitBody) (fetch train.Fetch, done func()) {
+func (a *API) fetching(b GitSource) (fetch train.Fetch, done func()) {
 	var src *gitsource.Source
 	fetch = func(ctx context.Context) (plat.Git, train.Upload, error) {
 		var err error

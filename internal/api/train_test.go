@@ -36,7 +36,7 @@ type trainWorld struct {
 	defs  string // path of definitions
 }
 
-func newTrainWorld(t *testing.T) *trainWorld {
+func newTrainWorld(t *testing.T, extend ...func(*world)) *trainWorld {
 	t.Helper()
 	tw := &trainWorld{}
 	tw.world = newWorld(t, func(w *world, db *sqlstore.DB) {
@@ -44,6 +44,9 @@ func newTrainWorld(t *testing.T) *trainWorld {
 		tw.store, tw.toks = sqlstore.NewTraining(db), sqlstore.NewOrgs(db)
 		w.deps.TempDir = t.TempDir()
 		w.deps.Train = train.NewService(train.Options{Store: tw.store, Blobs: w.deps.Blobs, Now: plat.SystemClock})
+		for _, f := range extend {
+			f(w)
+		}
 	})
 	tw.defs = "/organizations/acme/training/definitions"
 	return tw
@@ -684,7 +687,6 @@ func TestModelWire(t *testing.T) {
 func TestNotBuiltTraining(t *testing.T) {
 	w := newTrainWorld(t)
 	for _, c := range [][2]string{
-		{"POST", "/leaf/git/versions"},
 		{"PUT", "/leaf/jobs/1/status"},
 		{"POST", "/leaf/jobs/1/logs"},
 		{"GET", "/leaf/notebooks"},
