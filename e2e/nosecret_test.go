@@ -135,7 +135,7 @@ func noSecret(t *testing.T, where, bucket, dsn string, p *platform) {
 	git.Commit("leaf.git", "master", "main.py", "x = 1\n")
 	git.User, git.Password = "bot", "g1t-t0ken-of-a-private-repository"
 	secrets["a repository's token"] = git.Password
-	dep, err := p.api.CreateDeployment(t.Context(), client.DeploymentParams{Name: ptr("leaf")})
+	dep, err := p.api.CreateDeployment(t.Context(), client.DeploymentParams{Name: new("leaf")})
 	ok(err)
 	fromGit, err := p.api.CodeFromGit(t.Context(), dep.ID, client.Git{URL: strings.Replace(repository, "//", "//bot:"+git.Password+"@", 1)}, client.CodeParams{Label: "1", Image: "abeja-inc/all-cpu:19.10"})
 	ok(err)
