@@ -356,8 +356,7 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 func (f *Fetcher) explain(ctx context.Context, u *url.URL, err error) error {
 	var pe *plat.Error
 	var op *net.OpError
-	var unexpected *plumbing.UnexpectedError // it does not unwrap
-	if errors.As(err, &unexpected) {
+	if unexpected, ok := errors.AsType[*plumbing.UnexpectedError](err); ok { // it does not unwrap
 		err = unexpected.Err
 	}
 	var status *githttp.Err

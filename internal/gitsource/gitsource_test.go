@@ -300,7 +300,7 @@ func TestPrivateAddressesAreRefused(t *testing.T) {
 	} {
 		_, err := f.Fetch(t.Context(), "https://"+host+"/r", "")
 		var pe *plat.Error
-		if !errors.As(err, &pe) || pe.Kind != plat.ErrInvalid || !strings.Contains(pe.Public, "private network") && !strings.Contains(pe.Public, "can't be reached") {
+		if !errors.As(err, &pe) || !errors.Is(err, plat.ErrInvalid) || !strings.Contains(pe.Public, "private network") && !strings.Contains(pe.Public, "can't be reached") {
 			t.Errorf("%s: %v", host, err)
 		}
 	}

@@ -76,7 +76,7 @@ func (f *Fetcher) check(ctx context.Context, pack *os.File) error {
 			if !ok || size > uint64(f.Limits.File) {
 				return f.tooLarge()
 			}
-			total += int64(size) //nolint:gosec // bounded above
+			total += int64(size)
 		}
 		if total > f.Limits.Total {
 			return f.tooLarge()

@@ -30,7 +30,7 @@ type Server struct {
 func NewServer(t testing.TB) *Server {
 	t.Helper()
 	s := &Server{Dir: t.TempDir(), t: t}
-	path, err := exec.Command("git", "--exec-path").Output() //nolint:noctx // ends at once
+	path, err := exec.Command("git", "--exec-path").Output()
 	if err != nil {
 		t.Fatalf("git: %v", err)
 	}
@@ -64,7 +64,7 @@ func (l logTo) Write(p []byte) (int, error) {
 // Git runs git in a repository and returns what it printed.
 func (s *Server) Git(repo, stdin string, args ...string) string {
 	s.t.Helper()
-	cmd := exec.Command("git", args...) //nolint:noctx // ends at once
+	cmd := exec.Command("git", args...)
 	cmd.Dir = filepath.Join(s.Dir, repo)
 	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null",
 		"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.com", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@example.com")
