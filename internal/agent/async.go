@@ -71,7 +71,7 @@ func (q *asyncs) accept(w http.ResponseWriter, r *http.Request, requestID string
 		return &httpError{http.StatusServiceUnavailable, textUnavailable}
 	}
 	var err error
-	j.req, j.files, err = readRequest(w, r, q.s.bodies, q.s.a.cfg.maxRequest)
+	j.req, j.files, err = readRequest(w, r, q.s.bodies, q.s.a.cfg.maxRequest, false)
 	if err != nil {
 		j.files.remove()
 		return err

@@ -23,6 +23,8 @@ type runtimeRequest struct {
 	ContentType string           `json:"content_type"`
 	Headers     []runtimeHeader  `json:"headers"`
 	Contents    []runtimeContent `json:"contents"`
+
+	small []byte // follows the frame: the content that says "inline"
 }
 
 type runtimeHeader struct {
@@ -31,7 +33,10 @@ type runtimeHeader struct {
 }
 
 type runtimeContent struct {
-	Path        string `json:"path"`
+	Path string `json:"path"`
+	// Inline, of our own runtime, is the length of a body that follows the frame
+	// instead of being a file.
+	Inline      *int   `json:"inline,omitempty"`
 	ContentType string `json:"content_type,omitempty"`
 	FileName    string `json:"file_name,omitempty"`
 	FormName    string `json:"form_name,omitempty"`
@@ -64,7 +69,7 @@ func (r runtimeResponse) bare() bool {
 	return r.status() == http.StatusNoContent || r.status() == http.StatusNotModified
 }
 
-// maxInline bounds runtimeResponse.Inline.
+// maxInline bounds a body that follows its frame, either way.
 const maxInline = 64 << 10
 
 // stopFrame tells the runtime that nobody wants the rest of a stream. It ignores
@@ -73,7 +78,7 @@ type stopFrame struct {
 	Stop bool `json:"stop"`
 }
 
-func writeFrame(w io.Writer, v any) error {
+func writeFrame(w io.Writer, v any, after []byte) error {
 	body, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("write frame: %w", err)
@@ -81,8 +86,8 @@ func writeFrame(w io.Writer, v any) error {
 	if len(body) > maxFrame {
 		return fmt.Errorf("write frame: %d bytes are too many", len(body))
 	}
-	frame := binary.BigEndian.AppendUint32(append(make([]byte, 0, 8+len(body)), frameHead...), uint32(len(body)))
-	if _, err := w.Write(append(frame, body...)); err != nil {
+	frame := binary.BigEndian.AppendUint32(append(make([]byte, 0, 8+len(body)+len(after)), frameHead...), uint32(len(body)))
+	if _, err := w.Write(append(append(frame, body...), after...)); err != nil {
 		return fmt.Errorf("write frame: %w", err)
 	}
 	return nil

@@ -278,7 +278,7 @@ func (s *service) tryInfer(w http.ResponseWriter, r *http.Request, id string) er
 		return &httpError{http.StatusServiceUnavailable, textUnavailable}
 	}
 	// The body first: a slow sender keeps no worker waiting.
-	req, files, err := readRequest(w, r, s.bodies, s.a.cfg.maxRequest)
+	req, files, err := readRequest(w, r, s.bodies, s.a.cfg.maxRequest, true)
 	defer files.remove()
 	if err != nil {
 		return err

@@ -188,7 +188,7 @@ func (s *service) recall(from *pieces) {
 	s.a.tasks.Go(func() {
 		wk := from.wk
 		_ = wk.conn.SetDeadline(time.Now().Add(s.a.cfg.handlerTimeout))
-		err := writeFrame(wk.conn, stopFrame{Stop: true})
+		err := writeFrame(wk.conn, stopFrame{Stop: true}, nil)
 		if err == nil {
 			_, err = io.Copy(io.Discard, from)
 		}

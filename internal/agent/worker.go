@@ -82,7 +82,7 @@ func (w *worker) call(req runtimeRequest, limit time.Duration) (runtimeResponse,
 	if err := w.conn.SetDeadline(time.Now().Add(limit)); err != nil {
 		return resp, err
 	}
-	if err := writeFrame(w.conn, req); err != nil {
+	if err := writeFrame(w.conn, req, req.small); err != nil {
 		return resp, err
 	}
 	if err := readFrame(w.in, &resp); err != nil {

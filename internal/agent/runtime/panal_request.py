@@ -46,7 +46,8 @@ class Content(Mapping):
         if self._values["metadata"] is None:
             self._values["metadata"] = {}
         self._path = raw["path"]
-        self._file = None
+        data = raw.get("data")
+        self._file = None if data is None else io.BytesIO(data)
 
     def __getitem__(self, key):
         return self._values[key]

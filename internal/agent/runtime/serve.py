@@ -4,7 +4,8 @@
 Frames, both ways: AB E9 A0, version 01, length (uint32, big endian), JSON. The
 socket appears once the handler is imported. SIGINT and SIGTERM end with 0.
 
-The body of an answer is a file (path), or follows the frame: "inline" is its
+The body of a request is a file, or follows the frame: "inline" of its content is its
+length. The body of an answer is a file (path), or follows the frame: "inline" is its
 length; after "stream" come pieces, each with its length (uint32) before it, until
 one of length 0 (the end) or 0xFFFFFFFF (the generator raised). A frame that comes
 meanwhile asks to stop: nobody wants the rest.
@@ -56,7 +57,15 @@ def read_frame(conn):
     if head[:4] != MAGIC or size > MAX_FRAME:
         raise ValueError("bad frame")
     body = read_exactly(conn, size)
-    return None if body is None else json.loads(body)
+    if body is None:
+        return None
+    raw = json.loads(body)
+    for content in raw.get("contents") or ():
+        if "inline" in content:
+            content["data"] = read_exactly(conn, content["inline"])
+            if content["data"] is None:
+                return None
+    return raw
 
 
 def write_frame(conn, value, after=b""):
