@@ -39,30 +39,25 @@ def stop(signum, frame):
     raise Stop
 
 
-def read_exactly(conn, size):
-    data = bytearray()
-    while len(data) < size:
-        piece = conn.recv(size - len(data))
-        if not piece:
-            return None
-        data += piece
-    return bytes(data)
+def read_exactly(source, size):
+    data = source.read(size)
+    return data if len(data) == size else None
 
 
-def read_frame(conn):
-    head = read_exactly(conn, 8)
+def read_frame(source):
+    head = read_exactly(source, 8)
     if head is None:
         return None
     (size,) = struct.unpack(">I", head[4:])
     if head[:4] != MAGIC or size > MAX_FRAME:
         raise ValueError("bad frame")
-    body = read_exactly(conn, size)
+    body = read_exactly(source, size)
     if body is None:
         return None
     raw = json.loads(body)
     for content in raw.get("contents") or ():
         if "inline" in content:
-            content["data"] = read_exactly(conn, content["inline"])
+            content["data"] = read_exactly(source, content["inline"])
             if content["data"] is None:
                 return None
     return raw
@@ -195,11 +190,12 @@ def main():
     flush()
     while True:
         conn, _ = server.accept()
-        with conn:
+        # Nothing stays in its buffer: the agent sends one request at a time.
+        with conn, conn.makefile("rb") as source:
             # What is under way to the agent is what a generator may be ahead.
             conn.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, INLINE)
             while True:
-                raw = read_frame(conn)
+                raw = read_frame(source)
                 if raw is None:
                     break
                 if "stop" not in raw:  # of an answer that had ended already
