@@ -20,6 +20,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"panal/bench/proc"
@@ -141,11 +142,11 @@ func measure(ctx context.Context, o options) (err error) {
 }
 
 func parts(by map[string]float64) string {
-	out := ""
+	var out strings.Builder
 	for _, name := range []string{"gateway", "agent", "python", "other"} {
 		if v, ok := by[name]; ok {
-			out += fmt.Sprintf("%s %.1f  ", name, v)
+			_, _ = fmt.Fprintf(&out, "%s %.1f  ", name, v)
 		}
 	}
-	return out
+	return out.String()
 }

@@ -190,7 +190,7 @@ func (r *registry) apply(dep plat.DeploymentID) {
 func build(dep plat.DeploymentID, recs *records, ready map[plat.ServiceID][]dataplane.Instance) dataplane.Deployment {
 	d := dataplane.Deployment{ID: dep, Org: recs.org, Aliases: recs.aliases, Splits: recs.splits, Services: make([]dataplane.Service, 0, len(recs.services))}
 	for _, s := range recs.services {
-		out := dataplane.Service{ID: s.ID, Command: s.Command, Record: recordOf(s), FirstByte: patience(s)}
+		out := dataplane.Service{ID: s.ID, Command: s.Command, Record: recordOf(s), FirstByte: patience(s), Idle: patience(s)}
 		switch s.Status {
 		case deploy.Stopped:
 			out.Refuse = fmt.Sprintf("service %s is %s", s.ID, s.Status)
@@ -208,9 +208,9 @@ func build(dep plat.DeploymentID, recs *records, ready map[plat.ServiceID][]data
 // usualPatience is what a handler has without a limit of its own (compute.md §13.5).
 const usualPatience = 30 * time.Second
 
-// patience is how long the gateway waits for the answer of a handler that may take
-// longer than is usual: a little longer still, so that it is the agent that says what
-// happened. 0 means the usual.
+// patience is how long the gateway waits for the answer of a handler, and for each
+// further piece of it, that may take longer than is usual: a little longer still, so
+// that it is the agent that says what happened. 0 means the usual.
 func patience(s deploy.Service) time.Duration {
 	limit, err := time.ParseDuration(s.Merged[runner.EnvHandlerTimeout])
 	if err != nil || limit <= usualPatience || s.Command {

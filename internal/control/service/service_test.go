@@ -321,7 +321,7 @@ func TestSpecAndRoutesFollowTheVersion(t *testing.T) {
 		w.becomes(s.ID, deploy.Ready)
 		w.routes.mu.Lock()
 		for _, r := range w.routes.deps[w.dep.ID].Services {
-			if r.ID == s.ID && r.FirstByte != c.first {
+			if r.ID == s.ID && (r.FirstByte != c.first || r.Idle != c.first) {
 				t.Errorf("%s: the gateway waits %v, want %v", c.image, r.FirstByte, c.first)
 			}
 		}
