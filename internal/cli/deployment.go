@@ -64,12 +64,6 @@ func (deploymentCreateCmd) Help() string {
 
   panal deployment create leaf-api
   panal deployment version create leaf-api ./predict --label 0.0.1
-
-Code may also come from a git repository; the server fetches it, and the version
-keeps the commit that it was:
-
-  panal deployment version create leaf-api --git https://git.example.com/team/leaf \\
-    --ref v1.2 --label 1.2
   panal service create leaf-api 0.0.1 --model 1720000000055 --wait
   panal endpoint create leaf-api ser-7be2d1904c3f4a58
   panal endpoint call leaf-api picture.png
@@ -173,10 +167,16 @@ func (codeCreateCmd) Help() string {
 
   panal deployment version create leaf-api ./predict --label 0.0.1
 
+Code may also come from a git repository; the server fetches it, and the version
+keeps the commit that it was:
+
+  panal deployment version create leaf-api --git https://git.example.com/team/leaf \
+    --ref v1.2 --label 1.2
+
 A command is any HTTP server. It gets the rest of the path after the service or
 alias, all methods, streams and WebSockets; its port is its own, on 127.0.0.1:
 
-  panal deployment version create leaf-api ./server --label 0.0.2 \\
+  panal deployment version create leaf-api ./server --label 0.0.2 \
     --command 'exec python3 server.py --port $PORT' --health /v2/health/ready
 
 It takes up to 64 requests at a time; set PANAL_CONCURRENCY for another number.`
