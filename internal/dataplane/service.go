@@ -27,6 +27,7 @@ type service struct {
 	instances []*instance
 	waiters   *list.List // of *waiter, nil until one waits
 	load      load
+	noted     bool // as called
 }
 
 // waiter is a call that waits. What it gets arrives on got, at most once.
@@ -205,6 +206,7 @@ func (s *service) acquire(ctx context.Context, h hold) (*instance, error) {
 			s.take(in)
 			s.load.add(1, now)
 			s.load.Arrivals++
+			s.note()
 			s.mu.Unlock()
 			return in, nil
 		}
@@ -225,6 +227,7 @@ func (s *service) acquire(ctx context.Context, h hold) (*instance, error) {
 	w.el = s.waiters.PushBack(w)
 	s.load.add(1, now)
 	s.load.Arrivals++
+	s.note()
 	wake := s.nextTry(now, h.until)
 	none := len(s.instances) == 0
 	s.mu.Unlock()

@@ -144,6 +144,9 @@ type Table struct {
 	// that a late delta does not bring a deployment back.
 	deleted map[plat.DeploymentID]uint64
 
+	calledMu sync.Mutex // taken after a service's
+	called   []*service
+
 	knocks  chan struct{} // capacity 1
 	knockMu sync.Mutex
 	knocked map[plat.ServiceID]struct{}
