@@ -214,14 +214,11 @@ func (w *world) measure(ctx context.Context) (err error) {
 	if err := w.change(ctx); err != nil {
 		return err
 	}
-	if err := w.compare(ctx); err != nil {
-		return err
-	}
 	if w.report.Peak, err = proc.Peak(pid); err != nil {
 		return err
 	}
 	w.report.print()
-	return nil
+	return w.compare(ctx)
 }
 
 // kinds of changes, and how many of a hundred each is.
@@ -447,7 +444,7 @@ func (w *world) differs(ctx context.Context) (string, error) {
 			for _, i := range d.Instances {
 				instances++
 				if !w.takes(i.Workload) {
-					return fmt.Sprintf("instance %s is not routed", i.Workload), nil
+					return fmt.Sprintf("instance %s (%s) of %s is not routed", i.Workload, i.State, i.Service), nil
 				}
 			}
 		}

@@ -45,6 +45,7 @@ type registry struct {
 	deps     map[plat.DeploymentID]*records
 	services map[plat.ServiceID]*known
 	live     map[plat.WorkloadID]*liveInstance
+	asked    uint64                    // questions to the runner so far
 	above    map[plat.ServiceID]*known // those that have more instances than quiet leaves them
 	asleep   int
 }
@@ -77,6 +78,7 @@ type liveInstance struct {
 	answers    bool // it runs and is healthy
 	exited     bool
 	addr       runner.Addr
+	asked      uint64 // the question whose answer this is
 }
 
 func (l *liveInstance) routable() bool { return l.state == deploy.InstanceUp && l.answers }
@@ -387,14 +389,20 @@ func (r *registry) reroute(k *known) {
 }
 
 // note takes up what the runner says of an instance, and routes it at once. It
-// returns the instance's service, or "" for a workload that is no instance.
-func (r *registry) note(st runner.Status) plat.ServiceID {
+// returns the instance's service, or "" for a workload that is no instance. An answer
+// that was overtaken by that to a later question changes nothing: it may be the older
+// one, and nobody would ask again.
+func (r *registry) note(st runner.Status, asked uint64) plat.ServiceID {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := r.live[st.ID]
 	if l == nil {
 		return ""
 	}
+	if asked < l.asked {
+		return l.of.ID
+	}
+	l.asked = asked
 	was, addr := l.routable(), l.addr
 	l.answers, l.exited = st.Phase == runner.PhaseRunning && st.Healthy, st.Phase == runner.PhaseExited
 	if l.addr != st.Addr {
@@ -525,13 +533,17 @@ func (r *registry) sleeps(id plat.ServiceID) bool {
 
 // refresh asks the runner for the status of an instance and routes it.
 func (r *registry) refresh(ctx context.Context, run runner.Runner, id plat.WorkloadID) (runner.Status, plat.ServiceID, error) {
+	r.mu.Lock()
+	r.asked++
+	asked := r.asked
+	r.mu.Unlock()
 	st, err := run.Get(ctx, id)
 	switch {
 	case errors.Is(err, plat.ErrNotFound):
 		st = runner.Status{ID: id, Phase: runner.PhaseExited}
-		return st, r.note(st), err
+		return st, r.note(st, asked), err
 	case err != nil:
 		return st, "", err
 	}
-	return st, r.note(st), nil
+	return st, r.note(st, asked), nil
 }
