@@ -6,6 +6,7 @@ import (
 	"container/list"
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -64,12 +65,12 @@ func (s *service) setInstances(ready []Instance) {
 	for i := range ready {
 		r := &ready[i]
 		in := byID[r.ID]
-		if in == nil || in.service != s || in.isDrained() ||
+		if in == nil || in.service != s || in.gone ||
 			in.network != r.Network || in.address != r.Address || in.key != r.Key {
 			in = newInstance(s, r)
 			byID[r.ID] = in
 		}
-		in.limit = max(r.Limit, 1)
+		in.limit = int32(min(max(r.Limit, 1), math.MaxInt32))
 		if in.retired {
 			in.retired = false
 			in.open()
@@ -85,7 +86,7 @@ func (s *service) setInstances(ready []Instance) {
 		in.retired = true
 		in.closeIdle()
 		if in.outstanding == 0 {
-			close(in.drained)
+			in.left()
 			if byID[in.id] == in {
 				delete(byID, in.id)
 			}
@@ -100,7 +101,7 @@ func (s *service) has(ready []Instance) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.EqualFunc(s.instances, ready, func(in *instance, r Instance) bool {
-		return in.id == r.ID && in.network == r.Network && in.address == r.Address && in.key == r.Key && in.limit == max(r.Limit, 1)
+		return in.id == r.ID && in.network == r.Network && in.address == r.Address && in.key == r.Key && int(in.limit) == max(r.Limit, 1)
 	})
 }
 
@@ -174,9 +175,10 @@ func (s *service) pick(now time.Time, avoid *instance) *instance {
 // nextTry returns when the first instance that is skipped may be tried again, or
 // limit when that is sooner or none is skipped. The caller holds s.mu.
 func (s *service) nextTry(now, limit time.Time) time.Time {
+	at := s.table.clock(now)
 	for _, in := range s.instances {
-		if in.skipUntil.After(now) && in.skipUntil.Before(limit) {
-			limit = in.skipUntil
+		if t := now.Add(in.skipUntil - at); in.skipUntil > at && t.Before(limit) {
+			limit = t
 		}
 	}
 	return limit
@@ -308,13 +310,13 @@ func (s *service) release(in *instance, refused bool) {
 	switch {
 	case !refused:
 		in.refusals = 0
-	case !in.skipUntil.After(now):
-		in.skipUntil = now.Add(backoff(in.refusals))
+	case in.skipUntil <= s.table.clock(now):
+		in.skipUntil = s.table.clock(now) + backoff(int(in.refusals))
 		in.refusals++
 	}
 	drained := in.retired && in.outstanding == 0
 	if drained {
-		close(in.drained)
+		in.left()
 	}
 	s.dispatch(now)
 	s.mu.Unlock()

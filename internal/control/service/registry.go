@@ -70,18 +70,17 @@ type known struct {
 
 // liveInstance is an instance that is on record. There may be very many.
 type liveInstance struct {
-	id         plat.WorkloadID
-	of         *known
-	generation int64
-	state      deploy.InstanceState
-	wasReady   bool
-	answers    bool // it runs and is healthy
-	exited     bool
-	addr       runner.Addr
-	asked      uint64 // the question whose answer this is
+	id       plat.WorkloadID
+	of       *known
+	addr     runner.Addr
+	asked    uint64 // the question whose answer this is
+	up       bool   // it is meant to be
+	wasReady bool
+	answers  bool // it runs and is healthy
+	exited   bool
 }
 
-func (l *liveInstance) routable() bool { return l.state == deploy.InstanceUp && l.answers }
+func (l *liveInstance) routable() bool { return l.up && l.answers }
 
 func newRegistry(routes Routes, store deploy.RouteStore) *registry {
 	return &registry{
@@ -374,7 +373,7 @@ func (r *registry) add(i deploy.Instance) {
 		l.of.instances = append(l.of.instances, l)
 	}
 	was := l.routable()
-	l.generation, l.state, l.wasReady = i.Generation, i.State, !i.ReadyAt.IsZero()
+	l.up, l.wasReady = i.State == deploy.InstanceUp, !i.ReadyAt.IsZero()
 	if was != l.routable() {
 		r.reroute(l.of)
 	}
@@ -469,7 +468,7 @@ func (r *registry) missing(id plat.WorkloadID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := r.live[id]
-	return l != nil && l.wasReady && l.state == deploy.InstanceUp && !l.answers && !l.exited
+	return l != nil && l.wasReady && l.up && !l.answers && !l.exited
 }
 
 // watched is a service whose load is looked at.
