@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package front
+
+import (
+	"bytes"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// maxBody is the longest body that the loop takes; longer ones are streamed, and
+// streaming is net/http's.
+const maxBody = 32 << 10
+
+// head is the head of an ordinary request.
+type head struct {
+	method, target, host string
+	url                  url.URL
+	header               http.Header
+	length               int // of the body
+}
+
+// verdict is what parse makes of bytes.
+type verdict int
+
+const (
+	incomplete verdict = iota // so far nothing speaks against it
+	ordinary
+	other // net/http's
+)
+
+// classes of bytes.
+const (
+	token   = 1 << iota // of field names (RFC 9110)
+	visible             // of targets
+	text                // of field values
+	plain               // of paths that need no look at their escapes
+	hostish             // of Host
+)
+
+var classOf = func() (t [256]uint8) { //nolint:gochecknoglobals // a constant: Go has no constant arrays
+	for c := range 256 {
+		alnum := 'a' <= c|0x20 && c|0x20 <= 'z' || '0' <= c && c <= '9'
+		if alnum || strings.IndexByte("!#$%&'*+-.^_`|~", byte(c)) >= 0 {
+			t[c] |= token
+		}
+		if c > ' ' && c < 0x7f && c != '#' {
+			t[c] |= visible
+		}
+		if c >= ' ' && c < 0x7f || c == '\t' {
+			t[c] |= text
+		}
+		if alnum || strings.IndexByte("-._~/", byte(c)) >= 0 {
+			t[c] |= plain
+		}
+		if alnum || strings.IndexByte("-.:[]", byte(c)) >= 0 {
+			t[c] |= hostish
+		}
+	}
+	return t
+}()
+
+func all(s string, class uint8) bool {
+	for i := range len(s) {
+		if classOf[s[i]]&class == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+var endOfHead = []byte("\r\n\r\n") //nolint:gochecknoglobals // a constant
+
+// parse reads the head at the beginning of b, of size bytes when it is ordinary. takes
+// says which targets the loop serves.
+func parse(b []byte, takes func(target string) bool, h *head) (v verdict, size int) {
+	size = bytes.Index(b, endOfHead) + len(endOfHead)
+	if size < len(endOfHead) {
+		return begins(b), 0
+	}
+	rest := string(b[:size-2]) // each line with its end
+	line, rest := cutLine(rest)
+	var ok bool
+	if h.method, line, ok = strings.Cut(line, " "); !ok || !ordinaryMethod(h.method) {
+		return other, 0
+	}
+	var proto string
+	if h.target, proto, ok = strings.Cut(line, " "); !ok || proto != "HTTP/1.1" || !all(h.target, visible) || !strings.HasPrefix(h.target, "/") || !takes(h.target) {
+		return other, 0
+	}
+	if !h.parseTarget() {
+		return other, 0
+	}
+	n := strings.Count(rest, "\n")
+	if n > maxFields {
+		return other, 0
+	}
+	h.header, h.length = make(http.Header, n), -1
+	values := make([]string, 0, n)
+	for rest != "" {
+		line, rest = cutLine(rest)
+		colon := strings.IndexByte(line, ':')
+		if colon <= 0 || !all(line[:colon], token) {
+			return other, 0
+		}
+		value := strings.Trim(line[colon+1:], " \t")
+		if !all(value, text) {
+			return other, 0
+		}
+		name := textproto.CanonicalMIMEHeaderKey(line[:colon])
+		switch name {
+		case "Host":
+			if h.host != "" || value == "" || !all(value, hostish) {
+				return other, 0
+			}
+			h.host = value
+			continue
+		case "Content-Length":
+			if h.length >= 0 || !h.parseLength(value) {
+				return other, 0
+			}
+		case "Connection":
+			if !strings.EqualFold(value, "keep-alive") {
+				return other, 0
+			}
+		case "Transfer-Encoding", "Trailer", "Te", "Expect", "Upgrade", "Http2-Settings", "Pragma":
+			return other, 0
+		}
+		if had := h.header[name]; had != nil {
+			h.header[name] = append(had, value)
+			continue
+		}
+		values = append(values, value)
+		h.header[name] = values[len(values)-1 : len(values) : len(values)]
+	}
+	if h.host == "" {
+		return other, 0
+	}
+	h.length = max(h.length, 0)
+	return ordinary, size
+}
+
+// begins tells whether b may be the beginning of an ordinary head: a line may also end
+// in a lone LF, for which the loop would wait in vain.
+func begins(b []byte) verdict {
+	if len(b) > 0 && (b[0] < 'A' || b[0] > 'Z') {
+		return other
+	}
+	for len(b) > 0 {
+		i := bytes.IndexByte(b, '\n')
+		if i < 0 {
+			break
+		}
+		if i == 0 || b[i-1] != '\r' {
+			return other
+		}
+		b = b[i+1:]
+	}
+	return incomplete
+}
+
+// maxFields is far above what callers send and far below what the server allows.
+const maxFields = 64
+
+// cutLine cuts s behind its first line. A line that has a lone CR or LF in it keeps
+// that, and is then no field.
+func cutLine(s string) (line, rest string) {
+	i := strings.Index(s, "\r\n")
+	return s[:i], s[i+2:]
+}
+
+func ordinaryMethod(m string) bool {
+	switch m {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return true
+	}
+	return false
+}
+
+func (h *head) parseTarget() bool {
+	path, query, asked := strings.Cut(h.target, "?")
+	if all(path, plain) && asked == (query != "") {
+		h.url = url.URL{Path: path, RawQuery: query}
+		return true
+	}
+	u, err := url.ParseRequestURI(h.target)
+	if err != nil {
+		return false
+	}
+	h.url = *u
+	return true
+}
+
+func (h *head) parseLength(s string) bool {
+	if s == "" || len(s) > 5 || strings.Trim(s, "0123456789") != "" {
+		return false
+	}
+	n, err := strconv.Atoi(s)
+	h.length = n
+	return err == nil && n <= maxBody
+}
