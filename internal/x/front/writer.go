@@ -83,12 +83,10 @@ func (w *writer) Write(p []byte) (int, error) {
 		return 0, nil
 	case !bodyAllowed(w.status):
 		return 0, http.ErrBodyNotAllowed
-	case w.length >= 0 && w.sent+int64(len(p)) > w.length:
-		return 0, http.ErrContentLength
 	}
 	w.sent += int64(len(p))
-	if w.head {
-		return len(p), nil
+	if w.length >= 0 && w.sent > w.length {
+		return 0, http.ErrContentLength
 	}
 	w.scratch()
 	if len(w.pending)+len(p) <= cap(w.pending) {
@@ -118,6 +116,9 @@ func (w *writer) send(p []byte, last bool) error {
 	if !w.begun {
 		w.begun = true
 		out = w.appendHead(out, p, last)
+	}
+	if w.head {
+		p, w.pending = nil, w.pending[:0]
 	}
 	n := len(w.pending) + len(p)
 	if w.chunked && n > 0 {
@@ -267,8 +268,8 @@ func (w *writer) finish() bool {
 	if !w.applied.IsZero() {
 		_ = w.c.nc.SetWriteDeadline(time.Time{}) // fails only when closed
 	}
-	short := w.length >= 0 && w.sent < w.length && !w.head && bodyAllowed(w.status)
-	return w.err == nil && !short && !w.last
+	whole := w.length < 0 || w.sent == w.length || w.head
+	return w.err == nil && whole && !w.last
 }
 
 // end gives back what the answer needed, sent or not.
