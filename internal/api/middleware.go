@@ -106,6 +106,9 @@ func (a *API) middleware(next http.Handler) http.Handler {
 					writeError(rec, newError(http.StatusInternalServerError, "something went wrong on the server; its log has the details under this request id", nil))
 				}
 			}
+			if !a.log.Enabled(ctx, slog.LevelDebug) {
+				return
+			}
 			a.log.LogAttrs(ctx, slog.LevelDebug, "request", slog.String(plat.LogRequest, id), slog.String(plat.LogMethod, r.Method),
 				slog.String(plat.LogPath, plat.HideTokens(r.URL.Path)), slog.Int(plat.LogStatus, rec.status), slog.Duration(plat.LogDuration, time.Since(start)))
 		}()

@@ -44,7 +44,9 @@ func (u *upstream) end(keep bool) {
 // answer copies the instance's answer to the caller.
 func (x *exchange) answer(u *upstream, resp *http.Response) {
 	h := x.w.Header()
-	copyHeaders(h, resp)
+	if resp.Request != nil { // not an ordinary one, whose headers are there
+		copyHeaders(h, resp)
+	}
 	h.Set(headerRequestID, x.call.RequestID)
 	x.class, x.status = classOf(resp.StatusCode), resp.StatusCode
 	x.closeUnlessPumped()
@@ -59,6 +61,7 @@ func (x *exchange) answer(u *upstream, resp *http.Response) {
 	}
 	for {
 		if u.conn.br.Buffered() == 0 {
+			u.conn.by = time.Time{}
 			u.conn.readBy(time.Now().Add(u.idle))
 		}
 		n, err := resp.Body.Read(x.buf)
