@@ -24,12 +24,16 @@ import (
 // addInference mounts the gateway (compute.md §8.1): the same paths on every
 // host, for every method. Bodies are streamed, never held here.
 func (a *API) addInference() {
-	for _, p := range []struct{ id, path, summary string }{
-		{"default", "/deployments/{deployment_id}", "by the endpoint default"},
-		{"alias", "/deployments/{deployment_id}/{custom_alias}", "by an endpoint"},
-		{"service", "/deployments/{deployment_id}/services/{service_id}", "by a service"},
+	for _, p := range []struct {
+		id, path, summary string
+		direct            *http.HandlerFunc
+	}{
+		{"default", "/deployments/{deployment_id}", "by the endpoint default", &a.inferBy.def},
+		{"alias", "/deployments/{deployment_id}/{custom_alias}", "by an endpoint", &a.inferBy.alias},
+		{"service", "/deployments/{deployment_id}/services/{service_id}", "by a service", &a.inferBy.service},
 	} {
 		infer := a.metrics.counting("infer-"+p.id, a.infer)
+		*p.direct = infer
 		a.router.HandleFunc(p.path, infer)
 		if p.id != "default" {
 			a.router.HandleFunc(p.path+"/*", infer)
@@ -47,6 +51,31 @@ func (a *API) addInference() {
 			op.Responses = map[string]*huma.Response{"default": {Description: "whatever user code answers; the gateway's own errors have the API's error body"}}
 			a.huma.OpenAPI().AddOperation(&op)
 		}
+	}
+}
+
+// inferBy are the handlers of the router's three patterns of calls.
+type inferBy struct{ def, alias, service http.HandlerFunc }
+
+// inferenceOf returns the handler that the router would choose for the paths of most
+// calls, without the router; nil for all others.
+func (a *API) inferenceOf(r *http.Request) http.HandlerFunc {
+	path, ok := strings.CutPrefix(r.URL.Path, "/deployments/")
+	if !ok || r.URL.RawPath != "" || r.Method != http.MethodPost && r.Method != http.MethodGet && r.Method != http.MethodPut {
+		return nil
+	}
+	dep, path, more := strings.Cut(path, "/")
+	alias, path, _ := strings.Cut(path, "/")
+	service, _, _ := strings.Cut(path, "/")
+	switch {
+	case dep == "" || more && alias == "" || alias == "results" || alias == "services" && service == "":
+		return nil
+	case !more:
+		return a.inferBy.def
+	case alias == "services":
+		return a.inferBy.service
+	default:
+		return a.inferBy.alias
 	}
 }
 

@@ -148,7 +148,7 @@ func (c *conn) deadline(t time.Time) {
 // when nothing may follow.
 func (c *conn) call() (more bool) {
 	if c.ctx == nil {
-		c.ctx, c.cancel = context.WithCancel(context.WithValue(c.s.base, http.LocalAddrContextKey, c.nc.LocalAddr()))
+		c.ctx, c.cancel = context.WithCancel(context.WithValue(context.Background(), http.LocalAddrContextKey, c.nc.LocalAddr()))
 	}
 	c.began.Store(int64(time.Since(c.s.epoch)) | 1)
 	x := &exchange{w: writer{c: c, length: -1, head: c.head.method == http.MethodHead}}

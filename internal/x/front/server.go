@@ -29,7 +29,6 @@ type Server struct {
 	log                *log.Logger
 	headTime, idleTime time.Duration
 	epoch              time.Time
-	base               context.Context //nolint:containedctx // of all requests, as http.Server.BaseContext
 	over               *overflow
 
 	closing atomic.Bool
@@ -46,7 +45,7 @@ type Server struct {
 // which requests the loop may serve.
 func New(rest *http.Server, takes func(target string) bool) *Server {
 	s := &Server{
-		rest: rest, handler: rest.Handler, takes: takes, log: rest.ErrorLog, epoch: time.Now(), base: context.Background(),
+		rest: rest, handler: rest.Handler, takes: takes, log: rest.ErrorLog, epoch: time.Now(),
 		headTime: cmp.Or(rest.ReadHeaderTimeout, 10*time.Second), idleTime: cmp.Or(rest.IdleTimeout, 2*time.Minute),
 		conns: map[*conn]struct{}{},
 	}

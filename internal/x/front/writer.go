@@ -46,7 +46,7 @@ type writer struct {
 // Header implements http.ResponseWriter.
 func (w *writer) Header() http.Header {
 	if w.header == nil {
-		w.header = make(http.Header, 8)
+		w.header = make(http.Header, 14) // the usual ones of an answer fit
 	}
 	return w.header
 }
