@@ -116,7 +116,8 @@ type Store interface {
 // HashToken returns the form in which a token is stored.
 func HashToken(secret string) string {
 	sum := sha256.Sum256([]byte(secret))
-	return hex.EncodeToString(sum[:])
+	var text [2 * sha256.Size]byte
+	return string(hex.AppendEncode(text[:0], sum[:]))
 }
 
 const (
