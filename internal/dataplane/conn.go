@@ -96,7 +96,7 @@ func newConn(nc net.Conn) (*conn, error) {
 		}
 		c.asked = true
 		for {
-			if c.wrote, c.wroteErr = syscall.Write(int(fd), c.out); c.wroteErr != syscall.EINTR {
+			if c.wrote, c.wroteErr = syscall.Write(int(fd), c.out); !errors.Is(c.wroteErr, syscall.EINTR) {
 				break
 			}
 		}
@@ -171,7 +171,7 @@ func (c *conn) sendAndWait(head, body []byte) (sent bool, err error) {
 	switch {
 	case !c.asked:
 		return false, err
-	case c.wroteErr != nil && c.wroteErr != syscall.EAGAIN:
+	case c.wroteErr != nil && !errors.Is(c.wroteErr, syscall.EAGAIN):
 		return n > 0, os.NewSyscallError("write", c.wroteErr)
 	case n < len(c.out):
 		more, err := c.nc.Write(c.out[n:])

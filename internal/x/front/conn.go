@@ -83,6 +83,7 @@ func (c *conn) serve() {
 			handedOver = true
 			c.handOver()
 			return
+		case ordinary:
 		}
 		c.r += size
 		if !c.call() {

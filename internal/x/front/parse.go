@@ -81,8 +81,7 @@ func parse(b []byte, takes func(target string) bool, h *head) (v verdict, size i
 	if size < len(endOfHead) {
 		return begins(b), 0
 	}
-	rest := string(b[:size-2]) // each line with its end
-	line, rest := cutLine(rest)
+	line, rest, _ := strings.Cut(string(b[:size-2]), "\r\n") // rest: each line with its end
 	var ok bool
 	if h.method, line, ok = strings.Cut(line, " "); !ok || !ordinaryMethod(h.method) {
 		return other, 0
@@ -101,7 +100,7 @@ func parse(b []byte, takes func(target string) bool, h *head) (v verdict, size i
 	h.header, h.length = make(http.Header, n), -1
 	values := make([]string, 0, n)
 	for rest != "" {
-		line, rest = cutLine(rest)
+		line, rest, _ = strings.Cut(rest, "\r\n")
 		colon := strings.IndexByte(line, ':')
 		if colon <= 0 || !all(line[:colon], token) {
 			return other, 0
@@ -164,13 +163,6 @@ func begins(b []byte) verdict {
 
 // maxFields is far above what callers send and far below what the server allows.
 const maxFields = 64
-
-// cutLine cuts s behind its first line. A line that has a lone CR or LF in it keeps
-// that, and is then no field.
-func cutLine(s string) (line, rest string) {
-	i := strings.Index(s, "\r\n")
-	return s[:i], s[i+2:]
-}
 
 func ordinaryMethod(m string) bool {
 	switch m {

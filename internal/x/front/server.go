@@ -72,8 +72,8 @@ func (s *Server) Serve(l net.Listener) error {
 	if s.closing.Load() {
 		err = <-rest // Shutdown ends it, when our own calls are through
 	} else {
-		_ = s.Close() // the listener failed: that error counts
-		<-rest
+		_ = s.Close()
+		err = cmp.Or(err, <-rest) // the listener's error counts
 	}
 	close(stop)
 	all.Wait()
