@@ -106,7 +106,7 @@ type API struct {
 
 	metrics *metrics
 	ops     []operation
-	inferBy inferBy
+	inferBy map[string]http.HandlerFunc // by pattern
 	// fullSecond is when a full disk was last logged.
 	fullSecond atomic.Int64
 	// apiHost is the host of PublicURL; organizations are sub-domains of it.
@@ -199,7 +199,7 @@ func (a *API) resources() []func() {
 // turned into 500, the base URL in the context.
 func (a *API) Handler() http.Handler {
 	return a.middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if infer := a.inferenceOf(r); infer != nil {
+		if infer := a.inferBy[inferencePattern(r)]; infer != nil {
 			infer(w, r)
 			return
 		}

@@ -24,18 +24,16 @@ import (
 // addInference mounts the gateway (compute.md §8.1): the same paths on every
 // host, for every method. Bodies are streamed, never held here.
 func (a *API) addInference() {
-	for _, p := range []struct {
-		id, path, summary string
-		direct            *http.HandlerFunc
-	}{
-		{"default", "/deployments/{deployment_id}", "by the endpoint default", &a.inferBy.def},
-		{"alias", "/deployments/{deployment_id}/{custom_alias}", "by an endpoint", &a.inferBy.alias},
-		{"service", "/deployments/{deployment_id}/services/{service_id}", "by a service", &a.inferBy.service},
+	a.inferBy = map[string]http.HandlerFunc{}
+	for _, p := range []struct{ id, path, summary string }{
+		{inferDefault, "/deployments/{deployment_id}", "by the endpoint default"},
+		{inferAlias, "/deployments/{deployment_id}/{custom_alias}", "by an endpoint"},
+		{inferService, "/deployments/{deployment_id}/services/{service_id}", "by a service"},
 	} {
 		infer := a.metrics.counting("infer-"+p.id, a.infer)
-		*p.direct = infer
+		a.inferBy[p.id] = infer
 		a.router.HandleFunc(p.path, infer)
-		if p.id != "default" {
+		if p.id != inferDefault {
 			a.router.HandleFunc(p.path+"/*", infer)
 		}
 		for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodPut} {
@@ -54,28 +52,32 @@ func (a *API) addInference() {
 	}
 }
 
-// inferBy are the handlers of the router's three patterns of calls.
-type inferBy struct{ def, alias, service http.HandlerFunc }
+// The router's three patterns of calls.
+const (
+	inferDefault = "default"
+	inferAlias   = "alias"
+	inferService = "service"
+)
 
-// inferenceOf returns the handler that the router would choose for the paths of most
-// calls, without the router; nil for all others.
-func (a *API) inferenceOf(r *http.Request) http.HandlerFunc {
+// inferencePattern returns the pattern that the router would find for the path of most
+// calls, and "" for whatever it should look at itself.
+func inferencePattern(r *http.Request) string {
 	path, ok := strings.CutPrefix(r.URL.Path, "/deployments/")
 	if !ok || r.URL.RawPath != "" || r.Method != http.MethodPost && r.Method != http.MethodGet && r.Method != http.MethodPut {
-		return nil
+		return ""
 	}
 	dep, path, more := strings.Cut(path, "/")
 	alias, path, _ := strings.Cut(path, "/")
 	service, _, _ := strings.Cut(path, "/")
 	switch {
 	case dep == "" || more && alias == "" || alias == "results" || alias == "services" && service == "":
-		return nil
+		return ""
 	case !more:
-		return a.inferBy.def
+		return inferDefault
 	case alias == "services":
-		return a.inferBy.service
+		return inferService
 	default:
-		return a.inferBy.alias
+		return inferAlias
 	}
 }
 
