@@ -272,16 +272,16 @@ func (r *registry) of(dep plat.DeploymentID) []plat.ServiceID {
 	return ids
 }
 
-// scaled returns the services whose number of instances follows their load, and
+// scaled returns the services whose number of instances follows their load now, and
 // what takes the calls of each.
 func (r *registry) scaled() ([]deploy.Service, map[plat.ServiceID]taking) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var all []deploy.Service
 	for _, recs := range r.deps {
-		for _, s := range recs.services {
-			if s.Autoscale {
-				all = append(all, s)
+		for i := range recs.services { // there may be very many, most of them stopped
+			if s := &recs.services[i]; s.Autoscale && s.Status != deploy.Stopped && s.Status != deploy.Failed {
+				all = append(all, *s)
 			}
 		}
 	}
