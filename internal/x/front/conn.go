@@ -152,6 +152,9 @@ func (c *conn) call() (more bool) {
 		c.ctx, c.cancel = context.WithCancel(context.WithValue(context.Background(), http.LocalAddrContextKey, c.nc.LocalAddr()))
 	}
 	c.began.Store(int64(time.Since(c.s.epoch)) | 1)
+	if c.s.cut.Load() {
+		return false
+	}
 	x := &exchange{w: writer{c: c, length: -1, head: c.head.method == http.MethodHead}}
 	x.body = body{c: c, w: &x.w, left: c.head.length}
 	x.url = c.head.url

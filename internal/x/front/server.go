@@ -32,6 +32,7 @@ type Server struct {
 	over               *overflow
 
 	closing atomic.Bool
+	cut     atomic.Bool // by Close
 	second  atomic.Pointer[dateLine]
 
 	mu       sync.Mutex
@@ -68,7 +69,7 @@ func (s *Server) Serve(l net.Listener) error {
 	all.Go(func() { s.patrol(stop) })
 	rest := make(chan error, 1)
 	go func() { rest <- s.rest.Serve(s.over) }()
-	err := s.accept(l)
+	err := s.accept(l, &all)
 	if s.closing.Load() {
 		err = <-rest // Shutdown ends it, when our own calls are through
 	} else {
@@ -80,7 +81,7 @@ func (s *Server) Serve(l net.Listener) error {
 	return err
 }
 
-func (s *Server) accept(l net.Listener) error {
+func (s *Server) accept(l net.Listener, all *sync.WaitGroup) error {
 	for delay := time.Duration(0); ; {
 		nc, err := l.Accept()
 		if err != nil {
@@ -97,7 +98,7 @@ func (s *Server) accept(l net.Listener) error {
 		delay = 0
 		own, ok := nc.(Conn)
 		if !ok {
-			go s.over.put(nc)
+			all.Go(func() { s.over.put(nc) })
 			continue
 		}
 		c := &conn{s: s, nc: own, remote: own.RemoteAddr().String(), opened: time.Now(), buf: make([]byte, bufSize)}
@@ -180,12 +181,16 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return s.rest.Shutdown(ctx)
 }
 
-// Close closes everything at once.
+// Close closes everything at once. Calls under way find that their callers have left.
 func (s *Server) Close() error {
 	s.stop()
+	s.cut.Store(true)
 	s.mu.Lock()
 	for c := range s.conns {
 		_ = c.nc.Close() // its loop notices
+		if c.began.Load() != 0 {
+			c.cancel()
+		}
 	}
 	s.mu.Unlock()
 	return s.rest.Close()

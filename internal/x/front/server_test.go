@@ -290,6 +290,32 @@ func TestLeaving(t *testing.T) {
 	}
 }
 
+// TestClose: what is under way is cut, and learns of it.
+func TestClose(t *testing.T) {
+	for _, prefix := range []string{"/ours/", "/rest/"} {
+		begun, ended := make(chan struct{}, 1), make(chan struct{})
+		s, addr := start(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			begun <- struct{}{}
+			<-r.Context().Done()
+			close(ended)
+		}))
+		c := dial(t, addr)
+		_, _ = io.WriteString(c, "GET "+prefix+" HTTP/1.1\r\nHost: x\r\n\r\n")
+		<-begun
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		select {
+		case <-ended:
+		case <-time.After(patience):
+			t.Fatal("the call goes on")
+		}
+		if _, err := c.Read(make([]byte, 1)); err == nil {
+			t.Error("the connection goes on")
+		}
+	}
+}
+
 // TestSlowHeads: a head that does not come ends the connection, a body may take as long
 // as the handler lets it.
 func TestSlowHeads(t *testing.T) {
