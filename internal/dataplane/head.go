@@ -7,9 +7,10 @@ import (
 	"bytes"
 	"io"
 	"net/http"
-	"net/textproto"
 	"strconv"
 	"strings"
+
+	"panal/internal/x/httpx"
 )
 
 // maxOrdinaryFields is more than instances send.
@@ -31,7 +32,7 @@ func readOrdinary(br *bufio.Reader, method string, h http.Header) *http.Response
 	}
 	line, rest, _ := strings.Cut(string(b[:size-2]), "\r\n") // rest: each line with its end
 	const version = "HTTP/1.1 "
-	if len(line) < len(version)+4 || line[:len(version)] != version || line[len(version)+3] != ' ' || !isText(line) {
+	if len(line) < len(version)+4 || line[:len(version)] != version || line[len(version)+3] != ' ' || !httpx.IsText(line) {
 		return nil
 	}
 	status, err := strconv.Atoi(line[len(version) : len(version)+3])
@@ -42,12 +43,10 @@ func readOrdinary(br *bufio.Reader, method string, h http.Header) *http.Response
 	n, length := 0, int64(-1)
 	for rest != "" {
 		line, rest, _ = strings.Cut(rest, "\r\n")
-		name, value, ok := strings.Cut(line, ":")
-		if !ok || n == len(fields) || !tokenText(name) || strings.IndexByte(name, '/') >= 0 {
-			return nil
-		}
-		name, value = textproto.CanonicalMIMEHeaderKey(name), strings.Trim(value, " \t")
-		if !isText(value) {
+		name, value, _ := strings.Cut(line, ":")
+		name, ok := httpx.FieldName(name)
+		value = strings.Trim(value, " \t")
+		if !ok || len(name) == len(line) || n == len(fields) || !httpx.IsText(value) {
 			return nil
 		}
 		switch name {
@@ -86,15 +85,6 @@ func readOrdinary(br *bufio.Reader, method string, h http.Header) *http.Response
 		resp.Body = &knownBody{br: br, left: length}
 	}
 	return resp
-}
-
-func isText(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' && c != '\t' || c >= 0x7f {
-			return false
-		}
-	}
-	return true
 }
 
 // knownBody is a body of known length. Its last bytes come with io.EOF.

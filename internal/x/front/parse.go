@@ -5,10 +5,11 @@ package front
 import (
 	"bytes"
 	"net/http"
-	"net/textproto"
 	"net/url"
 	"strconv"
 	"strings"
+
+	"panal/internal/x/httpx"
 )
 
 // maxBody is the longest body that the loop takes; longer ones are streamed, and
@@ -34,9 +35,7 @@ const (
 
 // classes of bytes.
 const (
-	token   = 1 << iota // of field names (RFC 9110)
-	visible             // of targets
-	text                // of field values
+	visible = 1 << iota // of targets
 	plain               // of paths that need no look at their escapes
 	hostish             // of Host
 )
@@ -44,14 +43,8 @@ const (
 var classOf = func() (t [256]uint8) { //nolint:gochecknoglobals // a constant: Go has no constant arrays
 	for c := range 256 {
 		alnum := 'a' <= c|0x20 && c|0x20 <= 'z' || '0' <= c && c <= '9'
-		if alnum || strings.IndexByte("!#$%&'*+-.^_`|~", byte(c)) >= 0 {
-			t[c] |= token
-		}
 		if c > ' ' && c < 0x7f && c != '#' {
 			t[c] |= visible
-		}
-		if c >= ' ' && c < 0x7f || c == '\t' {
-			t[c] |= text
 		}
 		if alnum || strings.IndexByte("-._~/", byte(c)) >= 0 {
 			t[c] |= plain
@@ -101,15 +94,12 @@ func parse(b []byte, takes func(target string) bool, h *head) (v verdict, size i
 	values := make([]string, 0, n)
 	for rest != "" {
 		line, rest, _ = strings.Cut(rest, "\r\n")
-		colon := strings.IndexByte(line, ':')
-		if colon <= 0 || !all(line[:colon], token) {
+		name, value, _ := strings.Cut(line, ":")
+		name, ok := httpx.FieldName(name)
+		value = strings.Trim(value, " \t")
+		if !ok || len(name) == len(line) || !httpx.IsText(value) {
 			return other, 0
 		}
-		value := strings.Trim(line[colon+1:], " \t")
-		if !all(value, text) {
-			return other, 0
-		}
-		name := textproto.CanonicalMIMEHeaderKey(line[:colon])
 		switch name {
 		case "Host":
 			if h.host != "" || value == "" || !all(value, hostish) {

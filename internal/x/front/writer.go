@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"panal/internal/x/httpx"
 )
 
 // pendingSize is how much of an answer is gathered before it is sent.
@@ -224,7 +226,7 @@ func (w *writer) appendHead(b, p []byte, last bool) []byte {
 // appendFields appends lines, each after a line break. A name that is none is left out,
 // and no value can end its line.
 func appendFields(b []byte, name string, values []string) []byte {
-	if name == "" || !all(name, token) {
+	if _, ok := httpx.FieldName(name); !ok {
 		return b
 	}
 	for _, v := range values {
