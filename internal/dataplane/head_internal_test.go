@@ -100,7 +100,7 @@ func asNetHTTP(t *testing.T, raw []byte) bool {
 	}
 	got := of(ours, h, br)
 	br = bufio.NewReaderSize(bytes.NewReader(raw), 4096)
-	theirs, err := http.ReadResponse(br, &http.Request{Method: http.MethodPost}) //nolint:bodyclose // read to its end
+	theirs, err := http.ReadResponse(br, &http.Request{Method: http.MethodPost})
 	if err != nil {
 		t.Fatalf("%q: net/http says %v", raw, err)
 	}
