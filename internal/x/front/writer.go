@@ -16,6 +16,9 @@ import (
 // pendingSize is how much of an answer is gathered before it is sent.
 const pendingSize = 4096
 
+// maxKept is the largest scratch space that is kept for another answer.
+const maxKept = 32 << 10
+
 // buffers are what an answer needs until it is sent.
 type buffers struct {
 	head    []byte
@@ -279,6 +282,9 @@ func (w *writer) end() {
 	w.ended = true
 	if b := w.buffers; b != nil {
 		w.buffers = nil
+		if cap(b.head) > maxKept {
+			return
+		}
 		b.head, b.pending = b.head[:0], b.pending[:0]
 		pool.Put(b)
 	}
