@@ -32,6 +32,7 @@ type Service struct {
 	DesiredNumber      int              `json:"desired_instance_number" doc:"instances that are meant to be up; 0: asleep, the next request wakes it"`
 	ScaleMessage       *string          `json:"scale_message" doc:"why so many"`
 	RecordChannelID    *string          `json:"record_channel_id"`
+	RecordOutputs      bool             `json:"record_outputs" doc:"whether the channel gets the answers too"`
 	UserEnvVars        compat.StringMap `json:"user_env_vars"`
 	MergedEnvVars      compat.StringMap `json:"merged_env_vars"`
 	MetricsURL         *string          `json:"metrics_url"`
@@ -71,7 +72,7 @@ func wireService(s deploy.Service, u *users) (Service, error) {
 		Models: models, Status: string(s.Status), StatusMessage: orNull(s.StatusMessage), InstanceType: s.InstanceType,
 		InstanceNumber: s.Number, MinInstanceNumber: s.Min, MaxInstanceNumber: s.Max, EnableAutoscale: s.Autoscale,
 		TargetConcurrency: numberOrNull(target), IdleTimeout: numberOrNull(idle), DesiredNumber: desired, ScaleMessage: orNull(s.ScaleMessage),
-		RecordChannelID: orNull(string(s.RecordChannel)), UserEnvVars: s.Environment, MergedEnvVars: s.Merged,
+		RecordChannelID: orNull(string(s.RecordChannel)), RecordOutputs: s.RecordOutputs, UserEnvVars: s.Environment, MergedEnvVars: s.Merged,
 		ServiceProcessType: "multi", Disruptable: true, Creator: creator, CreatedAt: micro(s.CreatedAt), ModifiedAt: micro(s.ModifiedAt),
 	}, err
 }
@@ -97,13 +98,14 @@ type serviceBody struct {
 	TargetConcurrency *float64         `json:"target_concurrency" doc:"requests at a time per instance, 0.01 to 10000; 0, the default: 0.7 of its workers"`
 	IdleTimeout       *float64         `json:"idle_timeout" doc:"seconds without a request before it sleeps, 1 to 2592000; 0, the default: the installation's"`
 	RecordChannelID   *string          `json:"record_channel_id" doc:"channel that gets a copy of each input; PANAL_RECORD_PERCENT in the environment takes a sample"`
+	RecordOutputs     *compat.Bool     `json:"record_outputs" doc:"true: the channel gets a copy of each recorded input's answer too; default false"`
 }
 
 func (b serviceBody) spec() deploy.ServiceSpec {
 	s := deploy.ServiceSpec{
 		Environment: b.Environment, InstanceType: b.InstanceType, Number: b.InstanceNumber, Min: b.MinInstanceNumber,
 		Max: b.MaxInstanceNumber, Autoscale: (*bool)(b.EnableAutoscale), RecordChannel: (*plat.ChannelID)(b.RecordChannelID),
-		Target: b.TargetConcurrency,
+		RecordOutputs: (*bool)(b.RecordOutputs), Target: b.TargetConcurrency,
 	}
 	if b.IdleTimeout != nil {
 		idle := seconds(*b.IdleTimeout)

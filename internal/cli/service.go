@@ -58,24 +58,25 @@ func (e *env) showService(s client.Service) error {
 
 // serviceFlags are what a service is made of.
 type serviceFlags struct {
-	Model        string            `help:"Training model for the code, by id."`
-	Env          map[string]string `help:"Variables over the deployment's and the version's: --env TOP_K=5." short:"e" mapsep:"none"`
-	InstanceType string            `name:"instance-type" help:"cpu-0.25 (the default), cpu-1, cpu-2, cpu-4, cpu-8, cpu-16, gpu-1, …"`
-	Number       int               `help:"How many instances, 1 to 300." short:"n"`
-	Min          *int              `help:"Fewest instances, and how many make it READY; default: the number. 0: it sleeps while nobody calls it." aliases:"min-instances"`
-	Max          int               `help:"Most instances; default: twice the number." aliases:"max-instances"`
-	Target       *float64          `name:"target-concurrency" help:"Requests at a time per instance to aim at; default (0): 0.7 of its workers."`
-	Idle         *time.Duration    `name:"idle-timeout" help:"How long without a request before it sleeps; default (0s): the installation's."`
-	Autoscale    *bool             `help:"Follow the load between --min and --max; --no-autoscale: always --number." negatable:""`
-	Record       string            `help:"Channel that gets a copy of each input, by id, or none; a sample of them with --env PANAL_RECORD_PERCENT=10." placeholder:"CHANNEL"`
-	Wait         bool              `help:"Wait until it is READY." short:"w"`
+	Model         string            `help:"Training model for the code, by id."`
+	Env           map[string]string `help:"Variables over the deployment's and the version's: --env TOP_K=5." short:"e" mapsep:"none"`
+	InstanceType  string            `name:"instance-type" help:"cpu-0.25 (the default), cpu-1, cpu-2, cpu-4, cpu-8, cpu-16, gpu-1, …"`
+	Number        int               `help:"How many instances, 1 to 300." short:"n"`
+	Min           *int              `help:"Fewest instances, and how many make it READY; default: the number. 0: it sleeps while nobody calls it." aliases:"min-instances"`
+	Max           int               `help:"Most instances; default: twice the number." aliases:"max-instances"`
+	Target        *float64          `name:"target-concurrency" help:"Requests at a time per instance to aim at; default (0): 0.7 of its workers."`
+	Idle          *time.Duration    `name:"idle-timeout" help:"How long without a request before it sleeps; default (0s): the installation's."`
+	Autoscale     *bool             `help:"Follow the load between --min and --max; --no-autoscale: always --number." negatable:""`
+	Record        string            `help:"Channel that gets a copy of each input, by id, or none; a sample of them with --env PANAL_RECORD_PERCENT=10." placeholder:"CHANNEL"`
+	RecordOutputs *bool             `name:"record-outputs" help:"The channel of --record gets a copy of each recorded input's answer too; --no-record-outputs: inputs alone." negatable:""`
+	Wait          bool              `help:"Wait until it is READY." short:"w"`
 }
 
 // recordNothing is the channel that ends recording.
 const recordNothing = "none"
 
 func (f serviceFlags) params() client.ServiceParams {
-	p := client.ServiceParams{Environment: f.Env, InstanceType: f.InstanceType, Number: f.Number, Min: f.Min, Max: f.Max, Target: f.Target, Autoscale: f.Autoscale}
+	p := client.ServiceParams{Environment: f.Env, InstanceType: f.InstanceType, Number: f.Number, Min: f.Min, Max: f.Max, Target: f.Target, Autoscale: f.Autoscale, RecordOutput: f.RecordOutputs}
 	if f.Record == recordNothing {
 		p.Record = new(string)
 	} else if f.Record != "" {

@@ -70,6 +70,7 @@ type Service struct {
 	Min           int               `json:"min_instance_number"`
 	Max           int               `json:"max_instance_number"`
 	RecordChannel string            `json:"record_channel_id,omitempty"`
+	RecordOutputs bool              `json:"record_outputs"`
 	Autoscale     bool              `json:"enable_autoscale"`
 	Target        float64           `json:"target_concurrency"`
 	IdleTimeout   float64           `json:"idle_timeout"` // seconds
@@ -92,6 +93,7 @@ type ServiceParams struct {
 	Min          *int              `json:"min_instance_number,omitempty"`
 	Max          int               `json:"max_instance_number,omitempty"`
 	Record       *string           `json:"record_channel_id,omitempty"` // "" ends recording
+	RecordOutput *bool             `json:"record_outputs,omitempty"`
 	Autoscale    *bool             `json:"enable_autoscale,omitempty"`
 	Target       *float64          `json:"target_concurrency,omitempty"`
 	IdleTimeout  *float64          `json:"idle_timeout,omitempty"` // seconds

@@ -48,6 +48,7 @@ func (x *exchange) answer(u *upstream, resp *http.Response) {
 	h.Set(headerRequestID, x.call.RequestID)
 	x.class, x.status = classOf(resp.StatusCode), resp.StatusCode
 	x.closeUnlessPumped()
+	x.beginOutput(resp.Header)
 
 	// Most answers come whole, together with their head: then the instance is
 	// free before the caller gets a byte, and the caller gets it in one piece.
@@ -63,7 +64,9 @@ func (x *exchange) answer(u *upstream, resp *http.Response) {
 		}
 		n, err := resp.Body.Read(x.buf)
 		whole := err == io.EOF
+		x.keepOutput(x.buf[:n])
 		if whole {
+			x.whole = true
 			u.end(!resp.Close && x.pumped())
 			copyTrailers(h, resp)
 		}
@@ -174,7 +177,7 @@ func (m *pump) run(u *upstream) {
 		now := time.Now()
 		var sendErr error
 		if n > 0 {
-			x.keep(b[chunkRoom : chunkRoom+n])
+			x.keepInput(b[chunkRoom : chunkRoom+n])
 			u.conn.writeBy(now.Add(u.idle))
 			if chunked {
 				sendErr = u.conn.sendChunk(b, n)

@@ -161,6 +161,7 @@ type exchange struct {
 	live   *service   // that the call is for, as far as it is known
 	rec    *Recording // of the call, when it is one of those that are recorded
 	status int        // of the answer; 0 before it begins
+	whole  bool       // the instance's answer came to its end
 	buf    []byte     // holds body until an answer begins, then the answer's pieces
 
 	body   []byte // a small body, whole

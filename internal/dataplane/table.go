@@ -41,7 +41,7 @@ type Service struct {
 	// Command is true for versions that name a command: they get the remaining
 	// path of the URL. Handlers always get "/".
 	Command bool
-	// Record, when not nil, has inputs recorded.
+	// Record, when not nil, has inputs and perhaps outputs recorded.
 	Record *Record
 	// FirstByte and Idle override the proxy's deadlines when positive.
 	FirstByte, Idle time.Duration

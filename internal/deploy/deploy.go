@@ -64,6 +64,7 @@ type Service struct {
 	Target        float64       // requests at a time per instance; 0: by its workers
 	IdleTimeout   time.Duration // without a request before it sleeps; 0: the installation's
 	RecordChannel plat.ChannelID
+	RecordOutputs bool              // there, the answers too
 	Environment   map[string]string // its own
 	Merged        map[string]string // what user code gets; see MergeEnvironment
 	Creator       plat.UserID

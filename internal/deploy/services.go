@@ -27,6 +27,7 @@ type ServiceSpec struct {
 	Target        *float64
 	IdleTimeout   *time.Duration
 	RecordChannel *plat.ChannelID
+	RecordOutputs *bool
 }
 
 // CreateService makes a service of a code version whose source is there. It
@@ -116,6 +117,10 @@ func (in ServiceSpec) apply(s *Service, deployment, version map[string]string) {
 	}
 	if in.RecordChannel != nil {
 		s.RecordChannel = *in.RecordChannel
+		s.RecordOutputs = s.RecordOutputs && s.RecordChannel != ""
+	}
+	if in.RecordOutputs != nil {
+		s.RecordOutputs = *in.RecordOutputs
 	}
 }
 

@@ -148,7 +148,7 @@ func recordOf(s deploy.Service) *dataplane.Record {
 	if s.RecordChannel == "" {
 		return nil
 	}
-	return &dataplane.Record{Channel: s.RecordChannel, Percent: s.RecordPercent(), Version: s.VersionLabel}
+	return &dataplane.Record{Channel: s.RecordChannel, Percent: s.RecordPercent(), Version: s.VersionLabel, Outputs: s.RecordOutputs}
 }
 
 // ready returns the instances that requests may go to. The caller holds mu.
