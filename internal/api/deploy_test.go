@@ -398,7 +398,7 @@ func TestServiceWire(t *testing.T) {
 	want := map[string]any{
 		"service_id": id, "deployment_id": dep[len(w.deps)+1:], "model_version": "0.0.1", "model_version_id": ver,
 		"models": map[string]any{"alias": "1720000000055"}, "status": "IN_PROGRESS", "status_message": got["status_message"], "instance_type": "cpu-1",
-		"instance_number": 2.0, "min_instance_number": 2.0, "max_instance_number": 4.0, "enable_autoscale": false, "record_channel_id": nil,
+		"instance_number": 2.0, "min_instance_number": 2.0, "max_instance_number": 4.0, "enable_autoscale": false, "record_channel_id": nil, "record_outputs": false,
 		"user_env_vars": map[string]any{"TOP_K": "5"}, "merged_env_vars": map[string]any{"STAGE": "stg", "TOP_K": "5"}, "metrics_url": nil,
 		"target_concurrency": nil, "idle_timeout": nil, "desired_instance_number": 2.0, "scale_message": nil,
 		"service_process_type": "multi", "disruptable": true, "creator": got["creator"], "created_at": got["created_at"], "modified_at": got["modified_at"],
@@ -426,6 +426,7 @@ func TestServiceWire(t *testing.T) {
 		"negative idle":         `{"version_id":"` + ver + `","idle_timeout":-1}`,
 		"reserved variable":     `{"version_id":"` + ver + `","environment":{"ABEJA_SERVICE_ID":"x"}}`,
 		"wrong type":            `{"version_id":"` + ver + `","instance_number":"two"}`,
+		"outputs without place": `{"version_id":"` + ver + `","record_outputs":true}`,
 	} {
 		w.refused(what, "POST", dep+"/services", body, 400)
 	}
