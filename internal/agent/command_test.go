@@ -16,8 +16,9 @@ import (
 
 // webServer is a user's program: any path tells what it was asked; some misbehave.
 const webServer = `
-import http.server, json, os, signal, socketserver, sys, urllib.request
+import http.server, json, os, signal, socketserver, sys, threading, time, urllib.request
 sick = False
+lock, now, most = threading.Lock(), 0, 0
 class H(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do(self):
@@ -34,6 +35,16 @@ class H(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(b"2\r\n%d\n\r\n" % i); self.wfile.flush()
             self.wfile.write(b"0\r\n\r\n")
             return
+        if path == "/most":
+            global now, most
+            with lock:
+                now += 1; most = max(most, now)
+            time.sleep(0.05)
+            with lock:
+                now -= 1
+            body = str(most).encode()
+        if path == "/never":
+            time.sleep(600)
         if path == "/out":
             body = urllib.request.urlopen(os.environ["ABEJA_API_URL"] + "/blob/echo").read()
         out = json.dumps({"method": self.command, "path": self.path, "body": body.decode(), "argv": sys.argv[1:], "port": os.environ["PORT"],

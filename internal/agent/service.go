@@ -177,7 +177,7 @@ func (s *service) run(ctx context.Context) error {
 	if err := s.pool.start(); err != nil {
 		return err
 	}
-	s.startAsync()
+	s.startAsync(a.cfg.workers, s.readAsync)
 	s.health.Store(healthReady)
 	a.state.update(func(st *agentctl.State) {
 		st.Phase, st.Step, st.Healthy, st.Limit = string(runner.PhaseRunning), "", s.ready.Load() > 0, a.cfg.workers
@@ -221,17 +221,17 @@ func (s *service) handler(probesOnly bool) http.Handler {
 
 // pass hands a request to the command.
 func (s *service) pass(w http.ResponseWriter, r *http.Request) {
-	if asksAsync(r) {
-		writeJSON(w, errAsyncCommand.code, statusBody(errAsyncCommand.text))
-		return
-	}
-	if c := s.command.Load(); c != nil && s.health.Load() == healthReady {
+	c := s.command.Load()
+	switch {
+	case c == nil || s.health.Load() != healthReady:
+		maps.Copy(w.Header(), s.common)
+		s.refuse(w, requestID(r), errUnhandled)
+	case asksAsync(r):
+		maps.Copy(w.Header(), s.common)
+		s.refuse(w, requestID(r), s.async.accept(w, r, requestID(r)))
+	default:
 		c.serve(w, r)
-		return
 	}
-	maps.Copy(w.Header(), s.common)
-	w.Header().Set(agentctl.HeaderUnhandled, "1")
-	writeJSON(w, http.StatusServiceUnavailable, statusBody(textUnavailable))
 }
 
 func (s *service) healthCheck(w http.ResponseWriter) {
@@ -249,7 +249,11 @@ func (s *service) healthCheck(w http.ResponseWriter) {
 func (s *service) infer(w http.ResponseWriter, r *http.Request) {
 	maps.Copy(w.Header(), s.common)
 	id := requestID(r)
-	err := s.tryInfer(w, r, id)
+	s.refuse(w, id, s.tryInfer(w, r, id))
+}
+
+// refuse answers a request that ended with an error; nil is none.
+func (s *service) refuse(w http.ResponseWriter, id string, err error) {
 	var he *httpError
 	switch {
 	case err == nil:

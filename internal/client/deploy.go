@@ -4,10 +4,13 @@ package client
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"panal/internal/plat"
 )
@@ -379,6 +382,7 @@ type Call struct {
 	Deployment  string
 	Service     string // its service, or
 	Alias       string // its endpoint; "" is the endpoint default
+	Path        string // what follows in the URL, escaped; for services that run a command
 	ContentType string
 	Query       url.Values
 	Body        io.Reader
@@ -387,6 +391,42 @@ type Call struct {
 
 // Infer calls a model and returns its answer, whose body the caller closes.
 func (c *Client) Infer(ctx context.Context, q Call) (*http.Response, error) {
+	return c.infer(ctx, q, http.Header{"Content-Type": {q.ContentType}})
+}
+
+// InferLater has a model called, and returns the id to fetch the result by.
+func (c *Client) InferLater(ctx context.Context, q Call) (request string, err error) {
+	res, err := c.infer(ctx, q, http.Header{"Content-Type": {q.ContentType}, "X-Abeja-Arms-Async": {"true"}})
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = res.Body.Close() }()
+	var out struct {
+		ID string `json:"request_id"`
+	}
+	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&out); err != nil || res.StatusCode != http.StatusAccepted || out.ID == "" {
+		return "", plat.Errorf(plat.ErrUnsupported, "the server took no asynchronous call: it answered %s", res.Status)
+	}
+	return out.ID, nil
+}
+
+// Result fetches the result of an asynchronous call, whose body the caller closes; nil
+// while there is none. A result of 400 or more is an *Error, as from Infer; stored
+// tells it from an error of the server.
+func (c *Client) Result(ctx context.Context, dep, request string) (res *http.Response, stored bool, err error) {
+	const mark = "X-Panal-Result"
+	res, err = c.Do(ctx, Request{Method: http.MethodGet, Path: Path("deployments", dep, "results", request)})
+	if err != nil {
+		e, ok := errors.AsType[*Error](err)
+		return nil, ok && e.Header.Get(mark) != "", err
+	}
+	if res.Header.Get(mark) == "" {
+		return nil, false, res.Body.Close()
+	}
+	return res, true, nil
+}
+
+func (c *Client) infer(ctx context.Context, q Call, header http.Header) (*http.Response, error) {
 	segs := []string{"deployments", q.Deployment}
 	switch {
 	case q.Service != "":
@@ -394,7 +434,9 @@ func (c *Client) Infer(ctx context.Context, q Call) (*http.Response, error) {
 	case q.Alias != "":
 		segs = append(segs, q.Alias)
 	}
-	return c.Do(ctx, Request{
-		Method: http.MethodPost, Path: Path(segs...), Query: q.Query, Header: http.Header{"Content-Type": {q.ContentType}}, Body: q.Body, Size: q.Size,
-	})
+	path := Path(segs...)
+	if q.Path != "" {
+		path += "/" + strings.TrimPrefix(q.Path, "/")
+	}
+	return c.Do(ctx, Request{Method: http.MethodPost, Path: path, Query: q.Query, Header: header, Body: q.Body, Size: q.Size})
 }

@@ -115,9 +115,9 @@ type Call struct {
 type Async struct {
 	// ID and Token are what the instance brings the result with.
 	ID, Token string
-	// Workload is the instance that answered 202; ServeCall sets it before it answers
-	// the caller.
-	Workload plat.WorkloadID
+	// Taken is told which instance answered 202. The instance has the call under way
+	// until Taken returns: whoever waits for it to drain finds the call noted.
+	Taken func(plat.WorkloadID)
 }
 
 // ServeCall answers r by an instance of the service that the call names, or
@@ -400,7 +400,7 @@ func (x *exchange) try(in *instance, rt *Route, tries int, until time.Time) resu
 		return result{untouched: true, again: true, avoid: in}
 	}
 	if x.call.Async != nil && resp.StatusCode == http.StatusAccepted {
-		x.call.Async.Workload = in.id
+		x.call.Async.Taken(in.id)
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		x.switchProtocols(u, resp)
