@@ -75,7 +75,7 @@ func (c endpointCallCmd) Run(e *env) error {
 		}
 		return e.print(map[string]string{"request_id": request}, []string{"REQUEST"}, [][]string{{request}})
 	}
-	res, err := e.api.Infer(e.ctx, call)
+	res, err := e.api.Infer(e.ctx, call) //nolint:bodyclose // pass closes it
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (e *env) result(dep, request string, wait bool, timeout time.Duration) erro
 	var res *http.Response
 	var failed error
 	err := e.poll("the result", timeout, func(ctx context.Context) (done bool, err error) {
-		res, done, err = e.api.Result(ctx, dep, request)
+		res, done, err = e.api.Result(ctx, dep, request) //nolint:bodyclose // pass closes it
 		if done {
 			failed, err = err, nil
 		}
@@ -125,4 +125,3 @@ func (e *env) result(dep, request string, wait bool, timeout time.Duration) erro
 	}
 	return e.pass(res)
 }
-
