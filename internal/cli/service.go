@@ -67,6 +67,8 @@ type serviceFlags struct {
 	Target        *float64          `name:"target-concurrency" help:"Requests at a time per instance to aim at; default (0): 0.7 of its workers."`
 	Idle          *time.Duration    `name:"idle-timeout" help:"How long without a request before it sleeps; default (0s): the installation's."`
 	Autoscale     *bool             `help:"Follow the load between --min and --max; --no-autoscale: always --number." negatable:""`
+	Rate          *float64          `help:"Requests a second that it takes; more get 429. 0, the default: no limit."`
+	Concurrency   *int              `help:"Requests that may be under way, those that wait for an instance included; more get 429. 0, the default: no limit."`
 	Record        string            `help:"Channel that gets a copy of each input, by id, or none; a sample of them with --env PANAL_RECORD_PERCENT=10." placeholder:"CHANNEL"`
 	RecordOutputs *bool             `name:"record-outputs" help:"The channel of --record gets a copy of each recorded input's answer too; --no-record-outputs: inputs alone." negatable:""`
 	Wait          bool              `help:"Wait until it is READY." short:"w"`
@@ -76,7 +78,7 @@ type serviceFlags struct {
 const recordNothing = "none"
 
 func (f serviceFlags) params() client.ServiceParams {
-	p := client.ServiceParams{Environment: f.Env, InstanceType: f.InstanceType, Number: f.Number, Min: f.Min, Max: f.Max, Target: f.Target, Autoscale: f.Autoscale, RecordOutput: f.RecordOutputs}
+	p := client.ServiceParams{Environment: f.Env, InstanceType: f.InstanceType, Number: f.Number, Min: f.Min, Max: f.Max, Target: f.Target, Autoscale: f.Autoscale, RecordOutput: f.RecordOutputs, RateLimit: f.Rate, CallLimit: f.Concurrency}
 	if f.Record == recordNothing {
 		p.Record = new(string)
 	} else if f.Record != "" {
@@ -246,6 +248,9 @@ func scaleRows(s client.Service, all []client.Instance) [][2]string {
 		{"why", why},
 		{"bounds", bounds},
 	}
+	if limits := limitsOf(s); limits != "" {
+		rows = append(rows, [2]string{"limits", limits})
+	}
 	if s.Autoscale {
 		rows = append(rows, [2]string{"target", target})
 		if s.Min == 0 {
@@ -253,6 +258,18 @@ func scaleRows(s client.Service, all []client.Instance) [][2]string {
 		}
 	}
 	return rows
+}
+
+// limitsOf says what requests a service takes at most; "" for any.
+func limitsOf(s client.Service) string {
+	var all []string
+	if s.RateLimit > 0 {
+		all = append(all, strconv.FormatFloat(s.RateLimit, 'g', -1, 64)+" requests a second")
+	}
+	if s.CallLimit > 0 {
+		all = append(all, strconv.Itoa(s.CallLimit)+" under way")
+	}
+	return strings.Join(all, ", ")
 }
 
 type serviceWaitCmd struct {

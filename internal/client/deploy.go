@@ -72,6 +72,8 @@ type Service struct {
 	Number        int               `json:"instance_number"`
 	Min           int               `json:"min_instance_number"`
 	Max           int               `json:"max_instance_number"`
+	RateLimit     float64           `json:"rate_limit"`        // calls a second; 0: no limit
+	CallLimit     int               `json:"concurrency_limit"` // calls under way; 0: no limit
 	RecordChannel string            `json:"record_channel_id,omitempty"`
 	RecordOutputs bool              `json:"record_outputs"`
 	Autoscale     bool              `json:"enable_autoscale"`
@@ -97,6 +99,8 @@ type ServiceParams struct {
 	Max          int               `json:"max_instance_number,omitempty"`
 	Record       *string           `json:"record_channel_id,omitempty"` // "" ends recording
 	RecordOutput *bool             `json:"record_outputs,omitempty"`
+	RateLimit    *float64          `json:"rate_limit,omitempty"`        // 0 ends it
+	CallLimit    *int              `json:"concurrency_limit,omitempty"` // 0 ends it
 	Autoscale    *bool             `json:"enable_autoscale,omitempty"`
 	Target       *float64          `json:"target_concurrency,omitempty"`
 	IdleTimeout  *float64          `json:"idle_timeout,omitempty"` // seconds

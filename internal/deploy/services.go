@@ -26,6 +26,8 @@ type ServiceSpec struct {
 	Autoscale     *bool
 	Target        *float64
 	IdleTimeout   *time.Duration
+	RateLimit     *float64
+	CallLimit     *int
 	RecordChannel *plat.ChannelID
 	RecordOutputs *bool
 }
@@ -114,6 +116,12 @@ func (in ServiceSpec) apply(s *Service, deployment, version map[string]string) {
 	}
 	if in.IdleTimeout != nil {
 		s.IdleTimeout = *in.IdleTimeout
+	}
+	if in.RateLimit != nil {
+		s.RateLimit = *in.RateLimit
+	}
+	if in.CallLimit != nil {
+		s.CallLimit = *in.CallLimit
 	}
 	if in.RecordChannel != nil {
 		s.RecordChannel = *in.RecordChannel

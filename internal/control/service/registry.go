@@ -191,7 +191,7 @@ func (r *registry) apply(dep plat.DeploymentID) {
 func build(dep plat.DeploymentID, recs *records, ready map[plat.ServiceID][]dataplane.Instance) dataplane.Deployment {
 	d := dataplane.Deployment{ID: dep, Org: recs.org, Aliases: recs.aliases, Splits: recs.splits, Services: make([]dataplane.Service, 0, len(recs.services))}
 	for _, s := range recs.services {
-		out := dataplane.Service{ID: s.ID, Command: s.Command, Record: recordOf(s)}
+		out := dataplane.Service{ID: s.ID, Command: s.Command, Record: recordOf(s), Limit: dataplane.Limit{Rate: s.RateLimit, Calls: s.CallLimit}}
 		switch s.Status {
 		case deploy.Stopped:
 			out.Refuse = fmt.Sprintf("service %s is %s", s.ID, s.Status)
