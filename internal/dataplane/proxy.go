@@ -171,9 +171,8 @@ type exchange struct {
 	class  int    // of the outcome
 	ticket ticket // of the limiter
 
-	upgrade string          // the protocol that the caller wants to switch to
-	tunnel  bool            // it has switched
-	ended   context.Context //nolint:containedctx // ends when the tunnel must
+	upgrade string // the protocol that the caller wants to switch to
+	tunnel  bool   // it has switched
 }
 
 // result is what became of one try.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"panal/internal/dataplane"
 	"panal/internal/deploy"
 	"panal/internal/plat"
 	"panal/internal/runner"
@@ -234,7 +235,8 @@ func (c *Controller) leave(ctx context.Context, s deploy.Service, i deploy.Insta
 	return c.drained(ctx, s, i)
 }
 
-// drained tells an instance to end once its last request has been answered; of a
+// drained tells an instance to end once its last request has been answered, or ended
+// after the drain's time; of a
 // service that goes on also the asynchronous ones, which the gateway does not see. It
 // does not wait: whoever waits has the service looked at again.
 func (c *Controller) drained(ctx context.Context, s deploy.Service, i deploy.Instance) error {
@@ -244,10 +246,19 @@ func (c *Controller) drained(ctx context.Context, s deploy.Service, i deploy.Ins
 	if d == nil {
 		d = &drain{until: c.Now().Add(c.DrainLimit)}
 		c.drains[i.Workload] = d
+		why := dataplane.EndReplaced
+		if s.Status == deploy.Stopped {
+			why = dataplane.EndStopped
+		}
 		c.bg.Go(func() {
 			limited, cancel := context.WithTimeout(ctx, c.DrainLimit)
 			defer cancel()
-			_ = c.Routes.Drained(limited, i.Workload) // drained, or its time is up
+			if c.Routes.Drained(limited, i.Workload) != nil && ctx.Err() == nil { // its time is up
+				c.Routes.End(i.Workload, why)
+				limited, cancel := context.WithTimeout(ctx, endLimit)
+				defer cancel()
+				_ = c.Routes.Drained(limited, i.Workload) // what goes on now ends with the instance
+			}
 			if ctx.Err() != nil {
 				return
 			}

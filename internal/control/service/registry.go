@@ -19,6 +19,7 @@ type Routes interface {
 	Apply(d dataplane.Delta) bool
 	Replace(s dataplane.Snapshot)
 	Drained(ctx context.Context, id plat.WorkloadID) error
+	End(id plat.WorkloadID, why dataplane.Ending)
 	Load(dep plat.DeploymentID, id plat.ServiceID) (dataplane.Load, bool)
 	Knocks() <-chan struct{}
 	Knocked() []plat.ServiceID
