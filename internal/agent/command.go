@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -50,6 +51,8 @@ type command struct {
 	// taking has a token for each request that the command works on, so that those
 	// which are answered later count as the others do.
 	taking chan struct{}
+
+	failing atomic.Pointer[string] // why its last probe failed; nil: it did not
 
 	mu       sync.Mutex
 	inflight int       // requests whose callers wait
@@ -198,6 +201,14 @@ func (c *command) watch(ctx context.Context) error {
 		case <-tick.C:
 		}
 		err := c.probe(ctx)
+		c.failing.Store(nil)
+		if err != nil {
+			text := err.Error()
+			if pe, ok := errors.AsType[*plat.Error](err); ok {
+				text = pe.Public
+			}
+			c.failing.Store(&text)
+		}
 		switch {
 		case ctx.Err() != nil:
 			return nil

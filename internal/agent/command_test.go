@@ -196,12 +196,24 @@ func TestCommandFails(t *testing.T) {
 			t.Errorf("exit %+v", e)
 		}
 	})
+	t.Run("never healthy", func(t *testing.T) {
+		t.Parallel()
+		_, p := startCommand(t, map[string]string{
+			agentctl.EnvCommand: `["python3", "-c", "print('loading', flush=True); import time; time.sleep(600)"]`,
+		})
+		p.until("the reason", func(s agentctl.State) bool {
+			return strings.HasPrefix(s.Problem, "its health check fails: ") && strings.Contains(s.Problem, "connection refused") && strings.HasSuffix(s.Problem, "loading")
+		})
+	})
 	t.Run("sick", func(t *testing.T) {
 		t.Parallel()
 		_, p := startCommand(t, nil)
 		p.ready()
 		p.call("GET", "/sick", "", "")
 		p.until("sickness", func(s agentctl.State) bool { return s.Phase == "running" && !s.Healthy })
+		p.until("the reason", func(s agentctl.State) bool {
+			return strings.HasPrefix(s.Problem, "its health check fails: GET /ready answers 503 Service Unavailable\n")
+		})
 	})
 }
 

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"panal/internal/dataplane"
@@ -91,7 +93,42 @@ func (c *Controller) step(ctx context.Context, id plat.ServiceID) error {
 	if d.start == 0 {
 		c.feed(id)
 	}
-	return errors.Join(append(errs, c.settle(ctx, s, d))...)
+	errs = append(errs, c.settle(ctx, s, d))
+	return errors.Join(append(errs, c.explain(ctx, s, up))...)
+}
+
+// explain has the status message of a service that waits for an instance say what the
+// instance says: the oldest that is not healthy, unless a failure tells more. Its last
+// lines are as of the moment when its first one changed.
+func (c *Controller) explain(ctx context.Context, s deploy.Service, up []view) error {
+	if s.Status != deploy.InProgress || s.Failures > 0 {
+		return nil
+	}
+	k := slices.IndexFunc(up, func(v view) bool { return v.Generation == s.Generation && !v.healthy && v.problem != "" })
+	if k < 0 {
+		return nil
+	}
+	text := message("an instance is not ready: " + up[k].problem)
+	same := func(s *deploy.Service) bool { return firstLine(s.StatusMessage) == firstLine(text) }
+	if same(&s) {
+		return nil
+	}
+	_, err := c.Store.UpdateService(ctx, s.ID, func(cur *deploy.Service) error {
+		if cur.Generation != s.Generation || cur.Status != deploy.InProgress || cur.Failures > 0 || same(cur) {
+			return errUnchanged
+		}
+		cur.StatusMessage, cur.ModifiedAt = text, c.Now()
+		return nil
+	})
+	if errors.Is(err, errUnchanged) || errors.Is(err, plat.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
 }
 
 // feed notes that a service waits for no room, and tells whether it did.
@@ -157,7 +194,7 @@ func (c *Controller) check(ctx context.Context, s *deploy.Service, i deploy.Inst
 	if healthy && i.ReadyAt.IsZero() {
 		i.ReadyAt = now
 		if err := c.Store.UpdateInstance(ctx, i); err != nil {
-			return view{i, false}, true, fmt.Errorf("record readiness: %w", err)
+			return view{Instance: i}, true, fmt.Errorf("record readiness: %w", err)
 		}
 		c.reg.add(i)
 	}
@@ -176,9 +213,13 @@ func (c *Controller) check(ctx context.Context, s *deploy.Service, i deploy.Inst
 		if !healthy {
 			c.again(i.Service, since.Add(limit).Sub(now))
 		}
-		return view{i, healthy}, true, nil
+		return view{i, healthy, st.Problem}, true, nil
 	}
-	if err := c.failed(ctx, s, i, fmt.Sprintf(why, limit)); err != nil {
+	reason := fmt.Sprintf(why, limit)
+	if st.Problem != "" {
+		reason += ": " + st.Problem
+	}
+	if err := c.failed(ctx, s, i, reason); err != nil {
 		return view{Instance: i}, true, err
 	}
 	return view{}, false, c.leave(ctx, *s, i)

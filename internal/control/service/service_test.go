@@ -492,6 +492,37 @@ func TestStopDrainsFirst(t *testing.T) {
 	w.becomes(s.ID, deploy.Ready)
 }
 
+// TestStatusMessageOfTheUnready: a service that isn't READY because an instance starts
+// slowly, or fails its health check, says what the instance says, with its last lines;
+// so does one whose instance was given up for that.
+func TestStatusMessageOfTheUnready(t *testing.T) {
+	w := newWorld(t, fakerunner.Config{}) // instances start when the test says so
+	w.ctl.StartLimit = time.Second
+	w.start()
+	s := w.create(1)
+	says := func(want ...string) {
+		t.Helper()
+		w.eventually(fmt.Sprint(want), func() bool {
+			got := w.get(s.ID).StatusMessage
+			return !slices.ContainsFunc(want, func(part string) bool { return !strings.Contains(got, part) })
+		})
+	}
+	w.eventually("a start", func() bool { return len(w.run.Started()) == 1 })
+	w.run.SetProblem(w.run.Started()[0].ID, "it is at the step import\nreading weights")
+	says("an instance is not ready: it is at the step import\nreading weights")
+	says("it was not ready within 1s of its start: it is at the step import\nreading weights", "failures in a row: 1")
+	// The next one gets ready, and sick.
+	w.eventually("another start", func() bool { return len(w.run.Started()) == 2 })
+	id := w.run.Started()[1].ID
+	w.run.SetPhase(id, runner.PhaseRunning, true)
+	if got := w.becomes(s.ID, deploy.Ready); got.StatusMessage != "" {
+		t.Errorf("message of a READY service: %q", got.StatusMessage)
+	}
+	w.run.SetPhase(id, runner.PhaseRunning, false)
+	w.run.SetProblem(id, "its health check fails: GET / answers 500\nTraceback")
+	says("it failed its health check for 300ms: its health check fails: GET / answers 500\nTraceback")
+}
+
 // TestStreamsEndWithTheirGrace: what an instance still has when the grace is over is
 // ended, with the reason, and only then is the instance told to end.
 func TestStreamsEndWithTheirGrace(t *testing.T) {
