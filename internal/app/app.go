@@ -47,6 +47,7 @@ type App struct {
 	door     *door
 	metrics  *prometheus.Registry
 	draining atomic.Bool
+	streams  func()         // ends the streams of events under way
 	closers  []func() error // what Build opened, to be closed in reverse order
 
 	control *sqlstore.DB // organizations, tokens, jobs, services
@@ -215,6 +216,7 @@ func (a *App) Run(ctx context.Context) error {
 		}
 	}
 	a.group.Add("http", func(ctx context.Context) error {
+		defer a.endStreams(ctx)()
 		return serveHTTP(ctx, a.log, a.listener, a.handler, a.cfg.HeaderBytes, a.cfg.Drain, &a.draining, nil, isInference)
 	})
 	level, _ := a.runner.Isolation()
