@@ -66,10 +66,10 @@ func writeStatus(w http.ResponseWriter, status int, body string) {
 }
 
 // serveHTTP serves h on l until ctx ends, then drains: no new connections, and
-// requests in flight get up to drain to finish. It speaks HTTP/1.1 and HTTP/2, over
+// requests in flight get as long to finish as drain then says. It speaks HTTP/1.1 and HTTP/2, over
 // TLS when secure is given; without, HTTP/2 is for clients that begin with it (h2c with
 // prior knowledge: a proxy in front that took TLS off).
-func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Handler, headers int, drain time.Duration, draining *atomic.Bool, secure *tls.Config) error {
+func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Handler, headers int, drain func() time.Duration, draining *atomic.Bool, secure *tls.Config) error {
 	srv := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
@@ -108,8 +108,9 @@ func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Han
 	case <-ctx.Done():
 	}
 	draining.Store(true)
-	log.LogAttrs(ctx, slog.LevelInfo, "draining", slog.Duration(plat.LogDuration, drain))
-	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+	limit := drain()
+	log.LogAttrs(ctx, slog.LevelInfo, "draining", slog.Duration(plat.LogDuration, limit))
+	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	if err := srv.Shutdown(dctx); err != nil {
 		log.LogAttrs(ctx, slog.LevelWarn, "requests were still running when the drain ended", slog.String(plat.LogError, err.Error()))

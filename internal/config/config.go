@@ -44,6 +44,9 @@ type Server struct {
 	LogFormat     string            `name:"log-format" help:"text or json." default:"text" enum:"text,json" env:"PANAL_LOG_FORMAT"`
 	Admin         string            `name:"admin-listen" help:"Loopback address for pprof; empty: none." env:"PANAL_ADMIN_LISTEN"`
 	Drain         time.Duration     `help:"How long a shutdown waits for requests in flight." default:"30s" env:"PANAL_DRAIN"`
+	LameDuck      time.Duration     `name:"lame-duck" help:"How long a server whose listening sockets are held by its starter (panal supervise, systemd) goes on as usual once it is told to end, with Connection: close on its answers, so that no kept connection is closed under a request." default:"2s" env:"PANAL_LAME_DUCK"`
+	StreamGrace   time.Duration     `name:"stream-grace" help:"How long inference calls that instances have, streams and WebSockets among them, go on in the old server after a hand-over." default:"10m" env:"PANAL_STREAM_GRACE"`
+	LockWait      time.Duration     `name:"lock-wait" help:"How long to wait for another server to give the data directory up; panal supervise sets it for the server that takes over." default:"0s" env:"PANAL_LOCK_WAIT"`
 	Python        string            `help:"Interpreter of the built-in profiles (abeja-inc/*)." default:"/usr/bin/python3" env:"PANAL_PYTHON"`
 	Profiles      map[string]string `help:"Further images: NAME=INTERPRETER;…, e.g. custom/*=/opt/py/bin/python3." env:"PANAL_PROFILES"`
 	PipIndexURL   string            `name:"pip-index-url" help:"Package index for requirements; empty: pip's own." env:"PANAL_PIP_INDEX_URL"`
@@ -128,7 +131,7 @@ func (c *Server) Validate() error {
 			return plat.InvalidField("admin-listen", "%q must be a loopback IP and port: the profiler shows memory", c.Admin)
 		}
 	}
-	for name, d := range map[string]time.Duration{"drain": c.Drain, "hold-timeout": c.HoldTimeout, "idle-timeout": c.IdleTimeout, "tunnel-idle-timeout": c.TunnelIdle} {
+	for name, d := range map[string]time.Duration{"drain": c.Drain, "lame-duck": c.LameDuck, "stream-grace": c.StreamGrace, "lock-wait": c.LockWait, "hold-timeout": c.HoldTimeout, "idle-timeout": c.IdleTimeout, "tunnel-idle-timeout": c.TunnelIdle} {
 		if d < 0 {
 			return plat.InvalidField(name, "can't be negative")
 		}
