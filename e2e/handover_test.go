@@ -49,7 +49,7 @@ func (c *crowd) join(what string, pause time.Duration, call func() error) {
 			if err != nil {
 				if c.spared == nil || !c.spared(begun, begun.Add(took)) {
 					c.mu.Lock()
-					c.failures = append(c.failures, fmt.Sprintf("%s, after %s: %v", what, took, err))
+					c.failures = append(c.failures, fmt.Sprintf("%s, begun at %s, after %s: %v", what, begun.UTC().Format("15:04:05.000"), took, err))
 					c.mu.Unlock()
 				}
 				continue
@@ -293,7 +293,7 @@ func TestKilledUnderLoad(t *testing.T) {
 	})
 	const kills = 8
 	for range kills {
-		time.Sleep(time.Second)
+		time.Sleep(1500 * time.Millisecond) // what was up for a second is made good at once
 		pid := p.server()
 		mu.Lock() // whoever fails now is judged afterwards
 		d := death{begun: time.Now()}

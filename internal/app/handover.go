@@ -101,6 +101,9 @@ func (l *leaving) counted(h http.Handler) http.Handler {
 		}
 		n.Add(1)
 		defer n.Add(-1)
+		if c, ok := r.Context().Value(connKey{}).(*countedConn); ok {
+			c.called(r.ProtoMajor > 1)
+		}
 		h.ServeHTTP(w, r)
 	})
 }
@@ -172,13 +175,14 @@ func (a *App) awaitEnd(told context.Context, handOver <-chan os.Signal) func(con
 }
 
 // serve is the actor of a listener that faces callers: run is to serve until its context
-// ends, and then to drain for as long as it is told. In a hand-over the actor ends before
+// ends, and then to let nobody in, and to drain for as long as it is told then. In a hand-over the actor ends before
 // run does, once only calls are left that are carried.
 func (a *App) serve(run func(ctx context.Context, drain func() time.Duration) error) func(context.Context) error {
 	return func(ctx context.Context) error {
-		done := make(chan error, 1)
+		done, closed := make(chan error, 1), make(chan struct{})
 		go func() {
 			done <- run(ctx, func() time.Duration {
+				close(closed) // nobody is let in any more
 				if a.leaving.over.Load() {
 					return a.cfg.StreamGrace
 				}
@@ -192,6 +196,11 @@ func (a *App) serve(run func(ctx context.Context, drain func() time.Duration) er
 		}
 		if !a.leaving.over.Load() {
 			return <-done
+		}
+		select {
+		case err := <-done:
+			return err
+		case <-closed:
 		}
 		if !a.leaving.settle(context.WithoutCancel(ctx), true, a.cfg.Drain) {
 			a.log.LogAttrs(ctx, slog.LevelWarn, "requests that need the database were still running when the drain ended")

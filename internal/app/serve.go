@@ -91,6 +91,7 @@ func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Han
 			WriteByteTimeout: 30 * time.Second,
 		},
 	}
+	follow(srv)
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetHTTP2(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
@@ -108,6 +109,9 @@ func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Han
 	case <-ctx.Done():
 	}
 	draining.Store(true)
+	if door, ok := l.(*limitedListener); ok {
+		door.lastCall()
+	}
 	limit := drain()
 	log.LogAttrs(ctx, slog.LevelInfo, "draining", slog.Duration(plat.LogDuration, limit))
 	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)

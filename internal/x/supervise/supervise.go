@@ -54,7 +54,7 @@ type Address struct{ Name, Address string }
 
 const (
 	// stableAfter is how long a server must have been ready for its death to be the first again.
-	stableAfter  = 5 * time.Second
+	stableAfter  = time.Second
 	firstBackoff = 200 * time.Millisecond
 	maxBackoff   = 10 * time.Second
 )
