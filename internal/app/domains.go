@@ -79,7 +79,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	a.orgs.OneWhile(a.openPorts(deploys))
 	manager := deploy.NewManager(deploy.Config{
 		Store: deploys, Blobs: a.blobs, Models: modelRefs{training}, Publisher: services, Commands: a.commands, Now: a.now,
-		Taking: services.Taking,
+		Taking: services.Taking, Ends: services.Ends,
 		RecordChannel: func(ctx context.Context, org plat.OrgID, id plat.ChannelID) error {
 			return recordChannel(ctx, files, org, id)
 		},

@@ -61,6 +61,7 @@ type root struct {
 	Service    serviceCmd    `cmd:"" help:"Services: instances that answer requests." group:"Serving"`
 	Endpoint   endpointCmd   `cmd:"" help:"Endpoints: stable names in front of services." group:"Serving"`
 	Top        topCmd        `cmd:"" help:"Live table of services: requests, times, errors, instances." group:"Serving"`
+	Why        whyCmd        `cmd:"" help:"Explain why a service is as it is." group:"Serving"`
 
 	Audit auditCmd `cmd:"" help:"Who changed what in the organization." group:"Administration"`
 	Org   orgCmd   `cmd:"" help:"Organizations: create, suspend, delete, usage and quota." group:"Administration"`

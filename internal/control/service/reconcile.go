@@ -128,6 +128,7 @@ func (c *Controller) inspect(ctx context.Context, s *deploy.Service, i deploy.In
 			if err := c.failed(ctx, s, i, reason); err != nil {
 				return view{Instance: i}, true, err // not replaced before it is on record
 			}
+			c.ends.add(i, now, st.ExitCode, reason)
 			i.State = deploy.InstanceStopping
 			if err := c.Store.UpdateInstance(ctx, i); err != nil {
 				return view{}, false, fmt.Errorf("record the end: %w", err)
@@ -177,9 +178,11 @@ func (c *Controller) check(ctx context.Context, s *deploy.Service, i deploy.Inst
 		}
 		return view{i, healthy}, true, nil
 	}
-	if err := c.failed(ctx, s, i, fmt.Sprintf(why, limit)); err != nil {
+	reason := fmt.Sprintf(why, limit)
+	if err := c.failed(ctx, s, i, reason); err != nil {
 		return view{Instance: i}, true, err
 	}
+	c.ends.add(i, now, -1, reason)
 	return view{}, false, c.leave(ctx, *s, i)
 }
 
