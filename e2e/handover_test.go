@@ -4,6 +4,7 @@ package e2e_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -101,10 +102,10 @@ func gather(p *platform, dep, svc string, spared func(begun, ended time.Time) bo
 			}
 			b, err := io.ReadAll(res.Body)
 			_ = res.Body.Close()
-			if err != nil || res.StatusCode != http.StatusOK || !strings.Contains(string(b), want) {
-				return fmt.Errorf("%d %q: %v", res.StatusCode, b, err)
+			if err == nil && (res.StatusCode != http.StatusOK || !strings.Contains(string(b), want)) {
+				err = fmt.Errorf("%d %q", res.StatusCode, b)
 			}
-			return nil
+			return err
 		}
 	}
 	kept := func() *http.Client { // a connection of its own
@@ -150,11 +151,11 @@ func (p *platform) stream(dep, svc string, n int) <-chan error {
 				next++
 			}
 		}
-		if err := lines.Err(); err != nil || next != n {
-			done <- fmt.Errorf("%d of %d events came: %v", next, n, err)
-			return
+		err := lines.Err()
+		if next != n {
+			err = errors.Join(err, fmt.Errorf("%d of %d events came", next, n))
 		}
-		done <- nil
+		done <- err
 	}()
 	return done
 }

@@ -381,4 +381,3 @@ func (f *facts) explainRequests() (out []string) {
 	}
 	return out
 }
-

@@ -58,7 +58,8 @@ func (a *App) checkSockets() error {
 				name, l.Addr(), socketHTTP, socketHTTPS, socketAdmin)
 		}
 		tcp, ok := l.Addr().(*net.TCPAddr)
-		if name != socketHTTPS && !(a.cfg.Insecure && name == socketHTTP) && !(ok && tcp.IP.IsLoopback()) {
+		open := name == socketHTTPS || name == socketHTTP && a.cfg.Insecure
+		if !open && (!ok || !tcp.IP.IsLoopback()) {
 			return plat.Errorf(plat.ErrInvalid, "the starter passed on the socket %q on %s, which is not a loopback address; see --listen and --admin-listen", name, l.Addr())
 		}
 	}

@@ -4,6 +4,7 @@ package cli
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -80,7 +81,7 @@ func (c *superviseCmd) Run(e *env) error {
 		// Of the same configuration: what is invalid stays so, and an address or directory that is
 		// another server's is not going to be free by itself.
 		GiveUp: func(code int) bool { return code == exitInvalid || code == exitConflict },
-		Limit:  limit, Output: e.stderr, Log: log.With("component", "supervise"),
+		Limit:  limit, Output: e.stderr, Log: log.With(slog.String(plat.LogComponent, "supervise")),
 	}, replace)
 	switch {
 	case err != nil:

@@ -38,9 +38,9 @@ type turned struct {
 
 // at makes the window that holds the time the current one.
 func (t *turned) at(at time.Time) {
-	switch w := at.UnixNano() / int64(TurnedWindow); {
-	case w == t.window:
-	case w == t.window+1:
+	switch w := at.UnixNano() / int64(TurnedWindow); w {
+	case t.window:
+	case t.window + 1:
 		t.window, t.now, t.before = w, [len(limited)]uint32{}, t.now
 	default: // long ago, or the clock jumped
 		*t = turned{window: w}

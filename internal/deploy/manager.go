@@ -47,8 +47,8 @@ type Config struct {
 	// Ends returns how instances of a service ended lately that were not meant to, newest
 	// first; nil: that is not known.
 	Ends func(id plat.ServiceID) []End
-	Now    plat.Clock
-	Log    *slog.Logger
+	Now  plat.Clock
+	Log  *slog.Logger
 }
 
 // Manager is the rules around deployments, versions, services and endpoints. The

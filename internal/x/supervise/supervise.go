@@ -32,8 +32,7 @@ const HandOver = syscall.SIGUSR2
 
 // Config is what a supervisor works with.
 type Config struct {
-	// Command is the server's, looked up anew at each start: a new program under the
-	// old name is what a replacement runs.
+	// Command is the server's, by its path: a new program there is what a replacement runs.
 	Command []string
 	// Env is its environment. SuccessorEnv is added to it for every server but the first.
 	Env, SuccessorEnv []string
@@ -149,7 +148,7 @@ func (s *supervisor) hold(ctx context.Context, a Address) error {
 
 func (s *supervisor) run(ctx context.Context, replace <-chan os.Signal) (int, error) {
 	var err error
-	if s.current, err = s.start(); err != nil {
+	if s.current, err = s.start(ctx); err != nil {
 		return 1, err
 	}
 	retry, late := time.NewTimer(time.Hour), time.NewTimer(time.Hour)
@@ -170,15 +169,15 @@ func (s *supervisor) run(ctx context.Context, replace <-chan os.Signal) (int, er
 		case <-replace:
 			s.replace(ctx)
 		case <-retry.C:
-			if s.current, err = s.start(); err != nil { // a program that is being replaced, say
+			if s.current, err = s.start(ctx); err != nil { // a program that is being replaced, say
 				s.deaths++
-				s.warn(ctx, "the server can't be started", slog.String(plat.LogError, err.Error()))
+				s.Log.LogAttrs(ctx, slog.LevelWarn, "the server can't be started", slog.String(plat.LogError, err.Error()))
 				retry.Reset(backoff(s.deaths + 1))
 			}
 		case <-late.C:
 			for _, p := range s.former {
 				if s.current != nil && s.current.readyAt.IsZero() && !p.asked.IsZero() {
-					s.warn(ctx, "the old server does not give its place up, and is killed", slog.Int(plat.LogPID, p.cmd.Process.Pid))
+					s.Log.LogAttrs(ctx, slog.LevelWarn, "the old server does not give its place up, and is killed", slog.Int(plat.LogPID, p.cmd.Process.Pid))
 					s.signal(p, syscall.SIGKILL)
 				}
 			}
@@ -227,12 +226,12 @@ func (s *supervisor) replace(ctx context.Context) {
 	case s.ending:
 		return
 	case s.next != nil, s.current == nil || s.current.readyAt.IsZero():
-		s.warn(ctx, "a server is starting already; this replacement is left out")
+		s.Log.LogAttrs(ctx, slog.LevelWarn, "a server is starting already; this replacement is left out")
 		return
 	}
-	next, err := s.start()
+	next, err := s.start(ctx)
 	if err != nil {
-		s.warn(ctx, "the new server can't be started; the old one goes on", slog.String(plat.LogError, err.Error()))
+		s.Log.LogAttrs(ctx, slog.LevelWarn, "the new server can't be started; the old one goes on", slog.String(plat.LogError, err.Error()))
 		return
 	}
 	s.next = next
@@ -273,24 +272,24 @@ func (s *supervisor) ended(ctx context.Context, n news) (code int, again bool) {
 	switch {
 	case s.ending:
 	case n.of == s.next:
-		s.warn(ctx, "the new server did not start; the old one goes on", pid, how)
+		s.Log.LogAttrs(ctx, slog.LevelWarn, "the new server did not start; the old one goes on", pid, how)
 	case n.of != s.current:
 		s.Log.LogAttrs(ctx, slog.LevelInfo, "the old server has ended", pid, how)
 	case s.next != nil: // the next one was on its way already
-		s.warn(ctx, "the server ended while it was being replaced", pid, how)
+		s.Log.LogAttrs(ctx, slog.LevelWarn, "the server ended while it was being replaced", pid, how)
 		s.current, s.next = s.next, nil
 		return code, false
 	case code == 0:
 		s.Log.LogAttrs(ctx, slog.LevelInfo, "the server was told to end, and has", pid)
 	case n.of.readyAt.IsZero() && s.GiveUp(code):
-		s.warn(ctx, "the server can't run as it is configured; another start would change nothing", pid, how)
+		s.Log.LogAttrs(ctx, slog.LevelWarn, "the server can't run as it is configured; another start would change nothing", pid, how)
 	default:
 		if !n.of.readyAt.IsZero() && time.Since(n.of.readyAt) >= stableAfter {
 			s.deaths = 0
 		}
 		s.deaths++
 		again = true
-		s.warn(ctx, "the server died; it is started again", pid, how, slog.Duration("after", backoff(s.deaths)))
+		s.Log.LogAttrs(ctx, slog.LevelWarn, "the server died; it is started again", pid, how, slog.Duration("after", backoff(s.deaths)))
 	}
 	switch n.of {
 	case s.current:
@@ -304,13 +303,14 @@ func (s *supervisor) ended(ctx context.Context, n news) (code int, again bool) {
 }
 
 // start starts a server.
-func (s *supervisor) start() (*server, error) {
+func (s *supervisor) start(ctx context.Context) (*server, error) {
 	s.count++
 	ear, err := handed.Listen(filepath.Join(s.dir, strconv.Itoa(s.count)))
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(s.Command[0], s.Command[1:]...) // a name without a slash is looked up now
+	// It ends by a signal of its own, which gives it time.
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), s.Command[0], s.Command[1:]...)
 	cmd.Env = append(slices.Clone(s.Env), handed.Env(s.names)...)
 	cmd.Env = append(cmd.Env, ear.Env())
 	if s.count > 1 {
@@ -351,7 +351,3 @@ func (s *supervisor) start() (*server, error) {
 
 // signal sends a signal to a server; one that has ended meanwhile needs none.
 func (s *supervisor) signal(p *server, sig syscall.Signal) { _ = p.cmd.Process.Signal(sig) }
-
-func (s *supervisor) warn(ctx context.Context, what string, attrs ...slog.Attr) {
-	s.Log.LogAttrs(ctx, slog.LevelWarn, what, attrs...)
-}
