@@ -233,7 +233,7 @@ func (f *facts) up() (n int) {
 
 // retries tells whether the next instance waits for the end of a back-off.
 func (f *facts) retries() bool {
-	return f.service.RetryAt.After(f.now) && f.up() < f.goal()
+	return f.service.BacksOff(f.now) > 0 && f.up() < f.goal()
 }
 
 // publicText is what may be read of an error.
@@ -328,7 +328,7 @@ func (f *facts) explainStatus() (out []string) {
 func (f *facts) explainFailures() (out []string) {
 	s := f.service
 	if f.retries() {
-		out = append(out, fmt.Sprintf("Its instances failed %s in a row; the next one starts in %s.", number(s.Failures, "time"), ago(s.RetryAt.Sub(f.now))))
+		out = append(out, fmt.Sprintf("Its instances failed %s in a row; the next one starts in %s.", number(s.Failures, "time"), ago(s.BacksOff(f.now))))
 	}
 	if len(f.ends) > 0 {
 		e := f.ends[0]

@@ -84,8 +84,8 @@ func (c *Controller) step(ctx context.Context, id plat.ServiceID) error {
 		if err := c.start(ctx, &s, d.start); err != nil {
 			errs = append(errs, err)
 		}
-	} else if s.RetryAt.After(now) && s.Status != deploy.Stopped && s.Status != deploy.Failed {
-		c.again(id, s.RetryAt.Sub(now))
+	} else if wait := s.BacksOff(now); wait > 0 && s.Status != deploy.Stopped && s.Status != deploy.Failed {
+		c.again(id, wait)
 	}
 	if d.start == 0 {
 		c.feed(id)
@@ -165,11 +165,15 @@ func (c *Controller) check(ctx context.Context, s *deploy.Service, i deploy.Inst
 	c.mu.Lock()
 	if healthy {
 		delete(c.sick, i.Workload)
-	} else if !i.ReadyAt.IsZero() {
-		if c.sick[i.Workload].IsZero() {
+	} else if !i.ReadyAt.IsZero() || since.After(now) {
+		// What is after now is of a clock that was set back since.
+		if at := c.sick[i.Workload]; at.IsZero() || at.After(now) {
 			c.sick[i.Workload] = now
 		}
-		since, limit, why = c.sick[i.Workload], c.SickLimit, "it failed its health check for %s"
+		since = c.sick[i.Workload]
+		if !i.ReadyAt.IsZero() {
+			limit, why = c.SickLimit, "it failed its health check for %s"
+		}
 	}
 	c.mu.Unlock()
 	if healthy || now.Sub(since) < limit {
@@ -347,8 +351,8 @@ func (c *Controller) start(ctx context.Context, s *deploy.Service, n int) error 
 			c.route(ctx, next.Deployment)
 			c.queue(s.ID) // what started of it is to end
 		}
-		if next.RetryAt.After(now) {
-			c.again(s.ID, next.RetryAt.Sub(now))
+		if wait := next.BacksOff(now); wait > 0 {
+			c.again(s.ID, wait)
 		}
 	}
 	if plat.KindOf(err) == nil {
