@@ -95,15 +95,18 @@ type leaving struct {
 // counted counts the requests of h, and has the last ones close their connections.
 func (l *leaving) counted(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		n := &l.active[0]
-		if l.lame.Load() {
+		n, last := &l.active[0], l.lame.Load()
+		if last {
 			n = &l.active[1]
-			w.Header().Set("Connection", "close") // HTTP/2 says it in its own way then
 		}
 		n.Add(1)
 		defer n.Add(-1)
 		if c, ok := r.Context().Value(connKey{}).(*countedConn); ok {
 			c.called(r.ProtoMajor > 1)
+			last = last || c.door.crowd.last.Load()
+		}
+		if last {
+			w.Header().Set("Connection", "close") // HTTP/2 says it in its own way then
 		}
 		h.ServeHTTP(w, r)
 	})

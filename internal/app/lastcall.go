@@ -65,6 +65,7 @@ func follow(srv *http.Server) {
 			cc.move(connUntold, connSilent)
 		case s == http.StateIdle:
 			cc.fresh.Store(false)
+			cc.asked.Store(false)
 			cc.move(connCalled, connSilent)
 		case s == http.StateHijacked:
 			cc.called(true)
@@ -139,18 +140,21 @@ func (l *limitedListener) lastCall() {
 	l.pause(callPatience)
 	d := l.door
 	d.crowd.last.Store(true)
-	now := time.Now()
-	d.mu.Lock()
-	for c := range d.crowd.conns {
-		if c.state.Load() == connSilent {
-			by := now
+	for begun := time.Now(); time.Since(begun) < callPatience; time.Sleep(leavePoll) {
+		d.mu.Lock()
+		for c := range d.crowd.conns {
+			if c.state.Load() != connSilent || !c.asked.CompareAndSwap(false, true) {
+				continue
+			}
+			by := begun
 			if c.fresh.Load() {
-				by = now.Add(freshPatience)
+				by = begun.Add(freshPatience)
 			}
 			_ = c.SetReadDeadline(by)
 		}
-	}
-	d.mu.Unlock()
-	for end := now.Add(callPatience); d.crowd.heard.Load()+d.crowd.mute.Load() > 0 && time.Now().Before(end); time.Sleep(leavePoll) {
+		d.mu.Unlock()
+		if d.crowd.heard.Load()+d.crowd.mute.Load() == 0 {
+			return
+		}
 	}
 }

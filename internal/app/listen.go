@@ -174,6 +174,7 @@ type countedConn struct {
 
 	state atomic.Int32 // see lastCall
 	fresh atomic.Bool  // it has had no request yet
+	asked atomic.Bool  // it was looked at for the last time
 }
 
 // Close implements net.Conn.

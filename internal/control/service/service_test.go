@@ -470,7 +470,7 @@ func TestClockLeaps(t *testing.T) {
 	}
 	die := func(id plat.WorkloadID) { w.run.Exit(id, 1, "boom") }
 	hang := func(id plat.WorkloadID) { w.run.SetPhase(id, runner.PhaseRunning, false) }
-	for _, leap := range []time.Duration{5 * time.Hour, -10 * time.Hour, 24 * time.Hour, -24 * time.Hour} {
+	for _, leap := range []time.Duration{5 * time.Hour, -24 * time.Hour} {
 		replaced("replacement before the leap", die) // leaves a time to try again
 		w.leapt.Add(int64(leap))
 		replaced("replacement of what died after a leap of "+leap.String(), die)
