@@ -91,7 +91,6 @@ func TestSockets(t *testing.T) {
 				cmd.Env = append(cmd.Env, handed.Env(c.names)...)
 			}
 			cmd.Env = append(cmd.Env, c.env...)
-			var callers []net.Conn
 			for i := range c.names {
 				l, err := net.Listen("tcp", "127.0.0.1:0")
 				if err != nil {
@@ -110,7 +109,6 @@ func TestSockets(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				callers = append(callers, caller)
 				_ = l.Close()
 				defer func() { _, _ = f.Close(), caller.Close() }()
 				cmd.ExtraFiles = append(cmd.ExtraFiles, f)
