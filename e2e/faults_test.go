@@ -69,7 +69,7 @@ Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 // are answered, and two instances are there again.
 func TestInstanceFaults(t *testing.T) {
 	t.Parallel()
-	p := startPlatform(t, "--idle-timeout", "3s")
+	p := startPlatform(t, "--idle-timeout", "10s")
 	dep, svc := p.deploy(map[string]any{"image": image, "command": []string{"/usr/bin/python3", "server.py"}, "health_path": "/health"}, map[string]string{"server.py": faulty}, 2)
 	path := p.api.OrgPath("deployments", dep, "services", svc)
 	whole := func() bool {

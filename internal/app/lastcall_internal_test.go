@@ -5,6 +5,7 @@ package app
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"panal/internal/plat"
 )
 
 // held is a socket that outlives the servers on it.
@@ -41,8 +44,8 @@ func hold(t *testing.T) *held {
 	return &held{t, l.Addr().String(), f}
 }
 
-// serve starts a server on the socket; end ends it.
-func (h *held) serve(handler http.Handler) (end func()) {
+// serve starts a server on the socket; lame says that it is to end, and end ends it.
+func (h *held) serve(handler http.Handler, secure *tls.Config) (lame, end func()) {
 	h.t.Helper()
 	l, err := net.FileListener(h.file)
 	if err != nil {
@@ -54,9 +57,9 @@ func (h *held) serve(handler http.Handler) (end func()) {
 	var draining atomic.Bool
 	done := make(chan error, 1)
 	go func() {
-		done <- serveHTTP(ctx, slog.New(slog.DiscardHandler), d.limit(l, true), leaving.counted(handler), 0, func() time.Duration { return 10 * time.Second }, &draining, nil)
+		done <- serveHTTP(ctx, slog.New(slog.DiscardHandler), d.limit(l, secure == nil), leaving.counted(handler), 0, func() time.Duration { return 10 * time.Second }, &draining, secure)
 	}()
-	return func() {
+	return func() { leaving.lame.Store(true) }, func() {
 		cancel()
 		if err := <-done; err != nil {
 			h.t.Error(err)
@@ -67,50 +70,84 @@ func (h *held) serve(handler http.Handler) (end func()) {
 	}
 }
 
-// TestLastCallForNewConnections: servers follow each other on a socket under a storm of
-// connections with one request each. All are answered, by one server or the next.
-func TestLastCallForNewConnections(t *testing.T) {
-	t.Parallel()
-	h := hold(t)
-	hello := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })
-	stop := make(chan struct{})
-	var callers sync.WaitGroup
-	var answered atomic.Int64
-	pool := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 30 * time.Second}
-	for range 8 {
-		callers.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				res, err := pool.Post("http://"+h.addr, "text/plain", http.NoBody)
-				if err == nil {
-					_, err = io.Copy(io.Discard, res.Body)
-					_ = res.Body.Close()
-				}
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				answered.Add(1)
+// TestServersFollowEachOther on a socket, under a storm of requests: on a connection each,
+// or on kept ones, whose servers are lame ducks for a moment. All are answered, by one
+// server or the next.
+func TestServersFollowEachOther(t *testing.T) {
+	certFile, keyFile := writeCert(t, t.TempDir(), "localhost")
+	cert, err := openCertificate(certFile, keyFile, plat.SystemClock, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		what              string
+		secure, two, kept bool
+	}{
+		{what: "new connections"},
+		{what: "kept connections", kept: true},
+		{what: "new connections, TLS", secure: true},
+		{what: "kept connections, TLS", secure: true, kept: true},
+		{what: "HTTP 2", two: true, kept: true},
+		{what: "HTTP 2, TLS", secure: true, two: true, kept: true},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			t.Parallel()
+			var secure *tls.Config
+			scheme := "http://"
+			if c.secure {
+				secure, scheme = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cert.get}, "https://"
 			}
+			h := hold(t)
+			hello := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })
+			stop := make(chan struct{})
+			var callers sync.WaitGroup
+			var answered atomic.Int64
+			for range 4 {
+				pool := &http.Transport{DisableKeepAlives: !c.kept, Protocols: new(http.Protocols), TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+				pool.Protocols.SetHTTP1(!c.two)
+				pool.Protocols.SetHTTP2(c.two)
+				pool.Protocols.SetUnencryptedHTTP2(c.two)
+				callers.Go(func() {
+					defer pool.CloseIdleConnections()
+					client := &http.Client{Transport: pool, Timeout: 30 * time.Second}
+					for {
+						select {
+						case <-stop:
+							return
+						default:
+						}
+						res, err := client.Post(scheme+h.addr, "text/plain", http.NoBody)
+						if err == nil {
+							_, err = io.Copy(io.Discard, res.Body)
+							_ = res.Body.Close()
+						}
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						answered.Add(1)
+					}
+				})
+			}
+			for range 15 {
+				lame, end := h.serve(hello, secure)
+				time.Sleep(20 * time.Millisecond)
+				if c.kept {
+					lame()
+					time.Sleep(50 * time.Millisecond)
+				}
+				end()
+			}
+			_, end := h.serve(hello, secure)
+			close(stop)
+			callers.Wait()
+			end()
+			if answered.Load() == 0 {
+				t.Error("nothing was answered")
+			}
+			t.Logf("%d answered", answered.Load())
 		})
 	}
-	for range 30 {
-		end := h.serve(hello)
-		time.Sleep(20 * time.Millisecond)
-		end()
-	}
-	end := h.serve(hello)
-	close(stop)
-	callers.Wait()
-	end()
-	if answered.Load() == 0 {
-		t.Error("nothing was answered")
-	}
-	t.Logf("%d answered", answered.Load())
 }
 
 // TestLastCallForKeptConnections: what has arrived on a kept connection when last call is
@@ -123,7 +160,7 @@ func TestLastCallForKeptConnections(t *testing.T) {
 	})
 	h := hold(t)
 	for i := range 30 {
-		end := h.serve(echo)
+		_, end := h.serve(echo, nil)
 		dial := func() (net.Conn, *bufio.Reader) {
 			c, err := net.Dial("tcp", h.addr)
 			if err != nil {
