@@ -318,6 +318,41 @@ func TestKilledUnderLoad(t *testing.T) {
 	p.stop(t)
 }
 
+// TestReplacedOnPostgres: the same with the other set of engines: replaced, killed, under
+// load.
+func TestReplacedOnPostgres(t *testing.T) {
+	t.Parallel()
+	_, dsn := startPostgres(t)
+	p := startSupervised(t, "--database", dsn)
+	dep, svc := p.command(1)
+	var mu sync.Mutex
+	var killed, dead time.Time
+	c := gather(p, dep, svc, func(begun, ended time.Time) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return !killed.IsZero() && begun.Before(dead) && ended.After(killed)
+	})
+	for i := range 2 {
+		p.replace(t, i)
+	}
+	pid := p.server()
+	mu.Lock()
+	killed = time.Now()
+	err := syscall.Kill(pid, syscall.SIGKILL)
+	for err == nil && syscall.Kill(pid, 0) == nil {
+		time.Sleep(time.Millisecond)
+	}
+	dead = time.Now().Add(10 * time.Millisecond)
+	mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.until("the next server", 30*time.Second, func() bool { now := p.server(); return now != 0 && now != pid })
+	p.replace(t, 2)
+	c.leave()
+	p.stop(t)
+}
+
 // replace has the server replaced and waits for the next one.
 func (p *platform) replace(t *testing.T, i int) {
 	t.Helper()

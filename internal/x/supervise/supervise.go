@@ -94,6 +94,7 @@ type supervisor struct {
 	current *server   // it has, or will have, the data directory; nil between two
 	next    *server   // it is to take its place, and is not known to be able to yet
 	former  []*server // they carry streams
+	wanted  bool      // a replacement was asked for that had to be put off
 	deaths  int       // in a row
 	ending  bool
 }
@@ -203,6 +204,10 @@ func (s *supervisor) run(ctx context.Context, replace <-chan os.Signal) (int, er
 				}
 			}
 		}
+		if s.wanted && s.next == nil && s.current != nil && !s.current.readyAt.IsZero() {
+			s.wanted = false
+			s.replace(ctx)
+		}
 		if s.ending && len(s.all()) == 0 {
 			return code, nil
 		}
@@ -226,7 +231,8 @@ func (s *supervisor) replace(ctx context.Context) {
 	case s.ending:
 		return
 	case s.next != nil, s.current == nil || s.current.readyAt.IsZero():
-		s.Log.LogAttrs(ctx, slog.LevelWarn, "a server is starting already; this replacement is left out")
+		s.wanted = true // what starts may be the program of a moment ago
+		s.Log.LogAttrs(ctx, slog.LevelInfo, "a server is starting; it is replaced once it is ready")
 		return
 	}
 	next, err := s.start(ctx)

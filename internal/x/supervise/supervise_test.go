@@ -63,6 +63,8 @@ func server(plan []string, dir string) int {
 	case "ready": // then it ends
 		_ = tell.Tell(handed.Ready)
 		return status
+	case "slow":
+		time.Sleep(300 * time.Millisecond)
 	case "wait": // it can take over, and then is ready
 		_ = tell.Tell(handed.Waiting)
 	case "never": // it can take over, but the one before it has what it needs
@@ -187,6 +189,21 @@ func TestReplace(t *testing.T) {
 				t.Errorf("code %d:\n%s", code, out)
 			}
 		})
+	}
+}
+
+// TestReplaceIsNotForgotten: one that is asked for while a server starts comes when that
+// is ready.
+func TestReplaceIsNotForgotten(t *testing.T) {
+	code, out := run(t, "slow stays", func(out *output, replace chan<- os.Signal, cancel func()) {
+		out.until(t, "server 0: slow")
+		replace <- syscall.SIGHUP
+		out.until(t, "it is replaced once it is ready")
+		out.until(t, "server 0: handed over")
+		cancel()
+	})
+	if code != 0 || !strings.Contains(out.String(), "server 1: told to end") {
+		t.Errorf("code %d:\n%s", code, out)
 	}
 }
 
