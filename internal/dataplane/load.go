@@ -77,3 +77,34 @@ func (t *Table) knock(id plat.ServiceID) {
 	default:
 	}
 }
+
+// Called returns the services that were called since the last look, or have calls under
+// way.
+func (t *Table) Called() []plat.ServiceID {
+	t.calledMu.Lock()
+	all := t.called
+	t.called = nil
+	t.calledMu.Unlock()
+	ids := make([]plat.ServiceID, len(all))
+	for i, s := range all {
+		ids[i] = s.id
+		s.mu.Lock()
+		s.noted = false
+		if s.load.InFlight > 0 {
+			s.note()
+		}
+		s.mu.Unlock()
+	}
+	return ids
+}
+
+// note has the service among those that Called returns. The caller holds s.mu.
+func (s *service) note() {
+	if s.noted {
+		return
+	}
+	s.noted = true
+	s.table.calledMu.Lock()
+	s.table.called = append(s.table.called, s)
+	s.table.calledMu.Unlock()
+}

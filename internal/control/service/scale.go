@@ -110,6 +110,12 @@ func (k *scaler) ask(n int) {
 	k.asked[newest] = max(k.asked[newest], n)
 }
 
+// quiet tells that there was no call in the whole window: a new scaler would say the
+// same of a service that has no instance to lose.
+func (k *scaler) quiet() bool {
+	return k.last.InFlight == 0 && k.last.Arrivals == k.base.Arrivals && k.average == [buckets]float64{} && k.wokeAt.IsZero()
+}
+
 // averages returns the concurrency over the window, and over its last part.
 func (k *scaler) averages() (whole, recent float64) {
 	for i := range buckets {
