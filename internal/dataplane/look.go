@@ -81,9 +81,9 @@ func (p *Proxy) Look(dep plat.DeploymentID, id plat.ServiceID) Look {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, in := range s.instances {
-		v := InstanceLook{ID: in.id, InFlight: in.outstanding, Limit: in.limit, Refusals: in.refusals}
-		if in.skipUntil.After(now) {
-			v.SkippedUntil = in.skipUntil
+		v := InstanceLook{ID: in.id, InFlight: int(in.outstanding), Limit: int(in.limit), Refusals: int(in.refusals)}
+		if wait := in.skipUntil - s.table.clock(now); in.skipUntil != 0 && wait > 0 {
+			v.SkippedUntil = now.Add(wait)
 		}
 		l.Instances = append(l.Instances, v)
 	}
