@@ -5,7 +5,9 @@ package s3blob
 import (
 	"cmp"
 	"context"
+	"crypto/md5" //nolint:gosec // what ETags are; it protects nothing
 	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -56,6 +58,8 @@ type Driver struct {
 
 	maxPut, longPart int64 // the constants, but in tests
 
+	md5Tags bool // the service's ETags are MD5s, as Amazon's are without KMS
+
 	parts chan struct{} // one for each upload of unknown length under way
 	bufs  sync.Pool     // *[]byte of partSize
 	small sync.Pool     // *[]byte of smallBody
@@ -75,6 +79,7 @@ type Driver struct {
 var (
 	_ blob.Driver    = (*Driver)(nil)
 	_ blob.Presigner = (*Driver)(nil)
+	_ blob.Copier    = (*Driver)(nil)
 )
 
 const (
@@ -153,7 +158,8 @@ func newClient(opt Options, endpoint string, rt http.RoundTripper) (*minio.Clien
 }
 
 // probe writes, overwrites conditionally and deletes an object of its own. A service that
-// ignores the condition would let two uploads of one key both win.
+// ignores the condition would let two uploads of one key both win. It also learns what
+// the service's ETags are.
 func (d *Driver) probe(ctx context.Context) error {
 	key := "panal-probe-" + rand.Text()
 	streamed := strings.Repeat(".", smallBody+1)
@@ -161,6 +167,14 @@ func (d *Driver) probe(ctx context.Context) error {
 		return err
 	}
 	err := d.Put(ctx, key, strings.NewReader("."), 1, blob.PutOptions{IfNoneMatch: true})
+	if errors.Is(err, plat.ErrExists) {
+		_, tag, failed := d.Tagged(ctx, key)
+		if failed != nil {
+			return failed
+		}
+		sum := md5.Sum([]byte(streamed)) //nolint:gosec // see import
+		d.md5Tags = tag == hex.EncodeToString(sum[:])
+	}
 	if del := d.Delete(ctx, key); del != nil {
 		return del
 	}
