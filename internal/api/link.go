@@ -238,15 +238,20 @@ func (a *API) addLinks() {
 	}, a.postFeed)
 }
 
+// feedSecret is what a sender of events shows.
+func feedSecret(r *http.Request) string {
+	scheme, secret, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return r.Header.Get("Authorization") // as some storages send it
+	}
+	return secret
+}
+
 // postFeed takes what a storage posts. It is not read here: what can't be is a dead
 // letter, and answering 400 would have the storage send it for ever.
 func (a *API) postFeed(w http.ResponseWriter, r *http.Request) {
-	scheme, secret, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		secret = r.Header.Get("Authorization") // as some storages send it
-	}
 	id := plat.ChannelID(param(r, "channel_id"))
-	if err := a.Links.Allowed(id, secret); err != nil { // before the body is taken
+	if err := a.Links.Allowed(id, feedSecret(r)); err != nil { // before the body is taken
 		a.fail(w, r, familyLake, err)
 		return
 	}

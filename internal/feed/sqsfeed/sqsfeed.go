@@ -33,6 +33,7 @@ type Options struct {
 	// Region is empty for the one that an Amazon URL names, else us-east-1.
 	Region               string
 	AccessKey, SecretKey string
+	SessionToken         string // may be empty
 	// Lease is how long a received message is not received again.
 	Lease time.Duration
 }
@@ -86,7 +87,7 @@ func Open(opt Options) (*Source, error) {
 	s.life, s.close = context.WithCancel(context.Background())
 	s.client = sqs.New(sqs.Options{
 		BaseEndpoint: aws.String(u.Scheme + "://" + u.Host), Region: region,
-		Credentials: credentials.NewStaticCredentialsProvider(opt.AccessKey, opt.SecretKey, ""),
+		Credentials: credentials.NewStaticCredentialsProvider(opt.AccessKey, opt.SecretKey, opt.SessionToken),
 		// The endpoint is on the administrator's list; where it sends us is not.
 		HTTPClient: &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 		// Whoever asks tries again, and knows what it may wait.
