@@ -277,6 +277,16 @@ func TestPresigned(t *testing.T) {
 		t.Errorf("PUT = %d", res.StatusCode)
 	}
 	wantBytes(t, d, "up", []byte("hello"))
+	if up, err = d.PresignPut(t.Context(), "late", time.Second); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Second) // its whole life, and more
+	if res, _ := do(http.MethodPut, up, nil, strings.NewReader("hello")); res.StatusCode != http.StatusForbidden {
+		t.Errorf("expired: PUT = %d, want 403", res.StatusCode)
+	}
+	if _, err := d.Stat(t.Context(), "late"); !errors.Is(err, plat.ErrNotFound) {
+		t.Errorf("expired: Stat = %v", err)
+	}
 }
 
 func TestOpenSaysWhatIsWrong(t *testing.T) {

@@ -86,7 +86,7 @@ func (f *Finder) poll(ctx context.Context) {
 			listed = now
 			err = f.opt.Lake.TakeAll(ctx)
 		}
-		sleep(ctx, f.after(ctx, &failed, "uploads put into the storage can't be taken in; it is tried again", err, pollEvery))
+		sleep(ctx, f.after(ctx, &failed, "not all that a listing found could be taken in; it is tried again", err, pollEvery))
 	}
 }
 
@@ -182,7 +182,7 @@ func (f *Finder) after(ctx context.Context, n *failures, what string, err error,
 		return rest
 	}
 	if *n == 0 && ctx.Err() == nil {
-		f.opt.Log.LogAttrs(ctx, slog.LevelWarn, what, slog.String(plat.LogError, err.Error()))
+		f.opt.Log.LogAttrs(ctx, slog.LevelWarn, "finding uploads in the storage is disturbed; it goes on", slog.String(plat.LogReason, what), slog.String(plat.LogError, err.Error()))
 	}
 	*n++
 	return min(time.Second<<min(*n-1, 5), maxPause)
