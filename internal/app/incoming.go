@@ -31,6 +31,13 @@ func (a *App) addIncoming(deps *api.Deps, files *lake.Service) error {
 			return o.Served()
 		}
 	})
+	count := func(name, help string, of func(taken, refused int64) int64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "panal", Name: name, Help: help}, func() float64 { return float64(of(files.Intake().Figures())) })
+	}
+	a.metrics.MustRegister(
+		count("uploads_taken_total", "Bodies that clients put straight into the storage and that became files.", func(taken, _ int64) int64 { return taken }),
+		count("uploads_refused_total", "Bodies that clients put straight into the storage and that were refused.", func(_, refused int64) int64 { return refused }),
+	)
 	where, err := config.ParseBlob(a.cfg.Blob)
 	if err != nil || where.Bucket == "" {
 		return err
@@ -50,13 +57,6 @@ func (a *App) addIncoming(deps *api.Deps, files *lake.Service) error {
 		Lake: files, Bucket: where.Bucket, Prefix: where.Prefix, Queue: queue, Secret: a.cfg.UploadSecret,
 		Now: a.now, Log: a.log.With(slog.String(plat.LogComponent, "uploads")),
 	})
-	count := func(name, help string, of func(taken, refused int64) int64) prometheus.Collector {
-		return prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "panal", Name: name, Help: help}, func() float64 { return float64(of(files.Intake().Figures())) })
-	}
-	a.metrics.MustRegister(
-		count("uploads_taken_total", "Bodies that clients put straight into the storage and that became files.", func(taken, _ int64) int64 { return taken }),
-		count("uploads_refused_total", "Bodies that clients put straight into the storage and that were refused.", func(_, refused int64) int64 { return refused }),
-	)
 	a.group.Add("uploads", deps.Incoming.Run)
 	return nil
 }
