@@ -82,6 +82,17 @@ func linkWire(ctx context.Context, st link.Status) *LinkAnswer {
 	return out
 }
 
+// Unlinked is what a channel had by its link.
+type Unlinked struct {
+	ChannelID string `json:"channel_id"`
+	Bucket    string `json:"bucket"`
+	Prefix    string `json:"prefix"`
+	Files     int64  `json:"files" doc:"that the channel had; the objects are where they were"`
+	Waiting   int64  `json:"waiting" doc:"messages in the feed; those in an SQS queue stay there"`
+	Dead      int64  `json:"dead" doc:"dead letters"`
+	Unlinked  bool   `json:"unlinked" doc:"false after a dry run"`
+}
+
 // DeadLetter is a message that led to nothing.
 type DeadLetter struct {
 	ID     int64  `json:"id"`
@@ -157,6 +168,41 @@ func (a *API) addLinks() {
 			return nil, err
 		}
 		return status(ctx, id)
+	})
+
+	type unlinkIn struct {
+		ChannelPath
+		DryRun string `query:"dry_run" doc:"true: only tell what would go"`
+	}
+	register(a, op("unlink-channel", http.MethodDelete, base, "Unlink a channel: its files go from the index, the bucket's objects stay; 400 while datasets refer to them"), func(ctx context.Context, in *unlinkIn) (*Unlinked, error) {
+		id, err := of(ctx, in.ChannelPath)
+		if err != nil {
+			return nil, err
+		}
+		dry := false
+		if in.DryRun != "" {
+			if dry, err = strconv.ParseBool(in.DryRun); err != nil {
+				return nil, plat.InvalidField("dry_run", "must be true or false")
+			}
+		}
+		users, more, err := a.Datasets.Referring(ctx, caller(ctx).Org, id)
+		if err != nil {
+			return nil, err
+		}
+		if len(users) > 0 {
+			return nil, inUse(users, more)
+		}
+		st, err := a.Links.Status(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		out := &Unlinked{ChannelID: string(id), Bucket: st.Link.Place.Bucket, Prefix: st.Link.Place.Prefix, Waiting: st.Backlog.Messages, Dead: st.Dead}
+		if out.Files, err = a.Lake.Count(ctx, caller(ctx).Org, lake.Filter{Channel: id}); err != nil || dry {
+			return out, err
+		}
+		_, err = a.Links.Unlink(ctx, id)
+		out.Unlinked = err == nil
+		return out, err
 	})
 
 	for verb, paused := range map[string]bool{"pause": true, "resume": false} {

@@ -74,6 +74,24 @@ func (c *Client) Link(ctx context.Context, channel string) (Link, error) {
 	return out, err
 }
 
+// Unlinked is what a channel had by its link.
+type Unlinked struct {
+	Channel  string `json:"channel_id"`
+	Bucket   string `json:"bucket"`
+	Prefix   string `json:"prefix"`
+	Files    int64  `json:"files"`
+	Waiting  int64  `json:"waiting"`
+	Dead     int64  `json:"dead"`
+	Unlinked bool   `json:"unlinked"`
+}
+
+// UnlinkChannel ends a channel's link; with dry it only tells what would go.
+func (c *Client) UnlinkChannel(ctx context.Context, channel string, dry bool) (Unlinked, error) {
+	var out Unlinked
+	err := c.JSON(ctx, http.MethodDelete, c.linkPath(channel), url.Values{"dry_run": {strconv.FormatBool(dry)}}, nil, &out)
+	return out, err
+}
+
 // PauseLink lets a link rest, or go on.
 func (c *Client) PauseLink(ctx context.Context, channel string, paused bool) (Link, error) {
 	verb := "resume"

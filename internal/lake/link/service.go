@@ -266,7 +266,7 @@ func (m *Manager) Status(ctx context.Context, channel plat.ChannelID) (Status, e
 		return st, err
 	}
 	m.mu.Lock()
-	if r := m.running[channel]; r != nil && r.sub != nil {
+	if r := m.running[l.Num]; r != nil && r.sub != nil {
 		st.Figures = r.sub.Figures()
 	}
 	src, err := m.sourceLocked(l)
@@ -278,6 +278,21 @@ func (m *Manager) Status(ctx context.Context, channel plat.ChannelID) (Status, e
 		st.FeedError, err = err.Error(), nil
 	}
 	return st, err
+}
+
+// Unlink ends a channel's link and returns what it was: its files are gone from the
+// channel, and the objects are where they were. Its credentials, messages and dead
+// letters go with it. The caller has asked whether something refers to the files.
+func (m *Manager) Unlink(ctx context.Context, channel plat.ChannelID) (Link, error) {
+	l, err := m.opt.Store.Link(ctx, channel)
+	if err == nil {
+		err = m.opt.Store.Unlink(ctx, channel, m.opt.Now())
+	}
+	if err != nil {
+		return Link{}, err
+	}
+	_ = m.Refresh(ctx) // it's done; what failed is seen by the next resync
+	return l, nil
 }
 
 // Pause sets whether a link rests: its messages wait meanwhile.
@@ -315,7 +330,7 @@ func (m *Manager) Replay(ctx context.Context, channel plat.ChannelID, ids []int6
 	if err != nil {
 		return 0, err
 	}
-	sub := New(Config{Link: l, Source: letterSource{m.opt.Store, channel}, Rows: m.opt.Store, Bucket: bucket, Now: m.opt.Now, Log: m.opt.Log, MaxReceipts: 1})
+	sub := New(Config{Link: l, Source: letterSource{m.opt.Store, channel}, Rows: m.opt.Store.Bound(l.Num), Bucket: bucket, Now: m.opt.Now, Log: m.opt.Log, MaxReceipts: 1})
 	newest, err := m.newestLetter(ctx, channel) // those that come by replaying are not replayed
 	if err != nil {
 		return 0, err
