@@ -16,11 +16,11 @@ import (
 type Link struct {
 	Channel plat.ChannelID
 	// Num is the store's: a later link of the same channel has another.
-	Num     int64
-	Org     plat.OrgID
-	Place   Place
-	Feed    Feed
-	Paused  bool // the subscriber and the reconciler rest
+	Num    int64
+	Org    plat.OrgID
+	Place  Place
+	Feed   Feed
+	Paused bool // the subscriber and the reconciler rest
 	// CreatedAt is when it was linked.
 	CreatedAt time.Time
 	Walk      Walk
