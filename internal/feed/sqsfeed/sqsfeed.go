@@ -108,13 +108,17 @@ func (s *Source) call(ctx context.Context, limit time.Duration) (context.Context
 // those are asked for only as long as there are some at once.
 func (s *Source) Receive(ctx context.Context, limit int, wait time.Duration) ([]feed.Message, error) {
 	var all []feed.Message
-	for end := time.Now().Add(wait); len(all) < limit; {
+	size := 0
+	for end := time.Now().Add(wait); len(all) < limit && size < feed.MaxReceive; {
 		seconds := int32(0)
 		if len(all) == 0 {
 			seconds = int32(min(max(time.Until(end), 0), maxWait).Round(time.Second) / time.Second)
 		}
 		got, err := s.receive(ctx, min(limit-len(all), most), seconds)
 		all = append(all, got...)
+		for _, m := range got {
+			size += len(m.Body)
+		}
 		switch {
 		case err != nil && len(all) == 0:
 			return nil, err

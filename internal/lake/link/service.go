@@ -316,8 +316,8 @@ func (m *Manager) Drop(ctx context.Context, channel plat.ChannelID, ids []int64)
 	return m.opt.Store.DropLetters(ctx, channel, ids)
 }
 
-// replayBatch is how many letters Replay has in hand.
-const replayBatch = 500
+// replayBatch is how many letters Replay has in hand; each may have a megabyte.
+const replayBatch = 20
 
 // Replay does dead letters again; no ids are all. What fails again is a new letter with its
 // new reason. It returns how many were tried.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/failsafe-go/failsafe-go/adaptivelimiter"
+	"golang.org/x/sync/semaphore"
 
 	"panal/internal/feed"
 	"panal/internal/plat"
@@ -63,6 +64,7 @@ type Figures struct {
 type Subscriber struct {
 	cfg     Config
 	limiter adaptivelimiter.AdaptiveLimiter[any]
+	room    *semaphore.Weighted // for bodies of messages, in bytes
 
 	messages, batches, looked, changed, dead, failed, last, lag atomic.Int64
 }
@@ -75,7 +77,7 @@ func New(cfg Config) *Subscriber {
 		WithLimits(cfg.MinWrites, cfg.MaxWrites, cfg.MinWrites).
 		WithRecentWindow(500*time.Millisecond, 5*time.Second, 5).
 		Build()
-	return &Subscriber{cfg: cfg, limiter: l}
+	return &Subscriber{cfg: cfg, limiter: l, room: semaphore.NewWeighted(maxHeld)}
 }
 
 // Figures returns the current figures.
@@ -85,6 +87,17 @@ func (s *Subscriber) Figures() Figures {
 		Dead: s.dead.Load(), Failed: s.failed.Load(), LastBatch: s.last.Load(), Concurrency: int64(s.limiter.Limit()),
 		Lag: time.Duration(s.lag.Load()),
 	}
+}
+
+// maxHeld bounds the bodies of messages that are at work, in bytes: what is made of them
+// takes some times as much. Batches of common events (a kilobyte each) are never held up by it.
+const maxHeld = 6 << 20
+
+func sizeOf(all []feed.Message) (n int64) {
+	for _, m := range all {
+		n += int64(len(m.Body))
+	}
+	return min(n, maxHeld)
 }
 
 // Run works until ctx ends. What is under way then is given up: its messages come again.
@@ -103,13 +116,16 @@ func (s *Subscriber) Run(ctx context.Context) error {
 			return nil
 		case room <- struct{}{}:
 		}
-		batch := s.gather(ctx, in)
+		batch, held := s.gather(ctx, in)
 		if len(batch) == 0 {
 			return nil
 		}
 		wg.Go(func() {
 			defer func() { <-room }()
 			s.work(ctx, batch)
+			for _, got := range held {
+				s.room.Release(got)
+			}
 		})
 	}
 }
@@ -136,6 +152,9 @@ func (s *Subscriber) receive(ctx context.Context, in chan<- []feed.Message) {
 		if len(got) == 0 {
 			continue
 		}
+		if s.room.Acquire(ctx, sizeOf(got)) != nil {
+			return
+		}
 		select {
 		case in <- got:
 		case <-ctx.Done():
@@ -144,27 +163,28 @@ func (s *Subscriber) receive(ctx context.Context, in chan<- []feed.Message) {
 }
 
 // gather returns a batch: what came until it is full, or for a time since its first
-// message. Receivers give at most Batch, so it has less than twice that.
-func (s *Subscriber) gather(ctx context.Context, in <-chan []feed.Message) []feed.Message {
-	var batch []feed.Message
+// message; and the room that each part of it holds. Receivers give at most Batch, so it has
+// less than twice that.
+func (s *Subscriber) gather(ctx context.Context, in <-chan []feed.Message) (batch []feed.Message, held []int64) {
 	select {
 	case <-ctx.Done():
-		return nil
+		return nil, nil
 	case batch = <-in:
+		held = append(held, sizeOf(batch))
 	}
 	end := time.NewTimer(s.cfg.Gather)
 	defer end.Stop()
 	for len(batch) < s.cfg.Batch {
 		select {
 		case <-ctx.Done():
-			return batch
+			return batch, held
 		case <-end.C:
-			return batch
+			return batch, held
 		case more := <-in:
-			batch = append(batch, more...)
+			batch, held = append(batch, more...), append(held, sizeOf(more))
 		}
 	}
-	return batch
+	return batch, held
 }
 
 // work processes a batch and holds its messages meanwhile.

@@ -61,6 +61,8 @@ func Open(opt Options) (*Bucket, error) {
 		TLSHandshakeTimeout:   10 * time.Second,
 		ResponseHeaderTimeout: idleLimit,
 		DisableCompression:    true,
+		// An object's metadata is in its headers: S3 allows 2 KB of it.
+		MaxResponseHeaderBytes: 32 << 10,
 	}
 	lookup := minio.BucketLookupPath
 	if strings.HasSuffix(u.Hostname(), ".amazonaws.com") {
