@@ -58,6 +58,7 @@ type LinkAnswer struct {
 	LastBatch   int64   `json:"last_batch"`
 	Concurrency int64   `json:"concurrency" doc:"batches that may be written at a time now"`
 	LagSeconds  float64 `json:"lag_seconds" doc:"from a message's arrival to its end"`
+	Rate        float64 `json:"rate" doc:"messages done a second, lately"`
 }
 
 func linkWire(ctx context.Context, st link.Status) *LinkAnswer {
@@ -66,7 +67,7 @@ func linkWire(ctx context.Context, st link.Status) *LinkAnswer {
 		ChannelID: string(l.Channel), Endpoint: l.Place.Endpoint, Region: l.Place.Region, Bucket: l.Place.Bucket, Prefix: l.Place.Prefix,
 		Feed: string(l.Feed.Kind), QueueURL: l.Feed.Queue, FeedError: st.FeedError, Paused: l.Paused, CreatedAt: l.CreatedAt.Format(plat.TimeSecZ), Listed: l.Walk.Seen, Drift: l.Walk.Drift,
 		Waiting: st.Backlog.Messages, Dead: st.Dead, Messages: st.Figures.Messages, Changed: st.Figures.Changed,
-		LastBatch: st.Figures.LastBatch, Concurrency: st.Figures.Concurrency, LagSeconds: st.Figures.Lag.Seconds(),
+		LastBatch: st.Figures.LastBatch, Concurrency: st.Figures.Concurrency, LagSeconds: st.Figures.Lag.Seconds(), Rate: st.Figures.Rate,
 	}
 	if l.Feed.Kind == link.FeedWebhook {
 		out.FeedURL = baseURL(ctx) + "/feeds/" + string(l.Channel) + "/s3"

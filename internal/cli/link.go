@@ -121,9 +121,13 @@ func printLink(e *env, l client.Link, err error) error {
 	if l.FeedError != "" {
 		state = "no feed: " + l.FeedError
 	}
-	return e.print(l, []string{"CHANNEL", "BUCKET", "STATE", "COMPARED", "LISTED", "DRIFT", "WAITING", "LAG", "DEAD"}, [][]string{{
-		l.Channel, l.Bucket + "/" + l.Prefix, state, imported, fmt.Sprint(l.Listed), fmt.Sprint(l.Drift), fmt.Sprint(l.Waiting),
-		fmt.Sprintf("%.1fs", l.LagSeconds), fmt.Sprint(l.Dead),
+	oldest := "-"
+	if l.Oldest != nil {
+		oldest = *l.Oldest
+	}
+	return e.print(l, []string{"CHANNEL", "BUCKET", "STATE", "COMPARED", "LISTED", "DRIFT", "WAITING", "OLDEST", "LAG", "RATE", "BATCH", "WRITERS", "DEAD"}, [][]string{{
+		l.Channel, l.Bucket + "/" + l.Prefix, state, imported, fmt.Sprint(l.Listed), fmt.Sprint(l.Drift), fmt.Sprint(l.Waiting), oldest,
+		fmt.Sprintf("%.1fs", l.LagSeconds), fmt.Sprintf("%.1f/s", l.Rate), fmt.Sprint(l.LastBatch), fmt.Sprint(l.Concurrency), fmt.Sprint(l.Dead),
 	}})
 }
 
@@ -133,8 +137,9 @@ type feedStatusCmd struct{ channelArg }
 func (feedStatusCmd) Help() string {
 	return `COMPARED is when the channel had last been compared with the whole bucket ("not yet"
 while what was there is being imported; LISTED is how far it has come), and DRIFT what that had
-found out of step. WAITING are messages of the feed, LAG is how long the last one took
-from its arrival, and DEAD are those that led to nothing: see panal feed dead.`
+found out of step. WAITING are messages of the feed, OLDEST is when the first of them came (SQS does not tell), LAG is how
+long the last one took from its arrival, RATE how many are done a second, BATCH how many the last batch had, WRITERS how
+many batches may be written at a time (it follows the database), and DEAD are those that led to nothing: see panal feed dead.`
 }
 
 // Run shows a link.

@@ -44,6 +44,7 @@ type Link struct {
 	FeedError   string  `json:"feed_error,omitempty"`
 	Messages    int64   `json:"messages"`
 	LastBatch   int64   `json:"last_batch"`
+	Rate        float64 `json:"rate"`
 	Concurrency int64   `json:"concurrency"`
 	LagSeconds  float64 `json:"lag_seconds"`
 }

@@ -314,6 +314,7 @@ func (m *Manager) Totals(ctx context.Context) (Totals, error) {
 			f := r.sub.Figures()
 			t.Messages, t.Batches, t.Looked, t.Changed = t.Messages+f.Messages, t.Batches+f.Batches, t.Looked+f.Looked, t.Changed+f.Changed
 			t.Dead, t.Failed, t.Concurrency = t.Dead+f.Dead, t.Failed+f.Failed, t.Concurrency+f.Concurrency
+			t.Rate += f.Rate
 			t.LastBatch, t.Lag = max(t.LastBatch, f.LastBatch), max(t.Lag, f.Lag)
 		}
 		b, err := src.Backlog(ctx)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -54,9 +55,10 @@ func (c Config) withDefaults() Config {
 
 // Figures are what a subscriber tells of itself.
 type Figures struct {
-	Messages, Batches, Looked, Changed, Dead, Failed int64 // since its start
-	LastBatch                                        int64 // messages in the last one
-	Concurrency                                      int64 // writes that may be under way now
+	Messages, Batches, Looked, Changed, Dead, Failed int64   // since its start
+	LastBatch                                        int64   // messages in the last one
+	Concurrency                                      int64   // writes that may be under way now
+	Rate                                             float64 // messages a second, lately
 	Lag                                              time.Duration
 }
 
@@ -67,6 +69,27 @@ type Subscriber struct {
 	room    *semaphore.Weighted // for bodies of messages, in bytes
 
 	messages, batches, looked, changed, dead, failed, last, lag atomic.Int64
+	rate                                                        rate
+}
+
+// rate is how many a second there were lately: what was is worth half after some 20 s.
+type rate struct {
+	mu   sync.Mutex
+	sum  float64
+	last time.Time
+}
+
+const rateOver = 30 * time.Second
+
+func (r *rate) add(n int, now time.Time) float64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d := now.Sub(r.last); d > 0 {
+		r.sum *= math.Exp(-d.Seconds() / rateOver.Seconds())
+		r.last = now
+	}
+	r.sum += float64(n)
+	return r.sum / rateOver.Seconds()
 }
 
 // New returns a subscriber.
@@ -85,7 +108,7 @@ func (s *Subscriber) Figures() Figures {
 	return Figures{
 		Messages: s.messages.Load(), Batches: s.batches.Load(), Looked: s.looked.Load(), Changed: s.changed.Load(),
 		Dead: s.dead.Load(), Failed: s.failed.Load(), LastBatch: s.last.Load(), Concurrency: int64(s.limiter.Limit()),
-		Lag: time.Duration(s.lag.Load()),
+		Lag: time.Duration(s.lag.Load()), Rate: s.rate.add(0, s.cfg.Now()),
 	}
 }
 
@@ -285,6 +308,7 @@ func (s *Subscriber) Process(ctx context.Context, batch []feed.Message) error {
 		}
 	}
 	s.messages.Add(int64(len(batch)))
+	s.rate.add(len(batch), s.cfg.Now())
 	s.batches.Add(1)
 	s.last.Store(int64(len(batch)))
 	s.looked.Add(int64(res.looked))
