@@ -218,7 +218,9 @@ func TestLinkTorture(t *testing.T) {
 	workers := max(8, rate/20)
 	var all sync.WaitGroup
 	for i := range workers {
-		all.Go(func() { w.work(ctx, i, rand.New(rand.NewPCG(seed, uint64(i))), time.Duration(workers)*time.Second/time.Duration(rate)) })
+		all.Go(func() {
+			w.work(ctx, i, rand.New(rand.NewPCG(seed, uint64(i))), time.Duration(workers)*time.Second/time.Duration(rate))
+		})
 	}
 	begun := time.Now()
 	v := &victims{platform: p, engines: []*engine{database, storage, sqs}}

@@ -63,8 +63,9 @@ func (s *Service) AwaitedUntil(ctx context.Context) (time.Time, error) {
 	return s.store.AwaitedUntil(ctx)
 }
 
-// TakeAll takes in every body that is there. One listing finds a thousand of them, and
-// none asks for those that have not come. What can't be taken in now does not keep
+// TakeAll takes in every body that is there and that no other call of this process is at: a
+// long copy keeps nothing else waiting where a few are made at a time. One listing finds
+// hundreds, and none asks for those that have not come. What can't be taken in now does not keep
 // others from it, and is taken in by the next call.
 func (s *Service) TakeAll(ctx context.Context) error {
 	if !s.blobs.Copies() {
@@ -76,9 +77,12 @@ func (s *Service) TakeAll(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("list bodies put into the storage: %w", err)
 		}
-		keys := make([]string, len(infos))
-		for i, info := range infos {
-			keys[i], after = info.Key, info.Key
+		keys := make([]string, 0, len(infos))
+		for _, info := range infos {
+			after = info.Key
+			if _, busy := s.under.Load(info.Key); !busy {
+				keys = append(keys, info.Key)
+			}
 		}
 		if err := s.Take(ctx, keys); err != nil && failed == nil {
 			failed = err
@@ -145,7 +149,12 @@ func (s *Service) takeSome(ctx context.Context, keys []string) error {
 	}
 	err = s.each(ctx, len(there), func(i int) error {
 		// One at a time of each: a reservation of quota must not stand in its own way.
-		_, err, _ := s.taking.Do(there[i].info.Key, func() (any, error) { return nil, s.take(ctx, there[i], promises[i]) })
+		key := there[i].info.Key
+		_, err, _ := s.taking.Do(key, func() (any, error) {
+			s.under.Store(key, nil)
+			defer s.under.Delete(key)
+			return nil, s.take(ctx, there[i], promises[i])
+		})
 		if err != nil {
 			return fmt.Errorf("take in upload %s to channel %s: %w", there[i].ID, there[i].Channel, err)
 		}

@@ -364,6 +364,27 @@ func TestStraightUploadGarbage(t *testing.T) {
 	}
 }
 
+// A body whose copy takes long keeps no other waiting.
+func TestStraightUploadBesideALongCopy(t *testing.T) {
+	s := newStraight(t)
+	long := s.ask(nil, "")
+	s.send(long, "long")
+	begun, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	s.bucket.copying = func() { once.Do(func() { close(begun); <-release }) }
+	done := make(chan error)
+	go func() { done <- s.TakeAll(t.Context()) }()
+	<-begun
+	s.send(s.ask(nil, ""), "short")
+	s.takeAll()
+	s.has(2, 1)
+	close(release)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	s.has(2, 2)
+}
+
 // However many take in, die and put at the same time: what was promised is one file whose bytes
 // never change, or refused; and nothing else is left.
 func TestStraightUploadProperty(t *testing.T) {

@@ -45,13 +45,13 @@ func (s *Service) Promise(ctx context.Context, in Upload) (Promised, error) {
 	if err != nil {
 		return Promised{}, err
 	}
-	room, err := s.quota.Reserve(ctx, in.Org, 0) // none for who is full already
-	if err != nil {
-		return Promised{}, err
-	}
-	room.Drop() // what will come is not known, and may never
 	p := Promised{Pending: Pending{File: f, Until: s.now().Add(PendingLife)}}
 	if s.blobs.Copies() {
+		room, err := s.quota.Reserve(ctx, in.Org, 0) // what will come is not known, but none for who is full
+		if err != nil {
+			return Promised{}, err
+		}
+		room.Drop()
 		if p.URL, p.Straight, err = s.blobs.PresignPut(ctx, IncomingKey(in.Org, f.Channel, f.ID), PendingLife); err != nil {
 			return Promised{}, fmt.Errorf("promise an upload to channel %s: %w", f.Channel, err)
 		}

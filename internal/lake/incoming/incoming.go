@@ -57,6 +57,7 @@ const (
 	// late is how long after its URL's end an upload is not unusual.
 	late = 5 * time.Minute
 
+	passes      = 4
 	receivers   = 2
 	receiveMost = 50 // each may have a megabyte
 	receiveWait = 20 * time.Second
@@ -76,17 +77,38 @@ func (f *Finder) Run(ctx context.Context) error {
 	return nil
 }
 
-// poll lists now and then, and only while somebody has a URL to put a body by.
+// poll lists now and then, and only while somebody has a URL to put a body by. A few
+// passes may be under way at a time: large bodies take a while.
 func (f *Finder) poll(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	room, results := make(chan struct{}, passes), make(chan error, 2*passes) // of those that ended, and those under way
 	var listed time.Time
 	var failed failures
+	const what = "not all that a listing found could be taken in; it is tried again"
 	for ctx.Err() == nil {
+		rest := pollEvery
 		until, err := f.opt.Lake.AwaitedUntil(ctx)
-		if now := f.opt.Now(); err == nil && f.due(now, until, listed) {
-			listed = now
-			err = f.opt.Lake.TakeAll(ctx)
+		if err != nil {
+			rest = f.after(ctx, &failed, what, err, rest)
 		}
-		sleep(ctx, f.after(ctx, &failed, "not all that a listing found could be taken in; it is tried again", err, pollEvery))
+		if now := f.opt.Now(); err == nil && f.due(now, until, listed) {
+			select {
+			case room <- struct{}{}:
+				listed = now
+				wg.Go(func() {
+					results <- f.opt.Lake.TakeAll(ctx)
+					<-room
+				})
+			default:
+			}
+		}
+		select {
+		case err := <-results:
+			rest = f.after(ctx, &failed, what, err, rest)
+		default:
+		}
+		sleep(ctx, rest)
 	}
 }
 

@@ -27,6 +27,7 @@ type fake struct {
 	lists  int
 	taken  []string
 	failed error
+	slow   chan struct{} // not nil: until it is closed no listing ends
 }
 
 func (f *fake) Take(_ context.Context, keys []string) error {
@@ -40,9 +41,13 @@ func (f *fake) Take(_ context.Context, keys []string) error {
 
 func (f *fake) TakeAll(context.Context) error {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.lists++
-	return f.failed
+	failed := f.failed
+	f.mu.Unlock()
+	if f.slow != nil {
+		<-f.slow
+	}
+	return failed
 }
 
 func (f *fake) AwaitedUntil(context.Context) (time.Time, error) {
@@ -107,6 +112,26 @@ func TestListsNoMoreThanItMust(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A body that takes long keeps no other waiting.
+func TestLongPassesKeepNothingWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fake{slow: make(chan struct{})}
+		f.set(time.Now().Add(lake.PendingLife), nil)
+		run(t, f, nil, "")
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := f.set(f.until, nil); n < 2 || n > 8 {
+			t.Errorf("%d passes were begun while none ended", n)
+		}
+		close(f.slow)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := f.set(f.until, nil); n < 50 {
+			t.Errorf("%d passes in a minute after that", n)
+		}
+	})
 }
 
 // What a queue tells of is taken in; what can't be read, and what is none of ours, is
