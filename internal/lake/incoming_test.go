@@ -370,8 +370,13 @@ func TestStraightUploadBesideALongCopy(t *testing.T) {
 	long := s.ask(nil, "")
 	s.send(long, "long")
 	begun, release := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	s.bucket.copying = func() { once.Do(func() { close(begun); <-release }) }
+	var copies atomic.Int64
+	s.bucket.copying = func() {
+		if copies.Add(1) == 1 {
+			close(begun)
+			<-release
+		}
+	}
 	done := make(chan error)
 	go func() { done <- s.TakeAll(t.Context()) }()
 	<-begun
