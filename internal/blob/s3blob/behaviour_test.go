@@ -334,8 +334,13 @@ type flaky struct {
 }
 
 func (f *flaky) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodGet { // the sweeper's question
+	switch {
+	case r.Method == http.MethodGet: // the sweeper's question
 		_, _ = io.WriteString(w, "<ListMultipartUploadsResult/>")
+		return
+	case r.Method == http.MethodHead && strings.Contains(r.URL.Path, "probe"):
+		w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
+		w.Header().Set("ETag", `"x"`)
 		return
 	}
 	f.seen.Add(1)
