@@ -60,6 +60,18 @@ func copyCases() []Case {
 				wantErr(t, "Stat of what was not copied", err, plat.ErrNotFound)
 			}
 		})},
+		{"Copy/any_content_type_will_do", lacks, both(func(t *testing.T, d blob.Driver, c blob.Copier) {
+			put(t, d, "from", "hello")
+			info, tag, err := c.Tagged(t.Context(), "from")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, typ := range []string{"", `text/plain; x="a  b/c+é%"`, "image/蜂", "a\nb", "\x00", strings.Repeat("x", 1024)} {
+				if _, err := c.Copy(t.Context(), info, tag, "to", typ); err != nil {
+					t.Errorf("Copy as %.20q: %v", typ, err)
+				}
+			}
+		})},
 		{"Copy/a_missing_object_is_ErrNotFound", lacks, both(func(t *testing.T, d blob.Driver, c blob.Copier) {
 			_, _, err := c.Tagged(t.Context(), "nope")
 			wantErr(t, "Tagged", err, plat.ErrNotFound)

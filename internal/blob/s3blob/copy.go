@@ -51,6 +51,9 @@ func (d *Driver) Copy(ctx context.Context, from blob.Info, tag, to, contentType 
 	if err != nil {
 		return "", err
 	}
+	if !printable(contentType) { // no header can have it; see Put
+		contentType = "application/octet-stream"
+	}
 	done, err := d.begin()
 	if err != nil {
 		return "", err
