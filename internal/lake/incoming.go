@@ -51,7 +51,7 @@ func (s *Service) Intake() *Intake { return &s.intake }
 
 const (
 	takeBatch    = 500 // bodies whose promises are bound in one transaction
-	takeParallel = 16  // bodies that are looked at, or copied, at a time
+	takeParallel = 32  // bodies that are looked at, or copied, at a time
 )
 
 // AwaitedUntil tells until when bodies may begin to arrive straight in the storage; zero
@@ -63,8 +63,8 @@ func (s *Service) AwaitedUntil(ctx context.Context) (time.Time, error) {
 	return s.store.AwaitedUntil(ctx)
 }
 
-// TakeAll takes in every body that is there and that no other call of this process is at: a
-// long copy keeps nothing else waiting where a few are made at a time. One listing finds
+// TakeAll takes in every body that is there and that no other call of it is at: a
+// long copy keeps nothing else waiting where a few calls are made at a time. One listing finds
 // hundreds, and none asks for those that have not come. What can't be taken in now does not keep
 // others from it, and is taken in by the next call.
 func (s *Service) TakeAll(ctx context.Context) error {
@@ -80,11 +80,15 @@ func (s *Service) TakeAll(ctx context.Context) error {
 		keys := make([]string, 0, len(infos))
 		for _, info := range infos {
 			after = info.Key
-			if _, busy := s.under.Load(info.Key); !busy {
+			if _, busy := s.listed.LoadOrStore(info.Key, nil); !busy {
 				keys = append(keys, info.Key)
 			}
 		}
-		if err := s.Take(ctx, keys); err != nil && failed == nil {
+		err = s.Take(ctx, keys)
+		for _, key := range keys {
+			s.listed.Delete(key)
+		}
+		if err != nil && failed == nil {
 			failed = err
 		}
 		if !more || ctx.Err() != nil {
@@ -150,11 +154,7 @@ func (s *Service) takeSome(ctx context.Context, keys []string) error {
 	err = s.each(ctx, len(there), func(i int) error {
 		// One at a time of each: a reservation of quota must not stand in its own way.
 		key := there[i].info.Key
-		_, err, _ := s.taking.Do(key, func() (any, error) {
-			s.under.Store(key, nil)
-			defer s.under.Delete(key)
-			return nil, s.take(ctx, there[i], promises[i])
-		})
+		_, err, _ := s.taking.Do(key, func() (any, error) { return nil, s.take(ctx, there[i], promises[i]) })
 		if err != nil {
 			return fmt.Errorf("take in upload %s to channel %s: %w", there[i].ID, there[i].Channel, err)
 		}

@@ -33,7 +33,7 @@ type Service struct {
 	served  func(context.Context, plat.OrgID) error // nil: all are
 	intake  Intake
 	taking  singleflight.Group // by incoming key
-	under   sync.Map           // the incoming keys that taking is at
+	listed  sync.Map           // the incoming keys that calls of TakeAll are at
 }
 
 // Foreign reads the files of linked channels, which are the objects of other buckets.
