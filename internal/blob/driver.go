@@ -77,6 +77,8 @@ type Presigner interface {
 // Copier is optional: a driver that copies objects without their bytes passing here. Where it
 // is a Presigner too, clients can put bodies there that are taken in afterwards.
 type Copier interface {
+	// CanCopy tells whether Copy can be relied on. It asks nobody.
+	CanCopy() bool
 	// Tagged is Stat, with a text that tells these bytes from all others that the key has
 	// held, as far as the engine does.
 	Tagged(ctx context.Context, key string) (info Info, tag string, err error)

@@ -152,10 +152,10 @@ func (s *Store) PresignPut(ctx context.Context, key string, expiry time.Duration
 	return url, url != "" && err == nil, err
 }
 
-// Copies tells whether the driver is a Copier.
+// Copies tells whether the driver is a Copier that can copy.
 func (s *Store) Copies() bool {
-	_, ok := s.d.(Copier)
-	return ok
+	c, ok := s.d.(Copier)
+	return ok && c.CanCopy()
 }
 
 // Tagged describes the object with a tag for Copy; ErrUnsupported without a Copier.

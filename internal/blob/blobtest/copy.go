@@ -17,7 +17,7 @@ func copyCases() []Case {
 	both := func(check func(t *testing.T, d blob.Driver, c blob.Copier)) func(*testing.T, Harness) {
 		return on(func(t *testing.T, d blob.Driver) {
 			c, ok := d.(blob.Copier)
-			if !ok {
+			if !ok || !c.CanCopy() {
 				t.Fatal("the driver is no Copier: declare NoCopy")
 			}
 			check(t, d, c)

@@ -140,6 +140,9 @@ func (d *Driver) Stat(ctx context.Context, key string) (blob.Info, error) {
 	return info, err
 }
 
+// CanCopy implements blob.Copier.
+func (d *Driver) CanCopy() bool { return true }
+
 // Tagged implements blob.Copier.
 func (d *Driver) Tagged(ctx context.Context, key string) (blob.Info, string, error) {
 	o, info, err := d.get(ctx, key)

@@ -438,3 +438,32 @@ func TestAClientThatGoesAwayLeavesNothing(t *testing.T) {
 		t.Errorf("%d unfinished uploads are left", len(ids))
 	}
 }
+
+// A service that copies whatever the condition says can't be relied on for uploads by URL.
+func TestCopyIsOfferedOnlyWhereConditionsHold(t *testing.T) {
+	for _, honours := range []bool{true, false} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			w.Header().Set("ETag", `"x"`)
+			w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
+			switch {
+			case r.Method == http.MethodDelete:
+				w.WriteHeader(http.StatusNoContent)
+			case r.Method == http.MethodPut && (r.Header.Get("If-None-Match") != "" || honours && r.Header.Get("X-Amz-Copy-Source-If-Match") != ""):
+				w.WriteHeader(http.StatusPreconditionFailed)
+			case r.Header.Get("X-Amz-Copy-Source") != "":
+				_, _ = io.WriteString(w, `<CopyObjectResult><ETag>"x"</ETag><LastModified>2026-11-26T00:00:00Z</LastModified></CopyObjectResult>`)
+			case r.Method == http.MethodGet:
+				_, _ = io.WriteString(w, "<ListMultipartUploadsResult/>")
+			}
+		}))
+		d := open(t, s3blob.Options{Bucket: "bucket", Endpoint: server.URL, AccessKey: "a", SecretKey: "secret-key"})
+		if d.CanCopy() != honours || blob.New(d).Copies() != honours {
+			t.Errorf("CanCopy = %v with a service that honours conditions: %v", d.CanCopy(), honours)
+		}
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+		server.Close()
+	}
+}

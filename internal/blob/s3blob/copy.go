@@ -22,6 +22,9 @@ import (
 // copyParts is how many parts of one object are copied at a time.
 const copyParts = 8
 
+// CanCopy implements blob.Copier: a service that ignores the condition can't be relied on.
+func (d *Driver) CanCopy() bool { return d.canCopy }
+
 // Tagged implements blob.Copier. The tag is the object's ETag.
 func (d *Driver) Tagged(ctx context.Context, key string) (blob.Info, string, error) {
 	name, err := d.name(key)

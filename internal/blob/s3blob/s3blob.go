@@ -59,6 +59,7 @@ type Driver struct {
 	maxPut, longPart int64 // the constants, but in tests
 
 	md5Tags bool // the service's ETags are MD5s, as Amazon's are without KMS
+	canCopy bool // the service copies on a condition
 
 	parts chan struct{} // one for each upload of unknown length under way
 	bufs  sync.Pool     // *[]byte of partSize
@@ -168,12 +169,9 @@ func (d *Driver) probe(ctx context.Context) error {
 	}
 	err := d.Put(ctx, key, strings.NewReader("."), 1, blob.PutOptions{IfNoneMatch: true})
 	if errors.Is(err, plat.ErrExists) {
-		_, tag, failed := d.Tagged(ctx, key)
-		if failed != nil {
+		if failed := d.learn(ctx, key, streamed); failed != nil {
 			return failed
 		}
-		sum := md5.Sum([]byte(streamed)) //nolint:gosec // see import
-		d.md5Tags = tag == hex.EncodeToString(sum[:])
 	}
 	if del := d.Delete(ctx, key); del != nil {
 		return del
@@ -186,6 +184,23 @@ func (d *Driver) probe(ctx context.Context) error {
 	default:
 		return err
 	}
+}
+
+// learn asks what the service's ETags are, and whether it copies on a condition, of an
+// object of the probe's.
+func (d *Driver) learn(ctx context.Context, key, body string) error {
+	info, tag, err := d.Tagged(ctx, key)
+	if err != nil {
+		return err
+	}
+	sum := md5.Sum([]byte(body)) //nolint:gosec // see import
+	d.md5Tags = tag == hex.EncodeToString(sum[:])
+	_, err = d.Copy(ctx, info, strings.Repeat("0", 32), key+"-copy", "")
+	if d.canCopy = errors.Is(err, plat.ErrConflict); d.canCopy {
+		return nil
+	}
+	d.opt.Log.LogAttrs(ctx, slog.LevelWarn, "the object storage does not copy on a condition: signed uploads pass this server", slog.Any(plat.LogError, err))
+	return d.Delete(ctx, key+"-copy")
 }
 
 // name is the object's key in the bucket.
