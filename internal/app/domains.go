@@ -127,6 +127,9 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	deps.TempDir = filepath.Join(a.cfg.Data, dirUploads)
 	deps.Lake, deps.Datasets = files, dataset.NewService(sqlstore.NewDatasets(a.lakeDB), a.now)
 	a.addLinks(deps, files, index)
+	if err := a.addIncoming(deps, files); err != nil {
+		return err
+	}
 	deps.Verify = func(ctx context.Context, c lake.Channel, opt journal.VerifyOptions) (journal.Report, error) {
 		return changes.Verify(ctx, index, c, opt)
 	}

@@ -36,6 +36,8 @@ type Server struct {
 	Database      string            `help:"postgres://… instead of the embedded SQLite files." env:"PANAL_DATABASE" secret:"true"`
 	KeyFile       string            `name:"key-file" help:"File of the keys that seal secrets and sign URLs; made on first start. Default: secret.key in the data directory." env:"PANAL_KEY_FILE"`
 	Blob          string            `help:"Where files are kept: dir:/PATH, or s3://BUCKET?endpoint=…&region=…&prefix=…&public_endpoint=…&path_style=true&presign=true (false: clients don't reach the bucket, Panal serves the bytes); empty: in the data directory." env:"PANAL_BLOB"`
+	UploadQueue   string            `name:"upload-queue" help:"URL of an SQS queue to which the bucket of --blob sends the events of objects created under its incoming/, so that uploads by its signed URLs are seen at once; without events they are looked for every second." env:"PANAL_UPLOAD_QUEUE"`
+	UploadSecret  string            `name:"upload-secret" help:"What the storage shows when it posts such events to /feeds/uploads/s3, as Authorization: Bearer; best set in the environment." env:"PANAL_UPLOAD_SECRET" secret:"true"`
 	LinkEndpoints []string          `name:"link-endpoint" help:"Storage whose buckets channels may be linked to, as http(s)://HOST[:PORT]; may be repeated. None: no channel can be linked." env:"PANAL_LINK_ENDPOINTS"`
 	S3AccessKey   string            `name:"s3-access-key" help:"Access key of the bucket." env:"PANAL_S3_ACCESS_KEY,AWS_ACCESS_KEY_ID"`
 	S3SecretKey   string            `name:"s3-secret-key" help:"Its secret; best set in the environment." env:"PANAL_S3_SECRET_KEY,AWS_SECRET_ACCESS_KEY" secret:"true"`
