@@ -60,6 +60,12 @@ bench-gateway: ## The gateway beside nginx, HAProxy, Caddy and a bare reverse pr
 	@go build -o bin/bench-gateway ./bench/gateway
 	@bin/bench-gateway $(BENCHFLAGS)
 
+.PHONY: bench-routes
+bench-routes: ## 100,000 services in one gateway: start, memory, lookups during changes: BENCHFLAGS='-services 10000'
+	@scripts/setup
+	@go build -o bin/bench-routes ./bench/routes
+	@bin/bench-routes $(BENCHFLAGS)
+
 .PHONY: check
 check: ## The quick half of test: format, lint, vet, architecture
 	@scripts/setup tools
@@ -75,6 +81,11 @@ torture: ## Kill server, PostgreSQL, S3 and SQS server 50 times under load (PANA
 	@scripts/setup
 	@PANAL_TORTURE_KILLS=$${PANAL_TORTURE_KILLS:-50} go test ./e2e -run 'TestTorture|TestLinkTorture' -count 1 -v -timeout 60m
 	@PANAL_OUTAGE=$${PANAL_OUTAGE:-10m} go test ./e2e -run TestDatabaseOutage -count 1 -v -timeout 60m
+
+.PHONY: torture-links
+torture-links: ## The same for linked buckets alone, for PANAL_TORTURE_FOR (5m) at PANAL_TORTURE_RATE (500) changes a second
+	@scripts/setup
+	@PANAL_TORTURE_FOR=$${PANAL_TORTURE_FOR:-5m} go test ./e2e -run TestLinkTorture -count 1 -v -timeout 60m
 
 .PHONY: dist
 dist: build ## dist/: the static binary and a systemd unit

@@ -36,6 +36,7 @@ import (
 	"panal/internal/deploy"
 	"panal/internal/gitsource"
 	"panal/internal/lake"
+	"panal/internal/lake/incoming"
 	"panal/internal/lake/journal"
 	"panal/internal/lake/link"
 	"panal/internal/logs"
@@ -73,6 +74,8 @@ type Deps struct {
 	Lake    *lake.Service
 	// Links are of channels whose files are in other buckets.
 	Links *link.Manager
+	// Incoming hears of what was put straight into our bucket; nil without one.
+	Incoming *incoming.Finder
 	// Verify compares a channel's index with its storage and its journal.
 	Verify func(ctx context.Context, c lake.Channel, opt journal.VerifyOptions) (journal.Report, error)
 	// Backup writes a backup of the installation; flush sends what was written. It fails
@@ -109,6 +112,7 @@ type API struct {
 
 	metrics *metrics
 	ops     []operation
+	inferBy map[string]http.HandlerFunc // by pattern
 	// fullSecond is when a full disk was last logged.
 	fullSecond atomic.Int64
 	// apiHost is the host of PublicURL; organizations are sub-domains of it.
@@ -190,6 +194,7 @@ func (a *API) resources() []func() {
 		a.addServices,
 		a.addEndpoints,
 		a.addTraffic,
+		a.addWhy,
 		a.addInference,
 		a.addResults,
 		a.addInstanceTypes,
@@ -200,7 +205,13 @@ func (a *API) resources() []func() {
 // Handler returns the API with its middleware: request ids, lenient paths, panics
 // turned into 500, the base URL in the context.
 func (a *API) Handler() http.Handler {
-	return a.middleware(a.router)
+	return a.middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if infer := a.inferBy[inferencePattern(r)]; infer != nil {
+			infer(w, r)
+			return
+		}
+		a.router.ServeHTTP(w, r)
+	}))
 }
 
 // allowed lists the methods of a path.

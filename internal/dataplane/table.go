@@ -42,8 +42,11 @@ type Service struct {
 	// Command is true for versions that name a command: they get the remaining
 	// path of the URL. Handlers always get "/".
 	Command bool
-	// Record, when not nil, has inputs recorded.
+	// Record, when not nil, has inputs and perhaps outputs recorded.
 	Record *Record
+	// Limit is the service's own, beside the one for all services (Limits.Service). It
+	// holds for calls that come in from now on.
+	Limit Limit
 	// FirstByte and Idle override the proxy's deadlines when positive.
 	FirstByte, Idle time.Duration
 }
@@ -102,7 +105,8 @@ type Route struct {
 	id              plat.ServiceID
 	command         bool
 	firstByte, idle time.Duration
-	record          *Record     // nil: nothing is recorded
+	record          *Record // nil: nothing is recorded
+	limit           Limit
 	refuse          *plat.Error // not nil: no call is held
 	ready           bool        // there were instances when it was made
 	live            *service
@@ -145,10 +149,14 @@ type Table struct {
 	// that a late delta does not bring a deployment back.
 	deleted map[plat.DeploymentID]uint64
 
+	calledMu sync.Mutex // taken after a service's
+	called   []*service
+
 	knocks  chan struct{} // capacity 1
 	knockMu sync.Mutex
 	knocked map[plat.ServiceID]struct{}
 
+	born        time.Time
 	outstanding atomic.Int64
 	held        atomic.Int64
 	heldBytes   atomic.Int64
@@ -159,11 +167,15 @@ type Table struct {
 func NewTable() *Table {
 	t := &Table{
 		instances: map[plat.WorkloadID]*instance{}, deleted: map[plat.DeploymentID]uint64{},
-		knocks: make(chan struct{}, 1), knocked: map[plat.ServiceID]struct{}{},
+		knocks: make(chan struct{}, 1), knocked: map[plat.ServiceID]struct{}{}, born: time.Now(),
 	}
 	t.snap.Store(&snapshot{})
 	return t
 }
+
+// clock is a moment in little space: the time since the table was made, by the clock that
+// never jumps.
+func (t *Table) clock(now time.Time) time.Duration { return now.Sub(t.born) }
 
 // Version is the highest version that lookups see.
 func (t *Table) Version() uint64 { return t.snap.Load().version }
@@ -300,7 +312,7 @@ func (t *Table) build(version uint64, d *Deployment, old *deployment) *deploymen
 			live = &service{table: t, id: s.ID}
 		}
 		live.setInstances(s.Instances)
-		r := &Route{id: s.ID, command: s.Command, firstByte: s.FirstByte, idle: s.Idle, live: live, ready: len(s.Instances) > 0, record: s.Record}
+		r := &Route{id: s.ID, command: s.Command, firstByte: s.FirstByte, idle: s.Idle, live: live, ready: len(s.Instances) > 0, record: s.Record, limit: s.Limit}
 		if s.Refuse != "" && len(s.Instances) == 0 {
 			r.refuse = plat.Errorf(plat.ErrUnavailable, "%s", s.Refuse)
 		}
@@ -335,7 +347,7 @@ func (d *deployment) same(in *Deployment) bool {
 			return false
 		}
 		r := d.services[k]
-		if r.command != s.Command || !r.record.is(s.Record) || r.firstByte != s.FirstByte || r.idle != s.Idle || !r.live.has(s.Instances) {
+		if refuses := s.Refuse != "" && len(s.Instances) == 0; refuses != (r.refuse != nil) || r.command != s.Command || !r.record.is(s.Record) || r.limit != s.Limit || r.firstByte != s.FirstByte || r.idle != s.Idle || !r.live.has(s.Instances) {
 			return false
 		}
 	}
@@ -407,8 +419,12 @@ func (t *Table) Drained(ctx context.Context, id plat.WorkloadID) error {
 	if in == nil {
 		return nil
 	}
+	gone := in.whenGone()
+	if gone == nil {
+		return nil
+	}
 	select {
-	case <-in.drained:
+	case <-gone:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)

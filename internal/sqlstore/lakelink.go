@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -21,6 +22,7 @@ import (
 type Links struct {
 	lake *Lake
 	db   *DB
+	only int64 // not 0: see Bound
 }
 
 var _ link.Store = (*Links)(nil)
@@ -33,7 +35,49 @@ func (s *Links) num(ctx context.Context, q Querier, channel plat.ChannelID) (int
 	var num int64
 	err := s.db.one(q.QueryRowContext(ctx, `SELECT c.num FROM channel c JOIN link l ON l.channel = c.num WHERE c.id = $1`, string(channel)),
 		"link of channel", channel, &num)
+	if err == nil && s.only != 0 && num != s.only {
+		err = plat.NotFound("link of channel", channel)
+	}
 	return num, err
+}
+
+// Bound implements link.Store. The number of a link is its channel's.
+func (s *Links) Bound(num int64) link.Rows { return &Links{lake: s.lake, db: s.db, only: num} }
+
+// Unlink implements link.Store. The channel gets another number, so that all that the link
+// has left belongs to nobody, at once and whatever it is: what is swept of deleted channels.
+func (s *Links) Unlink(ctx context.Context, channel plat.ChannelID, now time.Time) error {
+	return s.db.Write(ctx, func(tx *Tx) error {
+		num, err := s.num(ctx, tx, channel)
+		if err != nil {
+			return err
+		}
+		// No channel has such an id, and no object such a key.
+		if _, err := tx.ExecContext(ctx,
+			`INSERT INTO channel_gone (num, id, org_id, deleted_at) SELECT num, $1, org_id, $2 FROM channel WHERE num = $3`,
+			fmt.Sprintf("%s.%d", channel, num), micros(now), num); err != nil {
+			return err
+		}
+		var c lake.Channel
+		var created, updated int64
+		if err := tx.QueryRowContext(ctx,
+			`DELETE FROM channel WHERE num = $1 RETURNING id, org_id, name, description, storage, archived, created_at, updated_at, rev`, num).
+			Scan(&c.ID, &c.Org, &c.Name, &c.Description, &c.Storage, &c.Archived, &created, &updated, &c.Rev); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx,
+			`INSERT INTO channel (id, org_id, name, description, storage, archived, created_at, updated_at, rev) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+			string(c.ID), string(c.Org), c.Name, c.Description, string(c.Storage), c.Archived, created, updated, c.Rev); err != nil {
+			return err
+		}
+		// Few rows: credentials, and what the channel's count was made of.
+		for _, table := range []string{"link", "file_delta"} {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE channel = $1`, num); err != nil {
+				return err
+			}
+		}
+		return tx.Event(ctx, "channel", string(channel), "unlinked", now)
+	})
 }
 
 // CreateLink implements link.Store.
@@ -66,13 +110,13 @@ func (s *Links) CreateLink(ctx context.Context, l link.Link) error {
 	})
 }
 
-const linkColumns = `c.id, c.org_id, l.endpoint, l.region, l.bucket, l.prefix, l.credentials, l.feed, l.queue, l.secret_hash,
+const linkColumns = `c.id, c.num, c.org_id, l.endpoint, l.region, l.bucket, l.prefix, l.credentials, l.feed, l.queue, l.secret_hash,
 	l.paused, l.created_at, l.walk_after, l.walk_seen, l.walk_found, l.drift, l.passed_at`
 
 func scanLink(r interface{ Scan(...any) error }) (link.Link, error) {
 	var l link.Link
 	var created, passed int64
-	err := r.Scan(&l.Channel, &l.Org, &l.Place.Endpoint, &l.Place.Region, &l.Place.Bucket, &l.Place.Prefix, &l.Place.Credentials,
+	err := r.Scan(&l.Channel, &l.Num, &l.Org, &l.Place.Endpoint, &l.Place.Region, &l.Place.Bucket, &l.Place.Prefix, &l.Place.Credentials,
 		&l.Feed.Kind, &l.Feed.Queue, &l.Feed.SecretHash, &l.Paused, &created,
 		&l.Walk.After, &l.Walk.Seen, &l.Walk.Found, &l.Walk.Drift, &passed)
 	l.CreatedAt, l.Walk.PassedAt = fromMicros(created), fromMicros(passed)
@@ -124,8 +168,11 @@ func (s *Links) SetWalk(ctx context.Context, channel plat.ChannelID, w link.Walk
 
 func (s *Links) set(ctx context.Context, channel plat.ChannelID, what string, args ...any) error {
 	return s.db.Write(ctx, func(tx *Tx) error {
-		res, err := tx.ExecContext(ctx, `UPDATE link SET `+what+` WHERE channel = (SELECT num FROM channel WHERE id = $1)`,
-			append([]any{string(channel)}, args...)...)
+		num, err := s.num(ctx, tx, channel)
+		if err != nil {
+			return err
+		}
+		res, err := tx.ExecContext(ctx, `UPDATE link SET `+what+` WHERE channel = $1`, append([]any{num}, args...)...)
 		if err != nil {
 			return err
 		}
@@ -151,14 +198,7 @@ const ofLinked = ` FROM link_object o WHERE o.channel = (SELECT num FROM channel
 func (s *Links) Rows(ctx context.Context, channel plat.ChannelID, keys []string) (map[string]link.Row, error) {
 	out := make(map[string]link.Row, len(keys))
 	for chunk := range slices.Chunk(keys, 500) {
-		var a sqlArgs
-		where := ofLinked
-		a.add(string(channel))
-		marks := make([]string, len(chunk))
-		for i, k := range chunk {
-			marks[i] = a.add(k)
-		}
-		rows, err := scanAll(ctx, s.db, s.db.Read(), scanRow, `SELECT `+rowColumns+where+` AND o.key IN (`+strings.Join(marks, ",")+`)`, a.list...)
+		rows, err := s.rows(ctx, channel, chunk)
 		if err != nil {
 			return nil, err
 		}
@@ -167,6 +207,18 @@ func (s *Links) Rows(ctx context.Context, channel plat.ChannelID, keys []string)
 		}
 	}
 	return out, nil
+}
+
+func (s *Links) rows(ctx context.Context, channel plat.ChannelID, keys []string) ([]link.Row, error) {
+	stmt, args := s.rowsStatement(channel, keys)
+	return scanAll(ctx, s.db, s.db.Read(), scanRow, stmt, args...)
+}
+
+func (s *Links) rowsStatement(channel plat.ChannelID, keys []string) (stmt string, args []any) {
+	var a sqlArgs
+	num := `(SELECT num FROM channel WHERE id = ` + a.add(string(channel)) + `)`
+	from := a.probe(&s.db.dialect, "link_object", "o", `channel = `+num, "key", keys)
+	return `SELECT ` + rowColumns + ` FROM ` + from, a.list
 }
 
 // Live implements link.Store.
@@ -258,7 +310,7 @@ func (w *linkWrite) run(ctx context.Context, tx *Tx) error {
 	if len(add) == 0 {
 		return nil
 	}
-	c := &commit{lake: w.links.lake, files: add, attempt: w.attempt, linked: true}
+	c := &commit{lake: w.links.lake, files: add, attempt: w.attempt, linked: num}
 	if err := c.run(ctx, tx); err != nil {
 		return err
 	}
@@ -275,24 +327,33 @@ func (w *linkWrite) run(ctx context.Context, tx *Tx) error {
 func upsertObjects(ctx context.Context, tx *Tx, args []any) (map[string]bool, error) {
 	const width = 11
 	written := map[string]bool{}
+	if len(args) == 0 {
+		return written, nil
+	}
 	scan := func(r interface{ Scan(...any) error }) (string, error) {
 		var key string
 		err := r.Scan(&key)
 		return key, err
 	}
+	upsert := func(rows string, args []any) error {
+		keys, err := scanAll(ctx, tx.db, tx, scan,
+			`INSERT INTO link_object (channel, key, gen, sequencer, file, version, etag, size, modified, mark, written_at) `+rows+`
+			 ON CONFLICT (channel, key) DO UPDATE SET gen = excluded.gen, sequencer = excluded.sequencer, file = excluded.file,
+			 version = excluded.version, etag = excluded.etag, size = excluded.size, modified = excluded.modified, mark = excluded.mark,
+			 written_at = excluded.written_at WHERE link_object.gen = excluded.gen - 1 RETURNING key`, args...)
+		for _, k := range keys {
+			written[k] = true
+		}
+		return err
+	}
+	if tx.db.dialect.Unnest {
+		cols, marks := columns(width, args)
+		return written, upsert(`SELECT u.* FROM unnest(`+marks+`) AS u`, cols)
+	}
 	for rows := 256; len(args) > 0; rows /= 2 { // few different texts: see Tx.insert
 		for n := rows * width; len(args) >= n; args = args[n:] {
-			keys, err := scanAll(ctx, tx.db, tx, scan,
-				`INSERT INTO link_object (channel, key, gen, sequencer, file, version, etag, size, modified, mark, written_at)
-				 VALUES `+tx.db.dialect.values("", rows, width)+`
-				 ON CONFLICT (channel, key) DO UPDATE SET gen = excluded.gen, sequencer = excluded.sequencer, file = excluded.file,
-				 version = excluded.version, etag = excluded.etag, size = excluded.size, modified = excluded.modified, mark = excluded.mark,
-				 written_at = excluded.written_at WHERE link_object.gen = excluded.gen - 1 RETURNING key`, args[:n]...)
-			if err != nil {
+			if err := upsert(`VALUES `+tx.db.dialect.values("", rows, width), args[:n]); err != nil {
 				return nil, err
-			}
-			for _, k := range keys {
-				written[k] = true
 			}
 		}
 	}
@@ -304,21 +365,14 @@ func (w *linkWrite) end(ctx context.Context, tx *Tx, num int64, ids []plat.FileI
 	var gone lake.Usage
 	var subjects []string
 	for chunk := range slices.Chunk(ids, 256) {
-		var a sqlArgs
-		where := `channel = ` + a.add(num) + ` AND id IN (`
-		marks := make([]string, len(chunk))
-		for i, id := range chunk {
-			marks[i] = a.add(string(id))
-		}
-		files, err := scanAll(ctx, w.links.db, tx, scanFile(w.channel), `DELETE FROM file WHERE `+where+strings.Join(marks, ",")+`) RETURNING `+returning, a.list...)
+		stmt, args := deleteFilesStatement(&w.links.db.dialect, num, chunk)
+		files, err := scanAll(ctx, w.links.db, tx, scanFile(w.channel), stmt, args...)
 		if err != nil {
 			return err
 		}
-		var postings []any
+		var postings []postingRow
 		for _, f := range files {
-			for _, t := range lake.Terms(f.ContentType, f.Metadata) {
-				postings = append(postings, num, t.Key, t.Token, micros(f.UploadedAt))
-			}
+			postings = appendPostings(postings, num, micros(f.UploadedAt), 0, lake.Terms(f.ContentType, f.Metadata))
 			gone.Files, gone.Bytes = gone.Files-1, gone.Bytes-f.Size
 			subjects = append(subjects, string(w.channel)+"/"+string(f.ID))
 		}
@@ -333,6 +387,24 @@ func (w *linkWrite) end(ctx context.Context, tx *Tx, num int64, ids []plat.FileI
 		return err
 	}
 	return tx.Events(ctx, "file", "deleted", now, subjects)
+}
+
+// deleteFilesStatement deletes and returns files of a channel. Their places are found
+// first, by the ids' index, then they are deleted by these.
+func deleteFilesStatement(d *Dialect, num int64, ids []plat.FileID) (stmt string, args []any) {
+	texts := make([]string, len(ids))
+	for i, id := range ids {
+		texts[i] = string(id)
+	}
+	var a sqlArgs
+	within := `channel = ` + a.add(num)
+	found := `SELECT f.at FROM ` + a.probe(d, "file", "f", within, "id", texts)
+	if d.Unnest {
+		found = `at = ANY (ARRAY(` + found + `))`
+	} else {
+		found = `at IN (` + found + `)`
+	}
+	return `DELETE FROM file WHERE ` + within + ` AND ` + found + ` RETURNING ` + returning, a.list
 }
 
 // DropTombstones implements link.Store.

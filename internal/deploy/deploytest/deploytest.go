@@ -55,6 +55,8 @@ func Run(t *testing.T, fresh func(t *testing.T) Harness) {
 		{"Endpoint/history", history},
 		{"Endpoint/split", split},
 		{"Service/of_an_organization", orgServices},
+		{"Routed/says_of_a_deployment_what_its_records_say", routed},
+		{"Routed/pages_cover_everything_once", routedPages},
 		{"Async/first_result_stays", asyncFinish},
 		{"Async/limit_and_lists", asyncLists},
 	} {
@@ -122,7 +124,7 @@ func (h Harness) service(t *testing.T, v deploy.Version, n int) deploy.Service {
 		Models: map[string]plat.ModelID{"alias": "1720000000055"}, Status: deploy.InProgress, StatusMessage: "waiting", InstanceType: "cpu-0.25",
 		Number: 2, Min: 1, Max: 4, Autoscale: true, RecordChannel: "1590000000099", Environment: map[string]string{"C": "3"},
 		Merged: map[string]string{"A": "1", "B": "", "C": "3"}, Creator: "1650000000031", CreatedAt: at(n), ModifiedAt: at(n),
-		Generation: 1, Target: 0.75, IdleTimeout: 1500 * time.Millisecond, Desired: 3, ScaledAt: at(n), ScaleMessage: "so",
+		Generation: 1, Target: 0.75, IdleTimeout: 1500 * time.Millisecond, Desired: 3, ScaledAt: at(n), ScaleMessage: "so", RecordOutputs: true, RateLimit: 2.5, CallLimit: 7,
 	}
 	ok(t, h.Store.CreateService(t.Context(), s))
 	return s
@@ -254,7 +256,7 @@ func services(t *testing.T, h Harness) {
 	want.Number, want.Min, want.Max, want.Autoscale, want.RecordChannel = 3, 2, 6, false, ""
 	want.Environment, want.Merged, want.ModifiedAt = map[string]string{}, map[string]string{"A": "1"}, at(50)
 	want.Generation, want.ReadyGeneration, want.Failures, want.LastFailure, want.RetryAt = 4, 3, 2, at(40), at(60)
-	want.Target, want.IdleTimeout, want.Desired, want.ScaledAt, want.ScaleMessage = 0, 0, 0, at(70), ""
+	want.Target, want.IdleTimeout, want.Desired, want.ScaledAt, want.ScaleMessage, want.RecordOutputs, want.RateLimit, want.CallLimit = 0, 0, 0, at(70), "", false, 0, 0
 	same(t, "UpdateService", want, get(h.Store.UpdateService(ctx, a.ID, func(s *deploy.Service) error { *s = want; return nil }))(t))
 	same(t, "after it", want, get(h.Store.Service(ctx, a.ID))(t))
 	same(t, "ServiceCounts", map[deploy.Status]int{deploy.Failed: 1, b.Status: 1}, get(h.Store.ServiceCounts(ctx))(t))
