@@ -26,7 +26,6 @@ type server struct {
 	// paths returns the heads of the requests that read what a case has stored.
 	paths func(ctx context.Context, most int) ([]func() []byte, error)
 	begin func(ctx context.Context, name string) error // of a case
-	end   func(ctx context.Context) error              // its bytes may go
 }
 
 // launch starts a program on the servers' core and waits for its port.
@@ -113,7 +112,6 @@ func startPanal(o options) (*server, error) {
 		}
 		return all[:min(most, len(all))], ctx.Err()
 	}
-	s.end = func(context.Context) error { return nil }
 	s.idle, err = proc.RSS(s.PID)
 	return s, err
 }
@@ -168,7 +166,6 @@ func startVersity(o options) (*server, error) {
 		}
 		return all, nil
 	}
-	s.end = func(context.Context) error { return os.RemoveAll(filepath.Join(dir, bucket)) }
 	s.idle, err = proc.RSS(s.PID)
 	return s, err
 }

@@ -47,6 +47,7 @@ type App struct {
 	door     *door
 	metrics  *prometheus.Registry
 	draining atomic.Bool
+	streams  func()         // ends the streams of events under way
 	closers  []func() error // what Build opened, to be closed in reverse order
 
 	control *sqlstore.DB // organizations, tokens, jobs, services
@@ -215,7 +216,8 @@ func (a *App) Run(ctx context.Context) error {
 		}
 	}
 	a.group.Add("http", func(ctx context.Context) error {
-		return serveHTTP(ctx, a.log, a.listener, a.handler, a.cfg.HeaderBytes, a.cfg.Drain, &a.draining, nil)
+		defer a.endStreams(ctx)()
+		return serveHTTP(ctx, a.log, a.listener, a.handler, a.cfg.HeaderBytes, a.cfg.Drain, &a.draining, nil, isInference)
 	})
 	level, _ := a.runner.Isolation()
 	a.log.LogAttrs(ctx, slog.LevelInfo, "panal is up", slog.String(plat.LogAddress, "http://"+a.listener.Addr().String()),
@@ -234,7 +236,7 @@ func (a *App) addAdminListener(ctx context.Context) error {
 	}
 	var draining atomic.Bool
 	a.group.Add("admin", func(ctx context.Context) error {
-		return serveHTTP(ctx, a.log, l, pprofHandler(), a.cfg.HeaderBytes, a.cfg.Drain, &draining, nil)
+		return serveHTTP(ctx, a.log, l, pprofHandler(), a.cfg.HeaderBytes, a.cfg.Drain, &draining, nil, isNothing)
 	})
 	return nil
 }

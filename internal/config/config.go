@@ -44,6 +44,7 @@ type Server struct {
 	LogFormat     string            `name:"log-format" help:"text or json." default:"text" enum:"text,json" env:"PANAL_LOG_FORMAT"`
 	Admin         string            `name:"admin-listen" help:"Loopback address for pprof; empty: none." env:"PANAL_ADMIN_LISTEN"`
 	Drain         time.Duration     `help:"How long a shutdown waits for requests in flight." default:"30s" env:"PANAL_DRAIN"`
+	StreamGrace   time.Duration     `name:"stream-grace" help:"How long streams and WebSockets go on once their service is stopped or their instance replaced. Then a stream of events ends with an event, a WebSocket with a close frame, and what else is under way is broken off." default:"10m" env:"PANAL_STREAM_GRACE"`
 	Python        string            `help:"Interpreter of the built-in profiles (abeja-inc/*)." default:"/usr/bin/python3" env:"PANAL_PYTHON"`
 	Profiles      map[string]string `help:"Further images: NAME=INTERPRETER;…, e.g. custom/*=/opt/py/bin/python3." env:"PANAL_PROFILES"`
 	PipIndexURL   string            `name:"pip-index-url" help:"Package index for requirements; empty: pip's own." env:"PANAL_PIP_INDEX_URL"`
@@ -146,6 +147,9 @@ func (c *Server) Validate() error {
 	}
 	if c.CollectGrace < time.Second && c.CollectGrace != 0 {
 		return plat.InvalidField("collect-grace", "must be at least 1s")
+	}
+	if c.StreamGrace < time.Second && c.StreamGrace != 0 {
+		return plat.InvalidField("stream-grace", "must be at least 1s")
 	}
 	if c.ScaleWindow < 3*time.Second || c.ScaleWindow > time.Hour {
 		return plat.InvalidField("scale-window", "must be 3s to 1h")

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"panal/internal/blob"
 	"panal/internal/blob/dirblob/vfs"
 	"panal/internal/plat"
@@ -38,9 +40,15 @@ var errClosed = plat.Errorf(plat.ErrUnavailable, "the object store is closed")
 // Options are how a store keeps small objects. The zero value has good ones.
 type Options struct {
 	// Small is the length up to which an object goes into a segment; the rest are
-	// files. 0 means 64 KiB, less than 0 none; objects stay where they are when it
-	// changes.
+	// files. 0 means 1 MiB, which is the most, less than 0 none; objects stay where they
+	// are when it changes.
 	Small int
+	// Inline is the length up to which a small body is copied together with others
+	// when it is written, and read whole and checked; 0 means 64 KiB.
+	Inline int
+	// Budget bounds the bodies between the two that are in memory at a time: those
+	// beyond it become files. 0 means 32 MiB.
+	Budget int64
 	// SegmentBytes is the length from which a segment is followed by another: 0 means 64 MiB.
 	SegmentBytes int64
 	// MemEntries and MemLog bound the part of the index that is in memory, by
@@ -57,7 +65,13 @@ type Options struct {
 
 func (o Options) withDefaults() Options {
 	if o.Small == 0 {
-		o.Small = 64 << 10
+		o.Small = maxSmall
+	}
+	if o.Inline == 0 {
+		o.Inline = 64 << 10
+	}
+	if o.Budget == 0 {
+		o.Budget = 32 << 20
 	}
 	if o.SegmentBytes == 0 {
 		o.SegmentBytes = 64 << 20
@@ -72,6 +86,7 @@ func (o Options) withDefaults() Options {
 		o.Reserve = 1 << 20
 	}
 	o.Small = min(o.Small, maxSmall)
+	o.Inline = min(o.Inline, o.Small)
 	return o
 }
 
@@ -86,7 +101,9 @@ type Driver struct {
 	session string // tells this process's temporary names from another's
 	serial  atomic.Uint64
 	buffers sync.Pool
-	smalls  sync.Pool // whole small bodies
+	smalls  sync.Pool // whole bodies of up to Options.Inline
+	longer  sync.Pool // whole bodies of up to Options.Small
+	budget  *semaphore.Weighted
 
 	// closing is held for reading while the tree is changed, for writing by Close.
 	closing sync.RWMutex
@@ -125,7 +142,9 @@ func OpenFS(ctx context.Context, fsys vfs.FS, opt Options) (*Driver, error) {
 		session: strconv.FormatUint(rand.Uint64(), 36),
 		buffers: sync.Pool{New: func() any { b := make([]byte, copyBuffer); return &b }},
 		smalls:  sync.Pool{New: func() any { return new([]byte) }},
+		longer:  sync.Pool{New: func() any { return new([]byte) }},
 	}
+	d.budget = semaphore.NewWeighted(d.opt.Budget)
 	for _, name := range []string{tmpDir, objectsDir} {
 		if err := fsys.Mkdir(name); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, translate(err)
@@ -232,16 +251,17 @@ func (d *Driver) Put(ctx context.Context, key string, r io.Reader, size int64, o
 			return d.refuse(ctx, key, dir)
 		}
 	}
-	if d.opt.Small >= 0 && size <= int64(d.opt.Small) {
-		buf, ok := d.smalls.Get().(*[]byte)
+	if most, pool, done := d.wholeUpTo(size); most >= 0 {
+		defer done()
+		buf, ok := pool.Get().(*[]byte)
 		if !ok {
 			panic("BUG: dirblob's pool holds something else")
 		}
-		defer d.smalls.Put(buf)
-		if err := d.readSmall(ctx, buf, r, size); err != nil {
+		defer pool.Put(buf)
+		if err := d.readSmall(ctx, buf, r, size, most); err != nil {
 			return err
 		}
-		if len(*buf) <= d.opt.Small {
+		if len(*buf) <= most {
 			return d.putSmall(ctx, key, dir, name, *buf, opt.IfNoneMatch)
 		}
 		r = io.MultiReader(bytes.NewReader(*buf), r)
@@ -257,13 +277,34 @@ func (d *Driver) Put(ctx context.Context, key string, r io.Reader, size int64, o
 	return nil
 }
 
+// wholeUpTo returns the length up to which a body of so many bytes, or of an unknown
+// number if size is negative, is to be read whole and put into a segment, less than 0 for
+// not at all, and where the memory comes from. done gives it back.
+func (d *Driver) wholeUpTo(size int64) (most int, pool *sync.Pool, done func()) {
+	inline, long := int64(d.opt.Inline), int64(d.opt.Small)
+	want := size
+	if size < 0 {
+		want = long
+	}
+	switch {
+	case long < 0 || size > long:
+		return -1, nil, nil
+	case want > inline && d.budget.TryAcquire(want):
+		return int(long), &d.longer, func() { d.budget.Release(want) }
+	case size <= inline:
+		return int(inline), &d.smalls, func() {}
+	}
+	return -1, nil, nil
+}
+
 // readSmall reads the body into buf: all of it, or, of one whose length is not known,
-// a byte more than is small.
-func (d *Driver) readSmall(ctx context.Context, buf *[]byte, r io.Reader, size int64) error {
+// a byte more than most.
+func (d *Driver) readSmall(ctx context.Context, buf *[]byte, r io.Reader, size int64, most int) error {
 	b := (*buf)[:0]
-	most := d.opt.Small + 1
+	most++
 	if size >= 0 {
 		most = int(size) + 1
+		b = slices.Grow(b, most)
 	}
 	for {
 		if cap(b) < min(most, len(b)+512) {
@@ -596,9 +637,9 @@ func infoOf(key string, fi fs.FileInfo) blob.Info {
 // Open implements blob.Driver.
 func (d *Driver) Open(ctx context.Context, key string, off, n int64) (rc io.ReadCloser, info blob.Info, err error) {
 	err = d.look(ctx, func() (bool, error) {
-		body, e, err := d.small.read(key)
-		if e != nil {
-			rc, info = newBodyReader(body, off, n), e.info(key)
+		body, e, err := d.small.open(key, off, n)
+		if err == nil && e != nil {
+			rc, info = body, e.info(key)
 		}
 		return e != nil, err
 	}, func() error {
@@ -619,7 +660,7 @@ func (d *Driver) Open(ctx context.Context, key string, off, n int64) (rc io.Read
 		if n >= 0 {
 			left = min(left, n)
 		}
-		rc, info = &reader{file: f, body: io.LimitedReader{R: f, N: left}}, infoOf(key, fi)
+		rc, info = newReader(f, left), infoOf(key, fi)
 		return nil
 	})
 	if err != nil {
@@ -647,6 +688,11 @@ func (d *Driver) Close() error {
 type reader struct {
 	file vfs.File
 	body io.LimitedReader
+}
+
+// newReader reads the next n bytes of an open file, and closes it.
+func newReader(f vfs.File, n int64) *reader {
+	return &reader{file: f, body: io.LimitedReader{R: f, N: n}}
 }
 
 // Read implements io.Reader. A file that was cut short under us is an error, not

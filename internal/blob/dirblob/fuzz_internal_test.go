@@ -21,7 +21,7 @@ func FuzzScanRecords(f *testing.F) {
 	var two []byte
 	for i, r := range []record{{key: "a", body: []byte("body")}, {key: "b/c", gone: true}} {
 		at := len(two)
-		two = appendRecord(two, r)
+		two = append(appendHead(two, r, int64(len(two))), r.body...)
 		place(two[at:], salt, int64(at))
 		f.Add(bytes.Clone(two), i == 0)
 	}

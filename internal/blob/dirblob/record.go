@@ -62,9 +62,9 @@ type record struct {
 
 func recordSize(key string, size int) int64 { return recordHeader + int64(len(key)) + int64(size) }
 
-// appendRecord encodes r behind buf, which has what is written before it in one go.
-// The record counts after a call of place.
-func appendRecord(buf []byte, r record) []byte {
+// appendHead encodes r up to its body behind buf; since is how many bytes are written
+// before it in one go. The record counts after a call of place.
+func appendHead(buf []byte, r record, since int64) []byte {
 	start := len(buf)
 	var flags uint16
 	if r.gone {
@@ -73,14 +73,14 @@ func appendRecord(buf []byte, r record) []byte {
 	buf = binary.LittleEndian.AppendUint32(buf, recordMagic)
 	buf = binary.LittleEndian.AppendUint32(buf, 0)
 	buf = binary.LittleEndian.AppendUint32(buf, crc32.Checksum(r.body, castagnoli))
-	buf = binary.LittleEndian.AppendUint32(buf, uint32(start))
+	buf = binary.LittleEndian.AppendUint32(buf, uint32(since))
 	buf = binary.LittleEndian.AppendUint64(buf, uint64(r.time))
 	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(r.body)))
 	buf = binary.LittleEndian.AppendUint16(buf, uint16(len(r.key)))
 	buf = binary.LittleEndian.AppendUint16(buf, flags)
 	buf = append(buf, r.key...)
 	binary.LittleEndian.PutUint32(buf[start+4:], crc32.Checksum(buf[start+8:], castagnoli))
-	return append(buf, r.body...)
+	return buf
 }
 
 // place makes the record at the start of b one of the segment with salt, at off.

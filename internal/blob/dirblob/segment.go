@@ -23,7 +23,8 @@ const (
 	runSuffix     = ".run"
 	manifestFile  = segmentsDir + "/manifest"
 
-	maxBatch   = 1 << 20 // bytes of a group, about
+	maxBuffer  = 1 << 20 // bytes of a group that are copied, about
+	maxBatch   = 8 << 20 // bytes of a group, about
 	maxHandles = 64      // segments open for reading
 )
 
@@ -49,11 +50,15 @@ type position struct {
 // written and synced, the next one fills, and the first caller of a group writes it
 // for all. A group is one write and one sync.
 //
+// Bodies of more than inline bytes are not copied into the group: they are written from
+// where the caller has them, who waits.
+//
 // Invariant: when a segment is begun, those before it end with their good part, and
 // that is synced. So only the newest can have an end that does not count.
 type log struct {
 	fs      vfs.FS
 	max     int64 // a segment that is longer is followed by another
+	inline  int
 	publish func(b *group, at position)
 
 	mu   sync.Mutex
@@ -74,20 +79,29 @@ type log struct {
 // group is the appends that share a sync.
 type group struct {
 	buf   []byte
+	apart []apart // in the order of their places
+	size  int64   // of all of it
 	items []item
 	err   error
 	done  chan struct{}
 }
 
+// apart is a body that stands behind the first at bytes of a group's buffer.
+type apart struct {
+	at   int
+	body []byte
+}
+
 // item is one record of a group.
 type item struct {
 	record
-	at  int64  // in the group's buffer, then in the segment
-	old *entry // what it replaces, nil for nothing
+	head int    // in the group's buffer
+	at   int64  // in the group, then in the segment
+	old  *entry // what it replaces, nil for nothing
 }
 
-func newLog(fsys vfs.FS, maxBytes int64, publish func(*group, position)) *log {
-	l := &log{fs: fsys, max: maxBytes, publish: publish, turn: make(chan struct{}, 1)}
+func newLog(fsys vfs.FS, opt Options, publish func(*group, position)) *log {
+	l := &log{fs: fsys, max: opt.SegmentBytes, inline: opt.Inline, publish: publish, turn: make(chan struct{}, 1)}
 	l.turn <- struct{}{}
 	return l
 }
@@ -104,12 +118,18 @@ func (l *log) append(items ...item) error {
 		l.open = g
 	}
 	for _, it := range items {
-		it.at = int64(len(g.buf))
-		g.buf = appendRecord(g.buf, it.record)
+		it.head, it.at = len(g.buf), g.size
+		g.buf = appendHead(g.buf, it.record, g.size)
+		if len(it.body) > l.inline {
+			g.apart = append(g.apart, apart{len(g.buf), it.body})
+		} else {
+			g.buf = append(g.buf, it.body...)
+		}
+		g.size += recordSize(it.key, len(it.body))
 		it.body = nil // the caller's
 		g.items = append(g.items, it)
 	}
-	if len(g.buf) >= maxBatch {
+	if len(g.buf) >= maxBuffer || g.size >= maxBatch {
 		l.open = nil // the next caller begins another
 	}
 	l.mu.Unlock()
@@ -133,14 +153,14 @@ func (l *log) lead(g *group) {
 		close(g.done)
 	}()
 	if g.err = l.write(g); g.err == nil {
-		l.publish(g, position{l.tail.segment, l.tail.offset - int64(len(g.buf))})
+		l.publish(g, position{l.tail.segment, l.tail.offset - g.size})
 	}
 	l.mu.Lock()
-	if len(l.free) < 4 && cap(g.buf) <= 2*maxBatch {
+	if len(l.free) < 4 && cap(g.buf) <= 2*maxBuffer {
 		l.free = append(l.free, g.buf[:0])
 	}
 	l.mu.Unlock()
-	g.buf = nil
+	g.buf, g.apart = nil, nil
 }
 
 // write appends a group and syncs. After an error nothing of it is in the good part.
@@ -152,7 +172,7 @@ func (l *log) write(g *group) error {
 		return l.begin(g)
 	}
 	g.place(l.salt, l.tail.offset)
-	if _, err := l.file.Write(g.buf); err != nil {
+	if err := g.writeTo(l.file); err != nil {
 		// Back to where the good part ends.
 		_, serr := l.file.Seek(l.tail.offset, io.SeekStart)
 		if terr := l.file.Truncate(l.tail.offset); terr != nil || serr != nil {
@@ -168,15 +188,33 @@ func (l *log) write(g *group) error {
 		l.seal()
 		return err
 	}
-	l.tail.offset += int64(len(g.buf))
+	l.tail.offset += g.size
 	return nil
+}
+
+func (g *group) writeTo(w io.Writer) error {
+	from := 0
+	for _, a := range g.apart {
+		if _, err := w.Write(g.buf[from:a.at]); err != nil {
+			return err
+		}
+		if _, err := w.Write(a.body); err != nil {
+			return err
+		}
+		from = a.at
+	}
+	if from == len(g.buf) {
+		return nil
+	}
+	_, err := w.Write(g.buf[from:])
+	return err
 }
 
 // place gives the records their place behind off of the segment with salt.
 func (g *group) place(salt uint64, off int64) {
 	for i := range g.items {
 		it := &g.items[i]
-		place(g.buf[it.at:], salt, off+it.at)
+		place(g.buf[it.head:], salt, off+it.at)
 		it.at += off
 	}
 }
@@ -233,7 +271,10 @@ func (l *log) begin(g *group) error {
 	}
 	head := newSegmentHead(n)
 	g.place(head.salt, segmentHeader)
-	_, err = f.Write(append(head.encode(), g.buf...))
+	_, err = f.Write(head.encode())
+	if err == nil {
+		err = g.writeTo(f)
+	}
 	if err == nil {
 		err = f.Sync()
 	}
@@ -244,7 +285,7 @@ func (l *log) begin(g *group) error {
 		// Now, because a full disk lacks the space; settle makes sure of it.
 		return errors.Join(err, f.Close(), ignoreMissing(l.fs.Remove(name)))
 	}
-	l.file, l.salt, l.tail, l.left = f, head.salt, position{n, int64(segmentHeader + len(g.buf))}, 0
+	l.file, l.salt, l.tail, l.left = f, head.salt, position{n, segmentHeader + g.size}, 0
 	l.current.Store(n)
 	return nil
 }

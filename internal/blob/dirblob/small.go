@@ -77,7 +77,7 @@ type saved struct {
 }
 
 // tornMost is more than the longest group.
-const tornMost = 4 << 20
+const tornMost = 2 * maxBatch
 
 func openSmall(ctx context.Context, fsys vfs.FS, opt Options, temp func() string) (*small, error) {
 	for again := false; ; again = true {
@@ -85,7 +85,7 @@ func openSmall(ctx context.Context, fsys vfs.FS, opt Options, temp func() string
 			fs: fsys, opt: opt, temp: temp, mem: memtable{}, tiers: newTiers(nil), segs: map[uint32]*segment{}, nextRun: 1,
 			handles: &handles{fs: fsys, all: map[uint32]*handle{}}, reserve: reserve{fs: fsys, size: opt.Reserve},
 		}
-		s.log = newLog(fsys, opt.SegmentBytes, s.publish)
+		s.log = newLog(fsys, opt, s.publish)
 		err := s.load(ctx, again)
 		if err == nil {
 			return s, nil
@@ -361,25 +361,77 @@ func (s *small) live(key string) (*entry, error) {
 	return e, err
 }
 
-// read returns an object, nil where the segments have none.
-func (s *small) read(key string) (body []byte, e *entry, err error) {
+// open returns a range of an object, nil where the segments have none: n bytes from off
+// on, or all of them if n is negative. A body of up to inline bytes is read whole and
+// checked; of a longer one the head is, as that of a file's object can't be.
+func (s *small) open(key string, off, n int64) (rc io.ReadCloser, e *entry, err error) {
 	for range 100 {
 		if e, err = s.live(key); e == nil || err != nil {
 			return nil, nil, err
 		}
-		rec, err := s.handles.read(e.segment, make([]byte, recordSize(key, int(e.size))), e.offset)
+		if int(e.size) <= s.opt.Inline {
+			rc, err = s.readWhole(key, e, off, n)
+		} else {
+			rc, err = s.openApart(key, e, off, n)
+		}
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // it has moved meanwhile, and the segment is gone
-		}
-		if err == nil && (rec.key != key || rec.gone) {
-			err = errDamaged
 		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("segment %d, byte %d: %w", e.segment, e.offset, err)
 		}
-		return rec.body, e, nil
+		return rc, e, nil
 	}
 	return nil, nil, fmt.Errorf("segment %d is missing: %w", e.segment, errDamaged)
+}
+
+func (s *small) readWhole(key string, e *entry, off, n int64) (io.ReadCloser, error) {
+	rec, err := s.handles.read(e.segment, make([]byte, recordSize(key, int(e.size))), e.offset)
+	if err == nil && (rec.key != key || rec.gone) {
+		err = errDamaged
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newBodyReader(rec.body, off, n), nil
+}
+
+// openApart opens the segment once more: the reader, which the kernel may send from, has
+// a place of its own in the file, and keeps it when compaction removes it.
+func (s *small) openApart(key string, e *entry, off, n int64) (io.ReadCloser, error) {
+	f, err := s.fs.Open(segmentName(e.segment))
+	if err != nil {
+		return nil, err
+	}
+	head, _, err := readSegmentHead(f, e.segment)
+	if err == nil {
+		err = checkHead(f, head.salt, key, e)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	body := e.offset + recordSize(key, 0)
+	off = min(off, int64(e.size))
+	left := int64(e.size) - off
+	if n >= 0 {
+		left = min(left, n)
+	}
+	if _, err := f.Seek(body+off, io.SeekStart); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return newReader(f, left), nil
+}
+
+// checkHead tells whether the record that e names is there.
+func checkHead(r io.ReaderAt, salt uint64, key string, e *entry) error {
+	b := make([]byte, recordSize(key, 0))
+	if _, err := r.ReadAt(b, e.offset); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if h, ok := parseHead(b, salt, e.offset); !ok || h.key != key || h.gone || h.size != e.size {
+		return errDamaged
+	}
+	return nil
 }
 
 // put makes body the object of key; old is what find said. The caller has the key's lock.

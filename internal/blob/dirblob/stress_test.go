@@ -50,7 +50,7 @@ func TestStress(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opt := dirblob.Options{Small: 400, SegmentBytes: 8 << 10, MemEntries: 40, MemLog: 32 << 10}
+	opt := dirblob.Options{Small: 400, Inline: 120, Budget: 900, SegmentBytes: 8 << 10, MemEntries: 40, MemLog: 32 << 10}
 	s := &stress{opt: opt, dir: dir}
 	for w := range 6 {
 		s.writers = append(s.writers, &stressWriter{id: w, model: map[string]string{}})
@@ -317,7 +317,7 @@ func victim(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := dirblob.OpenFS(t.Context(), fsys, dirblob.Options{Small: 300, SegmentBytes: 4 << 10, MemEntries: 16, MemLog: 16 << 10})
+	d, err := dirblob.OpenFS(t.Context(), fsys, dirblob.Options{Small: 300, Inline: 90, SegmentBytes: 4 << 10, MemEntries: 16, MemLog: 16 << 10})
 	if err != nil {
 		t.Fatal(err)
 	}
