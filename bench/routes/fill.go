@@ -128,17 +128,7 @@ func fill(ctx context.Context, o options) (err error) {
 
 // copies writes n copies of a row.
 func copies(ctx context.Context, db *sqlstore.DB, table, key, like string, n int, columns []string, values func(int) []any) error {
-	rows, err := db.Read().QueryContext(ctx, "SELECT * FROM "+table+" LIMIT 0")
-	if err != nil {
-		return err
-	}
-	all, err := rows.Columns()
-	if err == nil {
-		err = rows.Err()
-	}
-	if cerr := rows.Close(); err == nil {
-		err = cerr
-	}
+	all, err := columnsOf(ctx, db, table)
 	if err != nil {
 		return err
 	}
@@ -176,6 +166,19 @@ func copies(ctx context.Context, db *sqlstore.DB, table, key, like string, n int
 		}
 	}
 	return nil
+}
+
+func columnsOf(ctx context.Context, db *sqlstore.DB, table string) ([]string, error) {
+	rows, err := db.Read().QueryContext(ctx, "SELECT * FROM "+table+" LIMIT 0")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	all, err := rows.Columns()
+	if err != nil {
+		return nil, err
+	}
+	return all, rows.Err()
 }
 
 // waitFor asks until it is so, for a minute at most.

@@ -92,7 +92,10 @@ func (noModels) ModelRef(_ context.Context, _ plat.OrgID, id plat.ModelID) (depl
 func open(ctx context.Context, o options) (*world, error) {
 	w := &world{o: o, table: dataplane.NewTable(), machine: &machine{other: map[plat.WorkloadID]condition{}}}
 	began := time.Now()
-	var err error
+	before, err := proc.CPU(os.Getpid())
+	if err != nil {
+		return nil, err
+	}
 	if w.db, err = o.open(ctx); err != nil {
 		return nil, err
 	}
@@ -106,6 +109,11 @@ func open(ctx context.Context, o options) (*world, error) {
 		return nil, err
 	}
 	w.report.Start = time.Since(began).Seconds()
+	after, err := proc.CPU(os.Getpid())
+	if err != nil {
+		return nil, err
+	}
+	w.report.StartCPU = (after - before).Seconds()
 	w.report.Services, w.report.Instances = o.services, o.services*o.instances
 	w.manager = deploy.NewManager(deploy.Config{Store: w.store, Blobs: blob.New(memblob.New()), Models: noModels{}, Publisher: w.control, Now: plat.SystemClock, Log: log})
 	run, cancel := context.WithCancel(ctx)
@@ -152,7 +160,7 @@ func (w *world) target(r *rand.Rand) (dataplane.Target, plat.ServiceID) {
 // between hundreds.
 func (w *world) lookup(n int, every func(done int)) (lookups, error) {
 	const batch = 100
-	r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a benchmark
+	r := rand.New(rand.NewPCG(1, 2))
 	var targets [batch]dataplane.Target
 	var wants [batch]plat.ServiceID
 	took := make([]time.Duration, 0, n/batch+1)
@@ -251,7 +259,7 @@ func (w *world) change(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for k := range workers {
 		wg.Go(func() {
-			r := rand.New(rand.NewPCG(uint64(k), 3)) //nolint:gosec // a benchmark
+			r := rand.New(rand.NewPCG(uint64(k), 3))
 			for ctx.Err() == nil {
 				i := int(next.Add(1)) - 1
 				if i >= n {
@@ -277,7 +285,7 @@ func (w *world) change(ctx context.Context) error {
 		})
 	})
 	wg.Wait()
-	if err := errors.Join(append(errs, ctx.Err())...); err != nil {
+	if err := errors.Join(errors.Join(errs...), ctx.Err()); err != nil {
 		return err
 	}
 	lasted := time.Since(start)

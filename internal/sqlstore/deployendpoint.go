@@ -125,7 +125,10 @@ func (s *Deploys) Endpoint(ctx context.Context, dep plat.DeploymentID, idOrAlias
 
 // Endpoints implements deploy.Store.
 func (s *Deploys) Endpoints(ctx context.Context, dep plat.DeploymentID) ([]deploy.Endpoint, error) {
-	return s.endpoints(ctx, s.db.Read(), `($1 = '' OR deployment_id = $1)`, string(dep))
+	if dep == "" {
+		return s.endpoints(ctx, s.db.Read(), `1 = 1`)
+	}
+	return s.endpoints(ctx, s.db.Read(), `deployment_id = $1`, string(dep))
 }
 
 // UpdateEndpoint implements deploy.Store.

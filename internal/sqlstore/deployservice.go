@@ -75,7 +75,10 @@ func (s *Deploys) Service(ctx context.Context, id plat.ServiceID) (deploy.Servic
 
 // Services implements deploy.Store.
 func (s *Deploys) Services(ctx context.Context, dep plat.DeploymentID) ([]deploy.Service, error) {
-	return s.services(ctx, s.db.Read(), `($1 = '' OR deployment_id = $1)`, string(dep))
+	if dep == "" { // a text of its own: "all or this one" would read all in either case
+		return s.services(ctx, s.db.Read(), `1 = 1`)
+	}
+	return s.services(ctx, s.db.Read(), `deployment_id = $1`, string(dep))
 }
 
 // ServiceCounts implements deploy.Store.
@@ -218,7 +221,10 @@ func (s *Deploys) ServicesOfModel(ctx context.Context, org plat.OrgID, model pla
 	return ids, nil
 }
 
-const instanceColumns = `workload, org_id, deployment_id, service_id, generation, state, created_at, ready_at`
+const (
+	instanceColumns = `workload, org_id, deployment_id, service_id, generation, state, created_at, ready_at`
+	instancesOf     = `SELECT ` + instanceColumns + ` FROM instance WHERE service_id = $1 ORDER BY created_at, workload`
+)
 
 func scanInstance(r scanner) (deploy.Instance, error) {
 	var i deploy.Instance
@@ -239,8 +245,10 @@ func (s *Deploys) CreateInstance(ctx context.Context, i deploy.Instance) error {
 
 // Instances implements deploy.Store.
 func (s *Deploys) Instances(ctx context.Context, service plat.ServiceID) ([]deploy.Instance, error) {
-	return scanAll(ctx, s.db, s.db.Read(), scanInstance,
-		`SELECT `+instanceColumns+` FROM instance WHERE ($1 = '' OR service_id = $1) ORDER BY created_at, workload`, string(service))
+	if service == "" {
+		return scanAll(ctx, s.db, s.db.Read(), scanInstance, `SELECT `+instanceColumns+` FROM instance ORDER BY created_at, workload`)
+	}
+	return keptAll(ctx, s.db, scanInstance, instancesOf, string(service))
 }
 
 // UpdateInstance implements deploy.Store.

@@ -139,6 +139,7 @@ type world struct {
 	mu    sync.Mutex
 	spool map[plat.WorkloadID]int
 	full  bool // the log store is
+	deaf  bool // nobody is told of anything; see newDeafWorld
 }
 
 func (w *world) now() time.Time { return plat.SystemClock().Add(time.Duration(w.leapt.Load())) }
@@ -167,8 +168,12 @@ func newWorld(t *testing.T, cfg fakerunner.Config) *world {
 func (w *world) open() {
 	w.t.Helper()
 	w.routes = &routes{Table: dataplane.NewTable(), deps: map[plat.DeploymentID]dataplane.Deployment{}, ended: map[plat.WorkloadID]dataplane.Ending{}}
+	run := runner.Runner(w.run)
+	if w.deaf {
+		run = deaf{w.run}
+	}
 	w.ctl = service.New(service.Config{
-		Log: slogTo(w.t), Now: w.now, Store: w.store, Models: models{w.org}, Runner: w.run, Tokens: w.tokens, Routes: w.routes,
+		Log: slogTo(w.t), Now: w.now, Store: w.store, Models: models{w.org}, Runner: run, Tokens: w.tokens, Routes: w.routes,
 		APIURL: "http://127.0.0.1:8600", Resync: 200 * time.Millisecond, SickLimit: 300 * time.Millisecond,
 		IngestSpool: func(_ context.Context, st runner.Status, b []runner.SpoolBatch) error {
 			w.mu.Lock()
@@ -187,6 +192,9 @@ func (w *world) open() {
 		blobs = blob.New(memblob.New())
 	}
 	w.man = deploy.NewManager(deploy.Config{Store: w.store, Blobs: blobs, Models: models{w.org}, Publisher: w.ctl, Now: w.now})
+	if w.deaf {
+		w.man.Publisher = mute{}
+	}
 	w.ok(w.ctl.Prime(w.t.Context()))
 }
 
