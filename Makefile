@@ -53,6 +53,12 @@ bench-gateway: ## The gateway beside nginx, HAProxy, Caddy and a bare reverse pr
 	@go build -o bin/bench-gateway ./bench/gateway
 	@bin/bench-gateway $(BENCHFLAGS)
 
+.PHONY: bench-routes
+bench-routes: ## 100,000 services in one gateway: start, memory, lookups during changes: BENCHFLAGS='-services 10000'
+	@scripts/setup
+	@go build -o bin/bench-routes ./bench/routes
+	@bin/bench-routes $(BENCHFLAGS)
+
 .PHONY: check
 check: ## The quick half of test: format, lint, vet, architecture
 	@scripts/setup tools

@@ -217,7 +217,7 @@ func (a *App) Run(ctx context.Context) error {
 	}
 	a.group.Add("http", func(ctx context.Context) error {
 		defer a.endStreams(ctx)()
-		return serveHTTP(ctx, a.log, a.listener, a.handler, a.cfg.HeaderBytes, a.cfg.Drain, &a.draining, nil)
+		return serveHTTP(ctx, a.log, a.listener, a.handler, a.cfg.HeaderBytes, a.cfg.Drain, &a.draining, nil, isInference)
 	})
 	level, _ := a.runner.Isolation()
 	a.log.LogAttrs(ctx, slog.LevelInfo, "panal is up", slog.String(plat.LogAddress, "http://"+a.listener.Addr().String()),
@@ -236,7 +236,7 @@ func (a *App) addAdminListener(ctx context.Context) error {
 	}
 	var draining atomic.Bool
 	a.group.Add("admin", func(ctx context.Context) error {
-		return serveHTTP(ctx, a.log, l, pprofHandler(), a.cfg.HeaderBytes, a.cfg.Drain, &draining, nil)
+		return serveHTTP(ctx, a.log, l, pprofHandler(), a.cfg.HeaderBytes, a.cfg.Drain, &draining, nil, isNothing)
 	})
 	return nil
 }

@@ -70,7 +70,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	services := service.New(service.Config{
 		Log: a.log.With(slog.String(plat.LogComponent, "service")), Now: a.now, Store: deploys, Models: modelRefs{training},
 		Runner: a.runner, Tokens: orgs, Routes: table, Commands: a.commands, IngestSpool: spool, APIURL: a.agents,
-		Wake: a.control.Hub().Watch(ctx, deploy.TopicService), SleepAfter: a.cfg.SleepAfter, ScaleWindow: a.cfg.ScaleWindow, DrainLimit: a.cfg.StreamGrace, Metrics: a.metrics,
+		SleepAfter: a.cfg.SleepAfter, ScaleWindow: a.cfg.ScaleWindow, DrainLimit: a.cfg.StreamGrace, Metrics: a.metrics,
 	})
 	if err := services.Prime(ctx); err != nil {
 		return fmt.Errorf("routes: %w", err)

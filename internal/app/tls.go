@@ -112,7 +112,7 @@ func (a *App) addTLS(ctx context.Context) error {
 		defer a.endStreams(ctx)()
 		return serveHTTP(ctx, a.log, a.door.limit(l, false), a.handler, a.cfg.HeaderBytes, a.cfg.Drain, &a.draining, &tls.Config{
 			MinVersion: tls.VersionTLS12, GetCertificate: cert.get,
-		})
+		}, nil)
 	})
 	a.log.LogAttrs(ctx, slog.LevelInfo, "TLS", slog.String(plat.LogAddress, "https://"+l.Addr().String()), slog.String(plat.LogPath, a.cfg.TLSCert))
 	return nil

@@ -44,8 +44,10 @@ func (u *upstream) end(keep bool) {
 // answer copies the instance's answer to the caller.
 func (x *exchange) answer(u *upstream, resp *http.Response) {
 	h := x.w.Header()
-	copyHeaders(h, resp)
-	h.Set(headerRequestID, x.call.RequestID)
+	if resp.Request != nil { // not an ordinary one, whose headers are there
+		copyHeaders(h, resp)
+	}
+	x.identify(h)
 	x.class, x.status = classOf(resp.StatusCode), resp.StatusCode
 	x.closeUnlessPumped()
 	x.beginOutput(resp.Header)
@@ -63,6 +65,7 @@ func (x *exchange) answer(u *upstream, resp *http.Response) {
 	}
 	for {
 		if u.conn.br.Buffered() == 0 {
+			u.conn.by = time.Time{}
 			u.conn.readBy(time.Now().Add(u.idle))
 			if f != nil {
 				f.look()
@@ -112,6 +115,13 @@ func (x *exchange) answer(u *upstream, resp *http.Response) {
 			}
 			panic(http.ErrAbortHandler)
 		}
+	}
+}
+
+// identify sets the request's id, unless it is there: the edge sets it first of all.
+func (x *exchange) identify(h http.Header) {
+	if v := h[canonicalRequestID]; len(v) != 1 || v[0] != x.call.RequestID {
+		h[canonicalRequestID] = []string{x.call.RequestID}
 	}
 }
 
@@ -275,7 +285,7 @@ func (x *exchange) failWith(status int, description string, detail map[string][]
 	x.class, x.status = classOf(status), status
 	x.closeUnlessPumped()
 	h := x.w.Header()
-	h.Set(headerRequestID, x.call.RequestID)
+	x.identify(h)
 	h.Set("Content-Type", "application/json")
 	if retryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))

@@ -150,7 +150,7 @@ func (p *Proxy) Figures(dep plat.DeploymentID, id plat.ServiceID) Figures {
 	defer s.mu.Unlock()
 	f.Ready = len(s.instances)
 	for _, in := range s.instances {
-		f.InFlight += in.outstanding
+		f.InFlight += int(in.outstanding)
 	}
 	if s.waiters != nil {
 		f.Waiting = s.waiters.Len()

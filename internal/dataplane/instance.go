@@ -11,19 +11,20 @@ import (
 	"panal/internal/plat"
 )
 
-// instance is the live state of one instance.
+// instance is the live state of one instance. There may be very many.
 type instance struct {
 	id                    plat.WorkloadID
 	network, address, key string
 	service               *service
-	drained               chan struct{} // closed once it has left and its last call has ended
 
 	// Guarded by service.mu.
-	limit       int
-	outstanding int
+	drained     chan struct{} // nil until somebody waits; closed once gone is true
+	skipUntil   time.Duration // no call before that (Table.clock)
+	limit       int32
+	outstanding int32
+	refusals    int32 // dials refused in a row
 	retired     bool
-	refusals    int       // dials refused in a row
-	skipUntil   time.Time // no call before that
+	gone        bool // it has left and its last call has ended
 
 	// Guarded by mu: kept connections, the one used last on top.
 	mu     sync.Mutex
@@ -35,22 +36,35 @@ type instance struct {
 func newInstance(s *service, r *Instance) *instance {
 	return &instance{
 		id: r.ID, network: r.Network, address: r.Address, key: r.Key,
-		service: s, drained: make(chan struct{}),
+		service: s,
 	}
 }
 
 // free tells whether the instance takes a call. The caller holds service.mu.
 func (in *instance) free(now time.Time) bool {
-	return in.outstanding < in.limit && !in.skipUntil.After(now)
+	return in.outstanding < in.limit && (in.skipUntil == 0 || in.skipUntil <= in.service.table.clock(now))
 }
 
-func (in *instance) isDrained() bool {
-	select {
-	case <-in.drained:
-		return true
-	default:
-		return false
+// left notes that the instance has left and its last call has ended. The caller holds
+// service.mu.
+func (in *instance) left() {
+	in.gone = true
+	if in.drained != nil {
+		close(in.drained)
 	}
+}
+
+// whenGone returns what is closed once the instance is gone; nil: it is.
+func (in *instance) whenGone() <-chan struct{} {
+	in.service.mu.Lock()
+	defer in.service.mu.Unlock()
+	if in.gone {
+		return nil
+	}
+	if in.drained == nil {
+		in.drained = make(chan struct{})
+	}
+	return in.drained
 }
 
 // dialTimeout bounds connecting. Instances are near; what does not accept within

@@ -16,8 +16,8 @@ type Load struct {
 	Arrivals    uint64
 	InFlight    int // now; Waiting of them without an instance
 	Waiting     int
-	// Missed counts the calls that would have been for the service, as a part of a split,
-	// had it had an instance. Others answered them.
+	// Missed counts the calls since it last had an instance that would have been for the
+	// service, as a part of a split. Others answered them.
 	Missed uint64
 }
 
@@ -36,6 +36,7 @@ func (s *service) miss() {
 	now := time.Now()
 	s.mu.Lock()
 	s.load.Missed++
+	s.note()
 	knock := now.Sub(s.load.knocked) >= knockEvery
 	if knock {
 		s.load.knocked = now
@@ -98,4 +99,35 @@ func (t *Table) knock(id plat.ServiceID) {
 	case t.knocks <- struct{}{}:
 	default:
 	}
+}
+
+// Called returns the services that were called since the last look, or have calls under
+// way.
+func (t *Table) Called() []plat.ServiceID {
+	t.calledMu.Lock()
+	all := t.called
+	t.called = nil
+	t.calledMu.Unlock()
+	ids := make([]plat.ServiceID, len(all))
+	for i, s := range all {
+		ids[i] = s.id
+		s.mu.Lock()
+		s.noted = false
+		if s.load.InFlight > 0 {
+			s.note()
+		}
+		s.mu.Unlock()
+	}
+	return ids
+}
+
+// note has the service among those that Called returns. The caller holds s.mu.
+func (s *service) note() {
+	if s.noted {
+		return
+	}
+	s.noted = true
+	s.table.calledMu.Lock()
+	s.table.called = append(s.table.called, s)
+	s.table.calledMu.Unlock()
 }

@@ -372,8 +372,12 @@ func (x *exchange) try(in *instance, rt *Route, tries int, until time.Time) resu
 		x.upgrade = upgradeOf(x.r)
 	}
 	c.head = appendHead(c.head[:0], x.r, x.call, rt, in.key, length)
-	_ = c.nc.SetDeadline(time.Now().Add(u.firstByte)) // fails only when closed; send tells
-	sent, err := c.send(c.head, x.body)
+	c.bothBy(u.firstByte)
+	send := c.sendAndWait
+	if x.stream {
+		send, c.by = c.send, time.Time{} // the pump moves them
+	}
+	sent, err := send(c.head, x.body)
 	if err != nil && !sent {
 		if ctx.Err() != nil {
 			x.class = classGone
@@ -390,7 +394,7 @@ func (x *exchange) try(in *instance, rt *Route, tries int, until time.Time) resu
 		x.pump = startPump(x, u)
 		defer x.pump.stop()
 	}
-	resp, err := c.readAnswer(x.r, x.upgrade != "") //nolint:bodyclose // answer closes it, with the connection
+	resp, err := c.readAnswer(x.r, x.upgrade != "", x.w.Header()) //nolint:bodyclose // answer closes it, with the connection
 	if err != nil {
 		return x.noAnswer(u, err, tries)
 	}

@@ -6,6 +6,7 @@ import (
 	"container/list"
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -28,6 +29,7 @@ type service struct {
 	instances []*instance
 	waiters   *list.List // of *waiter, nil until one waits
 	load      load
+	noted     bool // as called
 }
 
 // waiter is a call that waits. What it gets arrives on got, at most once.
@@ -64,12 +66,12 @@ func (s *service) setInstances(ready []Instance) {
 	for i := range ready {
 		r := &ready[i]
 		in := byID[r.ID]
-		if in == nil || in.service != s || in.isDrained() ||
+		if in == nil || in.service != s || in.gone ||
 			in.network != r.Network || in.address != r.Address || in.key != r.Key {
 			in = newInstance(s, r)
 			byID[r.ID] = in
 		}
-		in.limit = max(r.Limit, 1)
+		in.limit = int32(min(max(r.Limit, 1), math.MaxInt32))
 		if in.retired {
 			in.retired = false
 			in.open()
@@ -85,13 +87,15 @@ func (s *service) setInstances(ready []Instance) {
 		in.retired = true
 		in.closeIdle()
 		if in.outstanding == 0 {
-			close(in.drained)
+			in.left()
 			if byID[in.id] == in {
 				delete(byID, in.id)
 			}
 		}
 	}
-	s.instances = next
+	if s.instances = next; len(next) > 0 {
+		s.load.Missed = 0
+	}
 	s.dispatch(time.Now())
 }
 
@@ -100,7 +104,7 @@ func (s *service) has(ready []Instance) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.EqualFunc(s.instances, ready, func(in *instance, r Instance) bool {
-		return in.id == r.ID && in.network == r.Network && in.address == r.Address && in.key == r.Key && in.limit == max(r.Limit, 1)
+		return in.id == r.ID && in.network == r.Network && in.address == r.Address && in.key == r.Key && int(in.limit) == max(r.Limit, 1)
 	})
 }
 
@@ -174,9 +178,10 @@ func (s *service) pick(now time.Time, avoid *instance) *instance {
 // nextTry returns when the first instance that is skipped may be tried again, or
 // limit when that is sooner or none is skipped. The caller holds s.mu.
 func (s *service) nextTry(now, limit time.Time) time.Time {
+	at := s.table.clock(now)
 	for _, in := range s.instances {
-		if in.skipUntil.After(now) && in.skipUntil.Before(limit) {
-			limit = in.skipUntil
+		if t := now.Add(in.skipUntil - at); in.skipUntil > at && t.Before(limit) {
+			limit = t
 		}
 	}
 	return limit
@@ -206,6 +211,7 @@ func (s *service) acquire(ctx context.Context, h hold) (*instance, error) {
 			s.take(in)
 			s.load.add(1, now)
 			s.load.Arrivals++
+			s.note()
 			s.mu.Unlock()
 			return in, nil
 		}
@@ -226,6 +232,7 @@ func (s *service) acquire(ctx context.Context, h hold) (*instance, error) {
 	w.el = s.waiters.PushBack(w)
 	s.load.add(1, now)
 	s.load.Arrivals++
+	s.note()
 	wake := s.nextTry(now, h.until)
 	none := len(s.instances) == 0
 	s.mu.Unlock()
@@ -306,13 +313,13 @@ func (s *service) release(in *instance, refused bool) {
 	switch {
 	case !refused:
 		in.refusals = 0
-	case !in.skipUntil.After(now):
-		in.skipUntil = now.Add(backoff(in.refusals))
+	case in.skipUntil <= s.table.clock(now):
+		in.skipUntil = s.table.clock(now) + backoff(int(in.refusals))
 		in.refusals++
 	}
 	drained := in.retired && in.outstanding == 0
 	if drained {
-		close(in.drained)
+		in.left()
 	}
 	s.dispatch(now)
 	s.mu.Unlock()

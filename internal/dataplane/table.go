@@ -148,10 +148,14 @@ type Table struct {
 	// that a late delta does not bring a deployment back.
 	deleted map[plat.DeploymentID]uint64
 
+	calledMu sync.Mutex // taken after a service's
+	called   []*service
+
 	knocks  chan struct{} // capacity 1
 	knockMu sync.Mutex
 	knocked map[plat.ServiceID]struct{}
 
+	born        time.Time
 	outstanding atomic.Int64
 	held        atomic.Int64
 	heldBytes   atomic.Int64
@@ -162,11 +166,15 @@ type Table struct {
 func NewTable() *Table {
 	t := &Table{
 		instances: map[plat.WorkloadID]*instance{}, deleted: map[plat.DeploymentID]uint64{},
-		knocks: make(chan struct{}, 1), knocked: map[plat.ServiceID]struct{}{},
+		knocks: make(chan struct{}, 1), knocked: map[plat.ServiceID]struct{}{}, born: time.Now(),
 	}
 	t.snap.Store(&snapshot{})
 	return t
 }
+
+// clock is a moment in little space: the time since the table was made, by the clock that
+// never jumps.
+func (t *Table) clock(now time.Time) time.Duration { return now.Sub(t.born) }
 
 // Version is the highest version that lookups see.
 func (t *Table) Version() uint64 { return t.snap.Load().version }
@@ -338,7 +346,7 @@ func (d *deployment) same(in *Deployment) bool {
 			return false
 		}
 		r := d.services[k]
-		if r.command != s.Command || !r.record.is(s.Record) || r.limit != s.Limit || r.firstByte != s.FirstByte || r.idle != s.Idle || !r.live.has(s.Instances) {
+		if refuses := s.Refuse != "" && len(s.Instances) == 0; refuses != (r.refuse != nil) || r.command != s.Command || !r.record.is(s.Record) || r.limit != s.Limit || r.firstByte != s.FirstByte || r.idle != s.Idle || !r.live.has(s.Instances) {
 			return false
 		}
 	}
@@ -410,8 +418,12 @@ func (t *Table) Drained(ctx context.Context, id plat.WorkloadID) error {
 	if in == nil {
 		return nil
 	}
+	gone := in.whenGone()
+	if gone == nil {
+		return nil
+	}
 	select {
-	case <-in.drained:
+	case <-gone:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)

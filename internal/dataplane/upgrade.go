@@ -83,7 +83,7 @@ func (x *exchange) switchProtocols(u *upstream, resp *http.Response) {
 	defer func() { _ = caller.Close() }() // the deadlines below have told all there is
 	h := http.Header{}
 	copyHeaders(h, resp)
-	h.Set(headerRequestID, x.call.RequestID)
+	x.identify(h)
 	h.Set("Connection", "Upgrade")
 	h.Set("Upgrade", resp.Header.Get("Upgrade"))
 	head := append(x.buf[:0], "HTTP/1.1 101 Switching Protocols"...)

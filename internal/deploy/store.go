@@ -34,6 +34,7 @@ type Store interface {
 	ServiceStore
 	InstanceStore
 	EndpointStore
+	RouteStore
 	AsyncStore
 }
 
@@ -99,6 +100,18 @@ type InstanceStore interface {
 	UpdateInstance(ctx context.Context, i Instance) error
 	// DeleteInstance forgets an instance; an unknown one is not an error.
 	DeleteInstance(ctx context.Context, id plat.WorkloadID) error
+}
+
+// RouteStore reads what routes are made of: less of each record, of many at a time.
+type RouteStore interface {
+	// Routed reads one deployment, without its instances. One that is unknown has no
+	// services.
+	Routed(ctx context.Context, dep plat.DeploymentID) (Routed, error)
+	// RoutedPage reads the deployments with ids above after, in the order of ids, until
+	// they have about so many services. It returns the last id that it covers: a
+	// deployment up to there that is not in the page has neither services nor instances.
+	// An empty one says that there are no more.
+	RoutedPage(ctx context.Context, after plat.DeploymentID, services int) ([]Routed, plat.DeploymentID, error)
 }
 
 // EndpointStore keeps endpoints and the history of their changes.

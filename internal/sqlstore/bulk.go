@@ -105,3 +105,20 @@ func (a *sqlArgs) add(v any) string {
 	a.list = append(a.list, v)
 	return "$" + strconv.Itoa(len(a.list))
 }
+
+// probe writes what comes behind FROM so that a statement has the rows of table whose
+// column is one of values, as alias; within ("channel = $1") and the column are what an
+// index has. Where the engine takes arrays each value is looked up on its own whatever
+// its statistics say: of a channel that was empty when they were gathered it would
+// rather read all rows than look up a few hundred.
+func (a *sqlArgs) probe(d *Dialect, table, alias, within, column string, values []string) string {
+	if d.Unnest {
+		return `unnest(` + a.add(values) + `::text[]) AS probe(value) CROSS JOIN LATERAL
+			(SELECT * FROM ` + table + ` WHERE ` + within + ` AND ` + column + ` = probe.value OFFSET 0) AS ` + alias
+	}
+	marks := make([]string, len(values))
+	for i, v := range values {
+		marks[i] = a.add(v)
+	}
+	return `(SELECT * FROM ` + table + ` WHERE ` + within + ` AND ` + column + ` IN (` + strings.Join(marks, ",") + `)) AS ` + alias
+}

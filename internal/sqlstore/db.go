@@ -230,6 +230,11 @@ func scanAll[T any](ctx context.Context, db *DB, q Querier, scan func(interface{
 	if err != nil {
 		return nil, db.translate(err)
 	}
+	return collect(db, rows, scan)
+}
+
+// collect scans each row with scan.
+func collect[T any](db *DB, rows *sql.Rows, scan func(interface{ Scan(...any) error }) (T, error)) ([]T, error) {
 	defer func() { _ = rows.Close() }()
 	out := []T{}
 	for rows.Next() {

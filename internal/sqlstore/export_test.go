@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"panal/internal/lake"
+	"panal/internal/plat"
 )
 
 // Statement is SQL that a search runs.
@@ -43,4 +44,15 @@ func (s *Lake) CountStatement(ctx context.Context, f lake.Filter, now time.Time)
 	}
 	stmt, args := q.countSQL()
 	return Statement{stmt, args}, nil
+}
+
+// LinkStatements returns what a batch of a link's events reads and deletes by.
+func (s *Lake) LinkStatements(ctx context.Context, channel plat.ChannelID, keys []string, ids []plat.FileID) ([]Statement, error) {
+	num, err := s.channelNum(ctx, s.db.Read(), channel)
+	if err != nil {
+		return nil, err
+	}
+	rows, rowArgs := NewLinks(s).rowsStatement(channel, keys)
+	del, delArgs := deleteFilesStatement(&s.db.dialect, num, ids)
+	return []Statement{{rows, rowArgs}, {del, delArgs}}, nil
 }

@@ -62,16 +62,30 @@ func (k *kept) add(ctx context.Context, text string) {
 // row asks for one row by a statement that is kept prepared where that pays. text is a
 // constant.
 func (db *DB) row(ctx context.Context, text string, args ...any) *sql.Row {
-	if db.keptRead == nil {
-		return db.read.QueryRowContext(ctx, text, args...)
-	}
-	if db.keptRead.get(text) == nil {
-		db.keptRead.add(ctx, text)
-	}
-	if stmt := db.keptRead.get(text); stmt != nil { //nolint:sqlclosecheck // kept as long as its pool
+	if stmt := db.prepared(ctx, text); stmt != nil { //nolint:sqlclosecheck // kept as long as its pool
 		return stmt.QueryRowContext(ctx, args...)
 	}
 	return db.read.QueryRowContext(ctx, text, args...)
+}
+
+// rows is row for a question of many.
+func (db *DB) rows(ctx context.Context, text string, args ...any) (*sql.Rows, error) {
+	if stmt := db.prepared(ctx, text); stmt != nil { //nolint:sqlclosecheck // kept as long as its pool
+		return stmt.QueryContext(ctx, args...)
+	}
+	return db.read.QueryContext(ctx, text, args...)
+}
+
+// prepared returns a statement for reads, or nil.
+func (db *DB) prepared(ctx context.Context, text string) *sql.Stmt {
+	if db.keptRead == nil {
+		return nil
+	}
+	if stmt := db.keptRead.get(text); stmt != nil {
+		return stmt
+	}
+	db.keptRead.add(ctx, text)
+	return db.keptRead.get(text)
 }
 
 // exec runs a statement that is kept prepared where that pays. One that is new runs as

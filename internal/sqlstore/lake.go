@@ -312,10 +312,11 @@ func (c *commit) run(ctx context.Context, tx *Tx) error {
 
 // commitRows are what a commit is about to insert.
 type commitRows struct {
-	files, postings []any
-	subjects        []string
-	delta           map[int64]lake.Usage
-	paths           map[claim]bool
+	files    []any
+	postings []postingRow
+	subjects []string
+	delta    map[int64]lake.Usage
+	paths    map[claim]bool
 }
 
 // flush inserts what was gathered.
@@ -328,7 +329,7 @@ func (c *commit) flush(ctx context.Context, tx *Tx) error {
 	if err := tx.insert(ctx, "file (channel, at, id, size, etag, content_type, metadata, lifetime, expires_at, path)", "", 10, r.files); err != nil {
 		return err
 	}
-	if err := c.lake.insertPostings(ctx, tx, r.postings); err != nil {
+	if err := insertPostings(ctx, tx, r.postings); err != nil {
 		return err
 	}
 	for num, u := range r.delta {
@@ -413,64 +414,6 @@ func (c *commit) claims(ctx context.Context, tx *Tx, channels map[plat.ChannelID
 	return taken, nil
 }
 
-func appendPostings(rows []any, num, at, expires int64, terms []lake.Term) []any {
-	sig := lake.Signature(terms)
-	for _, t := range terms {
-		rows = append(rows, num, t.Key, t.Token, at, t.Whole, expires, sig)
-	}
-	return rows
-}
-
-// insertPostings adds the rows in the order of the index: neighbours land on one page.
-func (s *Lake) insertPostings(ctx context.Context, tx *Tx, rows []any) error {
-	const width = 7
-	text := func(row []any, i int) string { v, _ := row[i].(string); return v }
-	all := slices.Collect(slices.Chunk(rows, width))
-	slices.SortFunc(all, func(a, b []any) int {
-		// Of one key and token they come in order of the time already, or nearly.
-		return cmp.Or(strings.Compare(text(a, 1), text(b, 1)), strings.Compare(text(a, 2), text(b, 2)))
-	})
-	sorted := make([]any, 0, len(rows))
-	for _, row := range all {
-		sorted = append(sorted, row...)
-	}
-	rows = sorted
-	return tx.insert(ctx, "posting (channel, key, token, at, whole, expires_at, sig)", "", width, rows)
-}
-
-func deletePostings(ctx context.Context, tx *Tx, num, at int64, terms []lake.Term) error {
-	for _, t := range terms {
-		if _, err := tx.ExecContext(ctx, `DELETE FROM posting WHERE channel = $1 AND key = $2 AND token = $3 AND at = $4`, num, t.Key, t.Token, at); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// deletePostingRows is deletePostings of many files: rows are channel, key, token and at.
-func deletePostingRows(ctx context.Context, tx *Tx, args []any) error {
-	const width = 4
-	for rows := 512; len(args) > 0; rows /= 2 { // few different texts: see Tx.insert
-		for n := rows * width; len(args) >= n; args = args[n:] {
-			var a sqlArgs
-			var b strings.Builder
-			b.WriteString("DELETE FROM posting WHERE (channel, key, token, at) IN (VALUES ")
-			for i := 0; i < n; i += width {
-				if i > 0 {
-					b.WriteByte(',')
-				}
-				// PostgreSQL takes the types of all rows from the first.
-				b.WriteString("(CAST(" + a.add(args[i]) + " AS BIGINT), " + a.add(args[i+1]) + ", " + a.add(args[i+2]) + ", CAST(" + a.add(args[i+3]) + " AS BIGINT))")
-			}
-			b.WriteByte(')')
-			if _, err := tx.ExecContext(ctx, b.String(), a.list...); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 // foldEvery is how many deltas a process adds to a channel before it folds them.
 const foldEvery = 64
 
@@ -536,7 +479,7 @@ func (s *Lake) changeMetadata(ctx context.Context, channel plat.ChannelID, id pl
 		if _, err := tx.ExecContext(ctx, `UPDATE file SET metadata = $1, rev = rev + 1 WHERE channel = $2 AND at = $3`, toJSON(m), num, at); err != nil {
 			return err
 		}
-		if err := s.insertPostings(ctx, tx, appendPostings(nil, num, at, micros(f.ExpiresAt), lake.Terms(f.ContentType, m))); err != nil {
+		if err := insertPostings(ctx, tx, appendPostings(nil, num, at, micros(f.ExpiresAt), lake.Terms(f.ContentType, m))); err != nil {
 			return err
 		}
 		return tx.Event(ctx, "file", string(channel)+"/"+string(id), "metadata", now)
@@ -629,16 +572,13 @@ func (s *Lake) Known(ctx context.Context, channel plat.ChannelID, ids []plat.Fil
 		return id, err
 	}
 	for chunk := range slices.Chunk(ids, 500) {
-		var a sqlArgs
-		var where strings.Builder
-		where.WriteString(`SELECT id FROM file WHERE channel = (SELECT num FROM channel WHERE id = ` + a.add(string(channel)) + `) AND id IN (`)
+		texts := make([]string, len(chunk))
 		for i, id := range chunk {
-			if i > 0 {
-				where.WriteString(",")
-			}
-			where.WriteString(a.add(string(id)))
+			texts[i] = string(id)
 		}
-		found, err := scanAll(ctx, s.db, s.db.Read(), scan, where.String()+`)`, a.list...)
+		var a sqlArgs
+		within := `channel = (SELECT num FROM channel WHERE id = ` + a.add(string(channel)) + `)`
+		found, err := scanAll(ctx, s.db, s.db.Read(), scan, `SELECT f.id FROM `+a.probe(&s.db.dialect, "file", "f", within, "id", texts), a.list...)
 		if err != nil {
 			return nil, err
 		}

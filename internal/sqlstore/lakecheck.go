@@ -190,7 +190,7 @@ func (s *Lake) RepairTerms(ctx context.Context, channel plat.ChannelID, ids []pl
 			if err := deletePostings(ctx, tx, num, at, terms); err != nil {
 				return err
 			}
-			return s.insertPostings(ctx, tx, appendPostings(nil, num, at, micros(f.ExpiresAt), terms))
+			return insertPostings(ctx, tx, appendPostings(nil, num, at, micros(f.ExpiresAt), terms))
 		})
 		if err != nil {
 			return err

@@ -4,6 +4,7 @@ package sqlstore_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -90,6 +91,71 @@ func TestExplain(t *testing.T) {
 				t.Fatal(err)
 			}
 			explain(fmt.Sprintf("count of %q", text), stmt)
+		}
+	})
+}
+
+// TestExplainLinkBatch: what a batch of events does looks up each key and each file, also
+// in a channel that has got all of its rows since statistics were gathered last, when
+// there were many others.
+func TestExplainLinkBatch(t *testing.T) {
+	t.Parallel()
+	sqlstoretest.Each(t, func(t *testing.T, db *sqlstore.DB) {
+		ctx := t.Context()
+		s := sqlstore.NewLake(db, plat.SystemClock)
+		exec := func(stmt string) {
+			t.Helper()
+			err := db.Write(ctx, func(tx *sqlstore.Tx) error {
+				_, err := tx.ExecContext(ctx, stmt)
+				return err
+			})
+			if err != nil {
+				t.Fatalf("%s: %v", stmt, err)
+			}
+		}
+		postgres := db.Dialect().Name == "postgres"
+		fill := func(channel string, rows int) {
+			series := fmt.Sprintf(`(WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < %d) SELECT n FROM s) AS s`, rows)
+			if postgres {
+				series = fmt.Sprintf(`generate_series(1, %d) AS s(n)`, rows)
+			}
+			exec(`INSERT INTO link_object (channel, key, gen, sequencer, file, version, etag, size, modified, mark, written_at)
+				SELECT c.num, 'k' || n, 1, '', 'f' || n, '', '', 1, 1, '', 1 FROM channel c CROSS JOIN ` + series + ` WHERE c.id = '` + channel + `'`)
+			exec(`INSERT INTO file (channel, at, id, size, etag, content_type, metadata, lifetime, expires_at)
+				SELECT c.num, n, 'f' || n, 1, '', 'a/b', '{}', '', 0 FROM channel c CROSS JOIN ` + series + ` WHERE c.id = '` + channel + `'`)
+		}
+		for i := range 20 {
+			id := plat.ChannelID(fmt.Sprint(i))
+			if err := s.CreateChannel(ctx, lake.Channel{ID: id, CreatedAt: plat.SystemClock()}); err != nil {
+				t.Fatal(err)
+			}
+			if i > 0 {
+				fill(string(id), 100)
+			}
+		}
+		exec("ANALYZE")
+		fill("0", 20_000)
+		var keys []string
+		var ids []plat.FileID
+		for i := range 256 {
+			keys, ids = append(keys, fmt.Sprint("k", i*7)), append(ids, plat.FileID(fmt.Sprint("f", i*7)))
+		}
+		all, err := s.LinkStatements(ctx, "0", keys, ids)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, stmt := range all {
+			plan := planOf(t, db, postgres, stmt.SQL, stmt.Args)
+			good := [][]string{
+				{"SEARCH link_object USING INDEX sqlite_autoindex_link_object_1 (channel=? AND key=?)", "SEARCH link_object USING PRIMARY KEY (channel=? AND key=?)"},
+				{"(channel=? AND at=?)"},
+			}
+			if postgres {
+				good = [][]string{{"key = probe.value"}, {"at = ANY"}}
+			}
+			if !slices.ContainsFunc(good[i], func(g string) bool { return strings.Contains(plan, g) }) || postgres && (strings.Contains(plan, "Seq Scan on file") || strings.Contains(plan, "Seq Scan on link_object")) || postgres && strings.Contains(plan, "Filter: (key") {
+				t.Errorf("%s\nhas the plan\n%s", stmt.SQL, plan)
+			}
 		}
 	})
 }

@@ -151,14 +151,7 @@ const ofLinked = ` FROM link_object o WHERE o.channel = (SELECT num FROM channel
 func (s *Links) Rows(ctx context.Context, channel plat.ChannelID, keys []string) (map[string]link.Row, error) {
 	out := make(map[string]link.Row, len(keys))
 	for chunk := range slices.Chunk(keys, 500) {
-		var a sqlArgs
-		where := ofLinked
-		a.add(string(channel))
-		marks := make([]string, len(chunk))
-		for i, k := range chunk {
-			marks[i] = a.add(k)
-		}
-		rows, err := scanAll(ctx, s.db, s.db.Read(), scanRow, `SELECT `+rowColumns+where+` AND o.key IN (`+strings.Join(marks, ",")+`)`, a.list...)
+		rows, err := s.rows(ctx, channel, chunk)
 		if err != nil {
 			return nil, err
 		}
@@ -167,6 +160,18 @@ func (s *Links) Rows(ctx context.Context, channel plat.ChannelID, keys []string)
 		}
 	}
 	return out, nil
+}
+
+func (s *Links) rows(ctx context.Context, channel plat.ChannelID, keys []string) ([]link.Row, error) {
+	stmt, args := s.rowsStatement(channel, keys)
+	return scanAll(ctx, s.db, s.db.Read(), scanRow, stmt, args...)
+}
+
+func (s *Links) rowsStatement(channel plat.ChannelID, keys []string) (stmt string, args []any) {
+	var a sqlArgs
+	num := `(SELECT num FROM channel WHERE id = ` + a.add(string(channel)) + `)`
+	from := a.probe(&s.db.dialect, "link_object", "o", `channel = `+num, "key", keys)
+	return `SELECT ` + rowColumns + ` FROM ` + from, a.list
 }
 
 // Live implements link.Store.
@@ -275,24 +280,33 @@ func (w *linkWrite) run(ctx context.Context, tx *Tx) error {
 func upsertObjects(ctx context.Context, tx *Tx, args []any) (map[string]bool, error) {
 	const width = 11
 	written := map[string]bool{}
+	if len(args) == 0 {
+		return written, nil
+	}
 	scan := func(r interface{ Scan(...any) error }) (string, error) {
 		var key string
 		err := r.Scan(&key)
 		return key, err
 	}
+	upsert := func(rows string, args []any) error {
+		keys, err := scanAll(ctx, tx.db, tx, scan,
+			`INSERT INTO link_object (channel, key, gen, sequencer, file, version, etag, size, modified, mark, written_at) `+rows+`
+			 ON CONFLICT (channel, key) DO UPDATE SET gen = excluded.gen, sequencer = excluded.sequencer, file = excluded.file,
+			 version = excluded.version, etag = excluded.etag, size = excluded.size, modified = excluded.modified, mark = excluded.mark,
+			 written_at = excluded.written_at WHERE link_object.gen = excluded.gen - 1 RETURNING key`, args...)
+		for _, k := range keys {
+			written[k] = true
+		}
+		return err
+	}
+	if tx.db.dialect.Unnest {
+		cols, marks := columns(width, args)
+		return written, upsert(`SELECT u.* FROM unnest(`+marks+`) AS u`, cols)
+	}
 	for rows := 256; len(args) > 0; rows /= 2 { // few different texts: see Tx.insert
 		for n := rows * width; len(args) >= n; args = args[n:] {
-			keys, err := scanAll(ctx, tx.db, tx, scan,
-				`INSERT INTO link_object (channel, key, gen, sequencer, file, version, etag, size, modified, mark, written_at)
-				 VALUES `+tx.db.dialect.values("", rows, width)+`
-				 ON CONFLICT (channel, key) DO UPDATE SET gen = excluded.gen, sequencer = excluded.sequencer, file = excluded.file,
-				 version = excluded.version, etag = excluded.etag, size = excluded.size, modified = excluded.modified, mark = excluded.mark,
-				 written_at = excluded.written_at WHERE link_object.gen = excluded.gen - 1 RETURNING key`, args[:n]...)
-			if err != nil {
+			if err := upsert(`VALUES `+tx.db.dialect.values("", rows, width), args[:n]); err != nil {
 				return nil, err
-			}
-			for _, k := range keys {
-				written[k] = true
 			}
 		}
 	}
@@ -304,21 +318,14 @@ func (w *linkWrite) end(ctx context.Context, tx *Tx, num int64, ids []plat.FileI
 	var gone lake.Usage
 	var subjects []string
 	for chunk := range slices.Chunk(ids, 256) {
-		var a sqlArgs
-		where := `channel = ` + a.add(num) + ` AND id IN (`
-		marks := make([]string, len(chunk))
-		for i, id := range chunk {
-			marks[i] = a.add(string(id))
-		}
-		files, err := scanAll(ctx, w.links.db, tx, scanFile(w.channel), `DELETE FROM file WHERE `+where+strings.Join(marks, ",")+`) RETURNING `+returning, a.list...)
+		stmt, args := deleteFilesStatement(&w.links.db.dialect, num, chunk)
+		files, err := scanAll(ctx, w.links.db, tx, scanFile(w.channel), stmt, args...)
 		if err != nil {
 			return err
 		}
-		var postings []any
+		var postings []postingRow
 		for _, f := range files {
-			for _, t := range lake.Terms(f.ContentType, f.Metadata) {
-				postings = append(postings, num, t.Key, t.Token, micros(f.UploadedAt))
-			}
+			postings = appendPostings(postings, num, micros(f.UploadedAt), 0, lake.Terms(f.ContentType, f.Metadata))
 			gone.Files, gone.Bytes = gone.Files-1, gone.Bytes-f.Size
 			subjects = append(subjects, string(w.channel)+"/"+string(f.ID))
 		}
@@ -333,6 +340,24 @@ func (w *linkWrite) end(ctx context.Context, tx *Tx, num int64, ids []plat.FileI
 		return err
 	}
 	return tx.Events(ctx, "file", "deleted", now, subjects)
+}
+
+// deleteFilesStatement deletes and returns files of a channel. Their places are found
+// first, by the ids' index, then they are deleted by these.
+func deleteFilesStatement(d *Dialect, num int64, ids []plat.FileID) (stmt string, args []any) {
+	texts := make([]string, len(ids))
+	for i, id := range ids {
+		texts[i] = string(id)
+	}
+	var a sqlArgs
+	within := `channel = ` + a.add(num)
+	found := `SELECT f.at FROM ` + a.probe(d, "file", "f", within, "id", texts)
+	if d.Unnest {
+		found = `at = ANY (ARRAY(` + found + `))`
+	} else {
+		found = `at IN (` + found + `)`
+	}
+	return `DELETE FROM file WHERE ` + within + ` AND ` + found + ` RETURNING ` + returning, a.list
 }
 
 // DropTombstones implements link.Store.

@@ -103,7 +103,8 @@ func (s *Lake) RestoreFiles(ctx context.Context, channel plat.ChannelID, files [
 		if err != nil {
 			return err
 		}
-		var fileRows, postingRows []any
+		var fileRows []any
+		var postings []postingRow
 		var sum lake.Usage
 		for _, f := range newestOfPaths(files) {
 			var there int
@@ -124,7 +125,7 @@ func (s *Lake) RestoreFiles(ctx context.Context, channel plat.ChannelID, files [
 			}
 			at, expires := micros(f.UploadedAt), micros(f.ExpiresAt)
 			fileRows = append(fileRows, num, at, string(f.ID), f.Size, f.ETag, f.ContentType, toJSON(f.Metadata), string(f.Lifetime), expires, f.Rev, f.Path)
-			postingRows = appendPostings(postingRows, num, at, expires, lake.Terms(f.ContentType, f.Metadata))
+			postings = appendPostings(postings, num, at, expires, lake.Terms(f.ContentType, f.Metadata))
 			sum.Files, sum.Bytes = sum.Files+1, sum.Bytes+f.Size
 		}
 		if sum.Files == 0 {
@@ -133,7 +134,7 @@ func (s *Lake) RestoreFiles(ctx context.Context, channel plat.ChannelID, files [
 		if err := tx.insert(ctx, "file (channel, at, id, size, etag, content_type, metadata, lifetime, expires_at, rev, path)", "", 11, fileRows); err != nil {
 			return err
 		}
-		if err := s.insertPostings(ctx, tx, postingRows); err != nil {
+		if err := insertPostings(ctx, tx, postings); err != nil {
 			return err
 		}
 		return s.addDelta(ctx, tx, num, sum)

@@ -15,7 +15,7 @@ import (
 	"panal/internal/plat"
 )
 
-// scaling is the scalers of all services, and what they count.
+// scaling is the scalers of the services whose load is watched, and what they count.
 type scaling struct {
 	mu      sync.Mutex
 	scalers map[plat.ServiceID]*scaler
@@ -84,31 +84,29 @@ func (c *Controller) consider(s deploy.Service, f taking) (int, string) {
 }
 
 // Taking tells whether an instance takes requests right now.
-func (c *Controller) Taking(w plat.WorkloadID) bool {
-	c.reg.mu.Lock()
-	defer c.reg.mu.Unlock()
-	l := c.reg.live[w]
-	return l != nil && l.routable()
-}
+func (c *Controller) Taking(w plat.WorkloadID) bool { return c.reg.takes(w) }
 
-// watchLoad looks at the load of every service, and queues those that want another
-// number of instances. It asks no database.
+// watchLoad looks at the load of the services that it may move: those that were called
+// since the last look or in the window before it, and those that quiet would take
+// instances from. It queues the ones that want another number, and asks no database.
 func (c *Controller) watchLoad() {
-	all, ready := c.reg.scaled()
-	for _, s := range all {
-		if n, _ := c.consider(s, ready[s.ID]); n != s.Desired {
-			c.queue(s.ID)
+	ids := c.Routes.Called()
+	c.scaling.mu.Lock()
+	for id := range c.scaling.scalers {
+		ids = append(ids, id)
+	}
+	c.scaling.mu.Unlock()
+	all := c.reg.watched(ids)
+	for id, w := range all {
+		if n, _ := c.consider(w.Service, w.taking); n != w.Desired {
+			c.queue(id)
 		}
 	}
 	c.scaling.mu.Lock()
 	defer c.scaling.mu.Unlock()
-	if len(c.scaling.scalers) > len(all) { // some are gone
-		have := make(map[plat.ServiceID]bool, len(all))
-		for _, s := range all {
-			have[s.ID] = true
-		}
-		for id := range c.scaling.scalers {
-			if !have[id] {
+	for _, id := range ids {
+		if k := c.scaling.scalers[id]; k != nil {
+			if w, ok := all[id]; !ok || !w.above && k.quiet() {
 				delete(c.scaling.scalers, id)
 			}
 		}
@@ -118,7 +116,7 @@ func (c *Controller) watchLoad() {
 // knocked queues the sleeping services that somebody calls.
 func (c *Controller) knocked() {
 	for _, id := range c.Routes.Knocked() {
-		if s, ok := c.reg.service(id); ok && s.Asleep() {
+		if c.reg.sleeps(id) {
 			c.queue(id)
 		}
 	}

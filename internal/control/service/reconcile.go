@@ -55,6 +55,7 @@ func (c *Controller) step(ctx context.Context, id plat.ServiceID) error {
 	if gone {
 		s = deploy.Service{ID: id, Status: deploy.Stopped}
 	}
+	c.reg.keep(id, instances)
 	var up []view
 	var errs []error
 	for _, i := range instances {
@@ -250,7 +251,7 @@ func (c *Controller) failed(ctx context.Context, s *deploy.Service, i deploy.Ins
 
 // route brings the routes up to date after a change of the records.
 func (c *Controller) route(ctx context.Context, dep plat.DeploymentID) {
-	c.report(ctx, "routes of "+string(dep), c.reg.publish(ctx, dep))
+	c.report(ctx, "routes of "+string(dep), c.Publish(ctx, dep))
 }
 
 // forget deletes the record of an instance of which nothing is left.

@@ -44,14 +44,10 @@ type Config struct {
 	Commands func(ctx context.Context) error
 	// APIURL is where workloads reach the API.
 	APIURL string
-	// Wake receives when services may have changed in another process (the
-	// outbox's hub). nil: the resync finds them.
-	Wake <-chan struct{}
 
-	// Resync is how often everything is looked at without being asked; default 5 s.
+	// Resync is how often everything is looked at without being asked, a page at a
+	// time: default 5 s, and less often when there is more than pages hold (walk.go).
 	Resync time.Duration
-	// RouteResync is how often all routes are read anew; default 30 s.
-	RouteResync time.Duration
 	// StartLimit is how long an instance may take to become healthy; default 15 min.
 	StartLimit time.Duration
 	// SickLimit is how long an instance that was healthy may fail its health check
@@ -83,8 +79,6 @@ const (
 	// primeLimit bounds the wait for instances that were healthy to be so again
 	// after a restart.
 	primeLimit = 2 * time.Second
-	// wakeDelay gathers wake-ups by the changes of others.
-	wakeDelay = 300 * time.Millisecond
 	// publishLimit bounds the reading of one deployment's records.
 	publishLimit = 10 * time.Second
 )
@@ -97,8 +91,8 @@ type Controller struct {
 
 	mu      sync.Mutex
 	todo    map[plat.ServiceID]bool
-	all     bool
-	wake    chan struct{} // capacity 1
+	stale   map[plat.DeploymentID]time.Time // routes that are behind: when to try again
+	wake    chan struct{}                   // capacity 1
 	due     map[plat.ServiceID]time.Time
 	starved map[plat.ServiceID]bool
 	sick    map[plat.WorkloadID]time.Time // since when
@@ -106,6 +100,8 @@ type Controller struct {
 	logged  map[string]string
 	scaling *scaling
 	bg      sync.WaitGroup
+
+	walk walk // of Prime, then of Run
 }
 
 // drain follows the requests of an instance that leaves.
@@ -124,7 +120,6 @@ func New(c Config) *Controller {
 		}
 	}
 	def(&c.Resync, 5*time.Second)
-	def(&c.RouteResync, 30*time.Second)
 	def(&c.StartLimit, 15*time.Minute)
 	def(&c.SickLimit, time.Minute)
 	def(&c.DrainLimit, 10*time.Minute)
@@ -132,58 +127,29 @@ func New(c Config) *Controller {
 	def(&c.SleepAfter, 10*time.Minute)
 	reg := newRegistry(c.Routes, c.Store)
 	return &Controller{
-		Config: c, reg: reg, scaling: newScaling(c.Metrics, reg.asleep), todo: map[plat.ServiceID]bool{}, wake: make(chan struct{}, 1),
-		due: map[plat.ServiceID]time.Time{}, starved: map[plat.ServiceID]bool{}, sick: map[plat.WorkloadID]time.Time{},
+		Config: c, reg: reg, scaling: newScaling(c.Metrics, reg.sleeping), todo: map[plat.ServiceID]bool{}, wake: make(chan struct{}, 1),
+		stale: map[plat.DeploymentID]time.Time{},
+		due:   map[plat.ServiceID]time.Time{}, starved: map[plat.ServiceID]bool{}, sick: map[plat.WorkloadID]time.Time{},
 		drains: map[plat.WorkloadID]*drain{}, logged: map[string]string{},
 	}
 }
 
-// Prime fills the routes from the records and the runner, before requests are
-// accepted: instances that went on while the server was away answer at once.
-func (c *Controller) Prime(ctx context.Context) error {
-	list, err := c.Store.Instances(ctx, "")
-	if err != nil {
-		return fmt.Errorf("read instances: %w", err)
-	}
-	for _, i := range list {
-		c.reg.add(i)
-	}
-	deadline := time.Now().Add(primeLimit)
-	for pending := list; ; {
-		var sick []deploy.Instance
-		for _, i := range pending {
-			st, _, err := c.reg.refresh(ctx, c.Runner, i.Workload)
-			if err != nil && !errors.Is(err, plat.ErrNotFound) {
-				return fmt.Errorf("find instance %s: %w", i.Workload, err)
-			}
-			if st.Phase != runner.PhaseExited && !st.Healthy && !i.ReadyAt.IsZero() && i.State == deploy.InstanceUp {
-				sick = append(sick, i)
-			}
-		}
-		if len(sick) == 0 || time.Now().After(deadline) {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(20 * time.Millisecond):
-		}
-		pending = sick
-	}
-	return c.reg.publishAll(ctx)
-}
-
-// Publish implements deploy.Publisher. It also has the deployment's services
-// looked at.
+// Publish implements deploy.Publisher. It also has the services looked at that changed.
 func (c *Controller) Publish(ctx context.Context, dep plat.DeploymentID) error {
 	// The record is committed: a caller that hangs up now must not leave the
 	// routes behind it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishLimit)
 	defer cancel()
-	before := c.reg.of(dep)
-	err := c.reg.publish(ctx, dep)
-	c.queue(append(before, c.reg.of(dep)...)...)
-	return err
+	changed, err := c.reg.publish(ctx, dep)
+	if err != nil {
+		c.mu.Lock()
+		c.stale[dep] = c.Now().Add(time.Second)
+		c.mu.Unlock()
+		c.poke()
+		return err
+	}
+	c.queue(changed...)
+	return nil
 }
 
 // queue has services looked at soon.
@@ -194,13 +160,6 @@ func (c *Controller) queue(ids ...plat.ServiceID) {
 			c.todo[id] = true
 		}
 	}
-	c.mu.Unlock()
-	c.poke()
-}
-
-func (c *Controller) queueAll() {
-	c.mu.Lock()
-	c.all = true
 	c.mu.Unlock()
 	c.poke()
 }
@@ -216,14 +175,11 @@ func (c *Controller) poke() {
 func (c *Controller) Run(ctx context.Context) error {
 	defer c.bg.Wait()
 	c.bg.Go(func() { c.follow(ctx) })
-	tick, routes, load := time.NewTicker(c.Resync), time.NewTicker(c.RouteResync), time.NewTicker(c.ScaleWindow/buckets)
+	load := time.NewTicker(c.ScaleWindow / buckets)
 	defer load.Stop()
-	defer tick.Stop()
-	defer routes.Stop()
-	timer := time.NewTimer(0)
+	timer, page := time.NewTimer(0), time.NewTimer(0)
 	defer timer.Stop()
-	c.queueAll()
-	var sweep time.Time // when to look at everything because of Wake
+	defer page.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -234,25 +190,12 @@ func (c *Controller) Run(ctx context.Context) error {
 		case <-c.Routes.Knocks():
 			c.knocked()
 		case <-timer.C:
-		case <-c.Wake: // our own changes wake too: many wake-ups, one look
-			if sweep.IsZero() {
-				sweep = time.Now().Add(wakeDelay)
-			}
-		case <-tick.C:
-			c.queueAll()
-		case <-routes.C:
-			c.report(ctx, "routes", c.reg.publishAll(ctx))
+		case <-page.C:
+			c.report(ctx, "walk", c.look(ctx))
+			page.Reset(time.Until(c.walk.next))
 		}
-		if !sweep.IsZero() && !time.Now().Before(sweep) {
-			sweep = time.Time{}
-			c.queueAll()
-		}
-		c.report(ctx, "pass", c.pass(ctx))
-		next, ok := c.next()
-		if !sweep.IsZero() && (!ok || sweep.Before(next)) {
-			next, ok = sweep, true
-		}
-		if ok {
+		c.pass(ctx)
+		if next, ok := c.next(); ok {
 			timer.Reset(time.Until(next))
 		}
 	}
@@ -282,16 +225,22 @@ func (c *Controller) next() (time.Time, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var first time.Time
-	for _, t := range c.due {
+	soonest := func(t time.Time) {
 		if first.IsZero() || t.Before(first) {
 			first = t
 		}
+	}
+	for _, t := range c.due {
+		soonest(t)
+	}
+	for _, t := range c.stale {
+		soonest(t)
 	}
 	return first, !first.IsZero()
 }
 
 // take returns what is to be looked at: the queue, and what is due.
-func (c *Controller) take() (ids []plat.ServiceID, all bool) {
+func (c *Controller) take() (ids []plat.ServiceID, routes []plat.DeploymentID) {
 	now := c.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -301,82 +250,38 @@ func (c *Controller) take() (ids []plat.ServiceID, all bool) {
 			c.todo[id] = true
 		}
 	}
+	for dep, t := range c.stale {
+		if !now.Before(t) {
+			delete(c.stale, dep)
+			routes = append(routes, dep)
+		}
+	}
 	for id := range c.todo {
 		ids = append(ids, id)
 	}
 	clear(c.todo)
-	all, c.all = c.all, false
-	return ids, all
+	return ids, routes
 }
 
-// pass looks at every service that needs it. The error says that it could not
-// look; what fails for one service is logged and tried again.
-func (c *Controller) pass(ctx context.Context) error {
-	ids, all := c.take()
-	if all {
-		every, err := c.sweep(ctx)
-		if err != nil {
-			c.mu.Lock()
-			for _, id := range ids {
-				c.todo[id] = true
-			}
-			c.mu.Unlock()
-			return err
-		}
-		ids = every
-	}
+// pass looks at every service that needs it. What fails for one is logged and tried
+// again.
+func (c *Controller) pass(ctx context.Context) {
+	ids, routes := c.take()
 	var group errgroup.Group
 	group.SetLimit(parallel)
+	for _, dep := range routes {
+		group.Go(func() error {
+			c.route(ctx, dep)
+			return nil
+		})
+	}
 	for _, id := range ids {
 		group.Go(func() error {
 			c.report(ctx, string(id), c.reconcile(ctx, id), slog.String(plat.LogService, string(id)))
 			return nil
 		})
 	}
-	return group.Wait()
-}
-
-// sweep returns every service that is not stopped or whose instances are, and takes care of
-// workloads that have no record (a database that was restored, say).
-func (c *Controller) sweep(ctx context.Context) ([]plat.ServiceID, error) {
-	list, err := c.Runner.List(ctx) // before the records: what runs has a record already
-	if err != nil {
-		return nil, fmt.Errorf("list workloads: %w", err)
-	}
-	instances, err := c.Store.Instances(ctx, "")
-	if err != nil {
-		return nil, fmt.Errorf("list instances: %w", err)
-	}
-	services, err := c.Store.Services(ctx, "")
-	if err != nil {
-		return nil, fmt.Errorf("list services: %w", err)
-	}
-	set := map[plat.ServiceID]bool{}
-	for _, s := range services {
-		if s.Status != deploy.Stopped { // one that is stopped is looked at while it has instances
-			set[s.ID] = true
-		}
-	}
-	known := map[plat.WorkloadID]bool{}
-	for _, i := range instances {
-		set[i.Service], known[i.Workload] = true, true
-	}
-	for _, st := range list {
-		if st.Kind != runner.KindService || known[st.ID] {
-			continue
-		}
-		if st.Phase == runner.PhaseExited {
-			err = c.bury(ctx, st)
-		} else {
-			err = c.Runner.Stop(ctx, st.ID, stopGrace)
-		}
-		c.report(ctx, string(st.ID), err, slog.String(plat.LogWorkload, string(st.ID)))
-	}
-	ids := make([]plat.ServiceID, 0, len(set))
-	for id := range set {
-		ids = append(ids, id)
-	}
-	return ids, nil
+	_ = group.Wait() // nil
 }
 
 // bury stores what an ended workload leaves and forgets it.

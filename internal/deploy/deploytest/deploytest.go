@@ -55,6 +55,8 @@ func Run(t *testing.T, fresh func(t *testing.T) Harness) {
 		{"Endpoint/history", history},
 		{"Endpoint/split", split},
 		{"Service/of_an_organization", orgServices},
+		{"Routed/says_of_a_deployment_what_its_records_say", routed},
+		{"Routed/pages_cover_everything_once", routedPages},
 		{"Async/first_result_stays", asyncFinish},
 		{"Async/limit_and_lists", asyncLists},
 	} {

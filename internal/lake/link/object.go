@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -78,6 +79,14 @@ func (o Object) file(channel plat.ChannelID, now time.Time) lake.File {
 	if name := path.Base(o.Key); name != "." && name != "/" {
 		own[metaFilename] = escape(name)
 	}
+	maps.Copy(f.Metadata, own)
+	for k, v := range o.Metadata {
+		f.Metadata[query.Fold(k)] = v
+	}
+	if len(f.Metadata) == len(own)+len(o.Metadata) && f.Metadata.Check() == nil {
+		return f
+	}
+	f.Metadata = lake.Metadata{}
 	user := lake.Metadata{}
 	for _, k := range sortedKeys(o.Metadata) {
 		user[query.Fold(k)] = o.Metadata[k]

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sqlstore
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+
+	"panal/internal/lake"
+)
+
+// postingRow is a row of the table posting.
+type postingRow struct {
+	channel    int64
+	key, token string
+	at         int64
+	whole      bool
+	expires    int64
+	sig        int64
+}
+
+func appendPostings(rows []postingRow, num, at, expires int64, terms []lake.Term) []postingRow {
+	sig := lake.Signature(terms)
+	rows = slices.Grow(rows, len(terms))
+	for _, t := range terms {
+		rows = append(rows, postingRow{num, t.Key, t.Token, at, t.Whole, expires, sig})
+	}
+	return rows
+}
+
+// insertPostings adds the rows in the order of the index: neighbours land on one page.
+func insertPostings(ctx context.Context, tx *Tx, rows []postingRow) error {
+	const table, width = "posting (channel, key, token, at, whole, expires_at, sig)", 7
+	slices.SortFunc(rows, func(a, b postingRow) int {
+		return cmp.Or(cmp.Compare(a.channel, b.channel), strings.Compare(a.key, b.key), strings.Compare(a.token, b.token), cmp.Compare(a.at, b.at))
+	})
+	if tx.db.dialect.Unnest {
+		_, err := tx.ExecContext(ctx, `INSERT INTO `+table+`
+			SELECT u.* FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::boolean[], $6::bigint[], $7::bigint[]) AS u`,
+			each(rows, func(r *postingRow) int64 { return r.channel }), each(rows, func(r *postingRow) string { return r.key }),
+			each(rows, func(r *postingRow) string { return r.token }), each(rows, func(r *postingRow) int64 { return r.at }),
+			each(rows, func(r *postingRow) bool { return r.whole }), each(rows, func(r *postingRow) int64 { return r.expires }),
+			each(rows, func(r *postingRow) int64 { return r.sig }))
+		return err
+	}
+	args := make([]any, 0, width*len(rows))
+	for _, r := range rows {
+		args = append(args, r.channel, r.key, r.token, r.at, r.whole, r.expires, r.sig)
+	}
+	return tx.insert(ctx, table, "", width, args)
+}
+
+// each returns a column of rows.
+func each[R, T any](rows []R, of func(*R) T) []T {
+	out := make([]T, len(rows))
+	for i := range rows {
+		out[i] = of(&rows[i])
+	}
+	return out
+}
+
+func deletePostings(ctx context.Context, tx *Tx, num, at int64, terms []lake.Term) error {
+	for _, t := range terms {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM posting WHERE channel = $1 AND key = $2 AND token = $3 AND at = $4`, num, t.Key, t.Token, at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deletePostingRows is deletePostings of many files.
+func deletePostingRows(ctx context.Context, tx *Tx, rows []postingRow) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	const del = `DELETE FROM posting WHERE (channel, key, token, at) IN `
+	if tx.db.dialect.Unnest {
+		_, err := tx.ExecContext(ctx, del+`(SELECT u.* FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[]) AS u)`,
+			each(rows, func(r *postingRow) int64 { return r.channel }), each(rows, func(r *postingRow) string { return r.key }),
+			each(rows, func(r *postingRow) string { return r.token }), each(rows, func(r *postingRow) int64 { return r.at }))
+		return err
+	}
+	for n := 512; len(rows) > 0; n /= 2 { // few different texts: see Tx.insert
+		for ; len(rows) >= n; rows = rows[n:] {
+			args := make([]any, 0, 4*n)
+			for _, r := range rows[:n] {
+				args = append(args, r.channel, r.key, r.token, r.at)
+			}
+			if _, err := tx.ExecContext(ctx, del+`(VALUES `+tx.db.dialect.values("", n, 4)+`)`, args...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
