@@ -21,11 +21,11 @@ type Brief struct {
 	Messages                    bool // there is a status message
 	RateLimit                   float64
 	CallLimit                   int
-	// RecordChannel is where its inputs are recorded. The next three are only set
-	// when it is.
+	// RecordChannel is where its calls are recorded. The next three are only set when
+	// it is.
 	RecordChannel plat.ChannelID
-	RecordPercent int
 	RecordOutputs bool
+	RecordPercent int
 	VersionLabel  string
 }
 
@@ -34,8 +34,8 @@ func (b Brief) Service() Service {
 	return Service{
 		ID: b.ID, Status: b.Status, Generation: b.Generation, ReadyGeneration: b.ReadyGeneration,
 		Number: b.Number, Min: b.Min, Max: b.Max, Desired: b.Desired, Target: b.Target, IdleTimeout: b.IdleTimeout,
-		Autoscale: b.Autoscale, Command: b.Command, RecordChannel: b.RecordChannel, RecordOutputs: b.RecordOutputs, VersionLabel: b.VersionLabel,
-		RateLimit: b.RateLimit, CallLimit: b.CallLimit,
+		Autoscale: b.Autoscale, Command: b.Command, RateLimit: b.RateLimit, CallLimit: b.CallLimit,
+		RecordChannel: b.RecordChannel, RecordOutputs: b.RecordOutputs, VersionLabel: b.VersionLabel,
 	}
 }
 
@@ -44,11 +44,10 @@ func (s Service) Brief() Brief {
 	b := Brief{
 		ID: s.ID, Status: s.Status, Generation: s.Generation, ReadyGeneration: s.ReadyGeneration,
 		Number: s.Number, Min: s.Min, Max: s.Max, Desired: s.Desired, Target: s.Target, IdleTimeout: s.IdleTimeout,
-		Autoscale: s.Autoscale, Command: s.Command, Messages: s.StatusMessage != "",
-		RateLimit: s.RateLimit, CallLimit: s.CallLimit,
+		Autoscale: s.Autoscale, Command: s.Command, RateLimit: s.RateLimit, CallLimit: s.CallLimit, Messages: s.StatusMessage != "",
 	}
 	if s.RecordChannel != "" {
-		b.RecordChannel, b.RecordPercent, b.RecordOutputs, b.VersionLabel = s.RecordChannel, s.RecordPercent(), s.RecordOutputs, s.VersionLabel
+		b.RecordChannel, b.RecordOutputs, b.RecordPercent, b.VersionLabel = s.RecordChannel, s.RecordOutputs, s.RecordPercent(), s.VersionLabel
 	}
 	return b
 }

@@ -267,8 +267,9 @@ func TestScalerSlowStart(t *testing.T) {
 	}
 }
 
-// TestScalerMissed: a call that another part of a split answered wakes the service, and keeps it awake no longer than any other call; it does so too when nobody looked
-// at the service before.
+// TestScalerMissed: a call that another part of a split answered wakes the service, and
+// keeps it awake no longer than any other call; it does so too when nobody looked at
+// the service before.
 func TestScalerMissed(t *testing.T) {
 	m := newMachine(deploy.Service{Number: 1, Desired: 0, Min: 0, Max: 2})
 	m.idle = 5 * time.Second
