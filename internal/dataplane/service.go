@@ -93,7 +93,9 @@ func (s *service) setInstances(ready []Instance) {
 			}
 		}
 	}
-	s.instances = next
+	if s.instances = next; len(next) > 0 {
+		s.load.Missed = 0
+	}
 	s.dispatch(time.Now())
 }
 
