@@ -191,6 +191,7 @@ func (a *API) resources() []func() {
 		a.addServices,
 		a.addEndpoints,
 		a.addTraffic,
+		a.addWhy,
 		a.addInference,
 		a.addResults,
 		a.addInstanceTypes,

@@ -139,6 +139,13 @@ type Instance struct {
 	ReadyAt    *string `json:"ready_at"`
 }
 
+func wireInstance(i deploy.Seen) Instance {
+	return Instance{
+		InstanceID: string(i.Workload), State: string(i.Health), Generation: i.Generation, Current: i.Current,
+		CreatedAt: micro(i.CreatedAt), ReadyAt: timeOrNull(i.ReadyAt),
+	}
+}
+
 func (a *API) addServices() {
 	op := func(id, method, path, summary string, row authz.Op) operation {
 		return operation{ID: id, Method: method, Path: path, Summary: summary, Tag: "service", Family: familyCompute, Op: row}
@@ -187,14 +194,7 @@ func (a *API) addServices() {
 			}
 			out := &entries[Instance]{Entries: make([]Instance, 0, len(all))}
 			for _, i := range all {
-				w := Instance{
-					InstanceID: string(i.Workload), State: string(i.Health), Generation: i.Generation, Current: i.Current, CreatedAt: micro(i.CreatedAt),
-				}
-				if !i.ReadyAt.IsZero() {
-					at := micro(i.ReadyAt)
-					w.ReadyAt = &at
-				}
-				out.Entries = append(out.Entries, w)
+				out.Entries = append(out.Entries, wireInstance(i))
 			}
 			return out, nil
 		})

@@ -79,7 +79,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	a.orgs.OneWhile(a.openPorts(deploys))
 	manager := deploy.NewManager(deploy.Config{
 		Store: deploys, Blobs: a.blobs, Models: modelRefs{training}, Publisher: services, Commands: a.commands, Now: a.now,
-		Taking: services.Taking,
+		Taking: services.Taking, Ends: services.Ends,
 		RecordChannel: func(ctx context.Context, org plat.OrgID, id plat.ChannelID) error {
 			return recordChannel(ctx, files, org, id)
 		},
@@ -102,8 +102,12 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 		proxy.StoreRecordings(ctx, func(ctx context.Context, r *dataplane.Recording) error { return storeRecording(ctx, files, r) })
 		return nil
 	})
+	a.leaving.carried, a.countLate, a.drainTunnels = proxy.Carried, proxy.CountLate, proxy.Drain
 	a.group.Add("tunnels", func(ctx context.Context) error {
 		<-ctx.Done()
+		if a.leaving.over.Load() { // they are carried
+			return nil
+		}
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.Drain)
 		defer cancel()
 		proxy.Drain(limited)

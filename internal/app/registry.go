@@ -38,7 +38,7 @@ func (a *App) openData(ctx context.Context) error {
 	if err := os.Chmod(a.cfg.Data, 0o700); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	l, err := lock(a.cfg.Data)
+	l, err := a.takeData(ctx)
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,9 @@ type Server struct {
 	LogFormat     string            `name:"log-format" help:"text or json." default:"text" enum:"text,json" env:"PANAL_LOG_FORMAT"`
 	Admin         string            `name:"admin-listen" help:"Loopback address for pprof; empty: none." env:"PANAL_ADMIN_LISTEN"`
 	Drain         time.Duration     `help:"How long a shutdown waits for requests in flight." default:"30s" env:"PANAL_DRAIN"`
-	StreamGrace   time.Duration     `name:"stream-grace" help:"How long streams and WebSockets go on once their service is stopped or their instance replaced. Then a stream of events ends with an event, a WebSocket with a close frame, and what else is under way is broken off." default:"10m" env:"PANAL_STREAM_GRACE"`
+	LameDuck      time.Duration     `name:"lame-duck" help:"How long a server whose listening sockets are held by its starter (panal supervise, systemd) goes on as usual once it is told to end, with Connection: close on its answers, so that no kept connection is closed under a request." default:"2s" env:"PANAL_LAME_DUCK"`
+	StreamGrace   time.Duration     `name:"stream-grace" help:"How long streams, WebSockets and other calls that an instance has go on once their service is stopped, their instance replaced, or their server has handed over to the next one. Then a stream of events ends with an event, a WebSocket with a close frame, and what else is under way is broken off." default:"10m" env:"PANAL_STREAM_GRACE"`
+	LockWait      time.Duration     `name:"lock-wait" help:"How long to wait for another server to give the data directory up; panal supervise sets it for the server that takes over." default:"0s" env:"PANAL_LOCK_WAIT"`
 	Python        string            `help:"Interpreter of the built-in profiles (abeja-inc/*)." default:"/usr/bin/python3" env:"PANAL_PYTHON"`
 	Profiles      map[string]string `help:"Further images: NAME=INTERPRETER;…, e.g. custom/*=/opt/py/bin/python3." env:"PANAL_PROFILES"`
 	PipIndexURL   string            `name:"pip-index-url" help:"Package index for requirements; empty: pip's own." env:"PANAL_PIP_INDEX_URL"`
@@ -131,7 +133,7 @@ func (c *Server) Validate() error {
 			return plat.InvalidField("admin-listen", "%q must be a loopback IP and port: the profiler shows memory", c.Admin)
 		}
 	}
-	for name, d := range map[string]time.Duration{"drain": c.Drain, "hold-timeout": c.HoldTimeout, "idle-timeout": c.IdleTimeout, "tunnel-idle-timeout": c.TunnelIdle} {
+	for name, d := range map[string]time.Duration{"drain": c.Drain, "lame-duck": c.LameDuck, "stream-grace": c.StreamGrace, "lock-wait": c.LockWait, "hold-timeout": c.HoldTimeout, "idle-timeout": c.IdleTimeout, "tunnel-idle-timeout": c.TunnelIdle} {
 		if d < 0 {
 			return plat.InvalidField(name, "can't be negative")
 		}

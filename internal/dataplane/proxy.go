@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -57,6 +58,9 @@ type Proxy struct {
 	tunnels tunnels
 	rec     *recorder
 	limiter *limiter
+
+	late    atomic.Bool // CountLate was called
+	carried [2]atomic.Int64
 }
 
 // smallBody is the longest body that is read before an instance is taken, so
@@ -131,7 +135,7 @@ type Async struct {
 func (p *Proxy) ServeCall(w http.ResponseWriter, r *http.Request, call Call) {
 	start := time.Now()
 	buf := p.bufs.Get().(*[]byte)
-	x := &exchange{p: p, w: w, r: r, call: &call, buf: *buf, rc: http.NewResponseController(w), class: classCut}
+	x := &exchange{p: p, w: w, r: r, call: &call, buf: *buf, rc: http.NewResponseController(w), class: classCut, late: p.late.Load()}
 	defer func() {
 		end := time.Now()
 		took := end.Sub(start)
@@ -170,6 +174,7 @@ type exchange struct {
 	pump   *pump  // of a streamed body, once that has begun
 	class  int    // of the outcome
 	ticket ticket // of the limiter
+	late   bool   // it began after CountLate
 
 	upgrade string // the protocol that the caller wants to switch to
 	tunnel  bool   // it has switched
@@ -240,7 +245,7 @@ func (x *exchange) serve(start time.Time) {
 			return
 		}
 		x.live = rt.live
-		res := x.try(in, rt, tries, h.until)
+		res := x.carry(in, rt, tries, h.until)
 		if !res.again {
 			return
 		}
@@ -250,6 +255,32 @@ func (x *exchange) serve(start time.Time) {
 		}
 		h.avoid = res.avoid
 	}
+}
+
+// carry is try, counted: what an instance has goes on by itself, whatever becomes of the
+// rest of the server. An asynchronous call is still to be recorded.
+func (x *exchange) carry(in *instance, rt *Route, tries int, until time.Time) result {
+	if x.call.Async == nil {
+		n := &x.p.carried[0]
+		if x.late {
+			n = &x.p.carried[1]
+		}
+		n.Add(1)
+		defer n.Add(-1)
+	}
+	return x.try(in, rt, tries, until)
+}
+
+// CountLate has Carried tell the calls that begin from now on from those before.
+func (p *Proxy) CountLate() { p.late.Store(true) }
+
+// Carried returns how many calls have an instance, those that began before CountLate or
+// after it: they need this process for nothing but its connections.
+func (p *Proxy) Carried(late bool) int64 {
+	if late {
+		return p.carried[1].Load()
+	}
+	return p.carried[0].Load()
 }
 
 // acquire takes an instance of the service that the target names now.

@@ -124,6 +124,18 @@ func (s Service) Wanted() int {
 	return min(n, s.Goal())
 }
 
+// MaxBackoff is the longest that the next instance waits after one that failed.
+const MaxBackoff = time.Minute
+
+// BacksOff tells for how long the next instance still waits. A RetryAt that is further
+// away than any is one of a clock that was set back since.
+func (s Service) BacksOff(now time.Time) time.Duration {
+	if d := s.RetryAt.Sub(now); d > 0 && d <= MaxBackoff {
+		return d
+	}
+	return 0
+}
+
 // Asleep tells that the service has no instances because nobody calls it: the next
 // request brings one.
 func (s Service) Asleep() bool { return s.Answering() && s.Goal() == 0 }

@@ -188,6 +188,27 @@ func (m *Manager) Services(ctx context.Context, org plat.OrgID, dep plat.Deploym
 	return m.Store.Services(ctx, dep)
 }
 
+// End is how an instance ended that was not meant to.
+type End struct {
+	Workload plat.WorkloadID
+	At       time.Time
+	Lived    time.Duration // since it was made
+	// ExitCode is its agent's (137: killed); -1 for one that was ended because it did not
+	// get ready, or did not answer its health check.
+	ExitCode int
+	// Reason says why, with the last lines of its log after a newline.
+	Reason string
+}
+
+// Ends returns how instances of a service ended lately that were not meant to, newest
+// first: what is known of it since the server was started.
+func (m *Manager) Ends(id plat.ServiceID) []End {
+	if m.Config.Ends == nil {
+		return nil
+	}
+	return m.Config.Ends(id)
+}
+
 // Health is what an instance is seen to do.
 type Health string
 

@@ -88,8 +88,8 @@ func (c *Controller) step(ctx context.Context, id plat.ServiceID) error {
 		if err := c.start(ctx, &s, d.start); err != nil {
 			errs = append(errs, err)
 		}
-	} else if s.RetryAt.After(now) && s.Status != deploy.Stopped && s.Status != deploy.Failed {
-		c.again(id, s.RetryAt.Sub(now))
+	} else if wait := s.BacksOff(now); wait > 0 && s.Status != deploy.Stopped && s.Status != deploy.Failed {
+		c.again(id, wait)
 	}
 	if d.start == 0 {
 		c.feed(id)
@@ -167,6 +167,7 @@ func (c *Controller) inspect(ctx context.Context, s *deploy.Service, i deploy.In
 			if err := c.failed(ctx, s, i, reason); err != nil {
 				return view{Instance: i}, true, err // not replaced before it is on record
 			}
+			c.ends.add(i, now, st.ExitCode, reason)
 			i.State = deploy.InstanceStopping
 			if err := c.Store.UpdateInstance(ctx, i); err != nil {
 				return view{}, false, fmt.Errorf("record the end: %w", err)
@@ -203,11 +204,15 @@ func (c *Controller) check(ctx context.Context, s *deploy.Service, i deploy.Inst
 	c.mu.Lock()
 	if healthy {
 		delete(c.sick, i.Workload)
-	} else if !i.ReadyAt.IsZero() {
-		if c.sick[i.Workload].IsZero() {
+	} else if !i.ReadyAt.IsZero() || since.After(now) {
+		// What is after now is of a clock that was set back since.
+		if at := c.sick[i.Workload]; at.IsZero() || at.After(now) {
 			c.sick[i.Workload] = now
 		}
-		since, limit, why = c.sick[i.Workload], c.SickLimit, "it failed its health check for %s"
+		since = c.sick[i.Workload]
+		if !i.ReadyAt.IsZero() {
+			limit, why = c.SickLimit, "it failed its health check for %s"
+		}
 	}
 	c.mu.Unlock()
 	if healthy || now.Sub(since) < limit {
@@ -223,6 +228,7 @@ func (c *Controller) check(ctx context.Context, s *deploy.Service, i deploy.Inst
 	if err := c.failed(ctx, s, i, reason); err != nil {
 		return view{Instance: i}, true, err
 	}
+	c.ends.add(i, now, -1, reason)
 	return view{}, false, c.leave(ctx, *s, i)
 }
 
@@ -397,8 +403,8 @@ func (c *Controller) start(ctx context.Context, s *deploy.Service, n int) error 
 			c.route(ctx, next.Deployment)
 			c.queue(s.ID) // what started of it is to end
 		}
-		if next.RetryAt.After(now) {
-			c.again(s.ID, next.RetryAt.Sub(now))
+		if wait := next.BacksOff(now); wait > 0 {
+			c.again(s.ID, wait)
 		}
 	}
 	if plat.KindOf(err) == nil {

@@ -99,6 +99,7 @@ type Controller struct {
 	drains  map[plat.WorkloadID]*drain
 	logged  map[string]string
 	scaling *scaling
+	ends    ends
 	bg      sync.WaitGroup
 
 	walk walk // of Prime, then of Run

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -133,10 +134,14 @@ type world struct {
 	ver    deploy.Version
 	stop   func()
 
+	leapt atomic.Int64 // nanoseconds that the clock is off
+
 	mu    sync.Mutex
 	spool map[plat.WorkloadID]int
 	full  bool // the log store is
 }
+
+func (w *world) now() time.Time { return plat.SystemClock().Add(time.Duration(w.leapt.Load())) }
 
 // newWorld makes a deployment with one version on a fake machine. The controller
 // is primed but does not run yet.
@@ -163,7 +168,7 @@ func (w *world) open() {
 	w.t.Helper()
 	w.routes = &routes{Table: dataplane.NewTable(), deps: map[plat.DeploymentID]dataplane.Deployment{}, ended: map[plat.WorkloadID]dataplane.Ending{}}
 	w.ctl = service.New(service.Config{
-		Log: slogTo(w.t), Now: plat.SystemClock, Store: w.store, Models: models{w.org}, Runner: w.run, Tokens: w.tokens, Routes: w.routes,
+		Log: slogTo(w.t), Now: w.now, Store: w.store, Models: models{w.org}, Runner: w.run, Tokens: w.tokens, Routes: w.routes,
 		APIURL: "http://127.0.0.1:8600", Resync: 200 * time.Millisecond, SickLimit: 300 * time.Millisecond,
 		IngestSpool: func(_ context.Context, st runner.Status, b []runner.SpoolBatch) error {
 			w.mu.Lock()
@@ -181,7 +186,7 @@ func (w *world) open() {
 	} else {
 		blobs = blob.New(memblob.New())
 	}
-	w.man = deploy.NewManager(deploy.Config{Store: w.store, Blobs: blobs, Models: models{w.org}, Publisher: w.ctl, Now: plat.SystemClock})
+	w.man = deploy.NewManager(deploy.Config{Store: w.store, Blobs: blobs, Models: models{w.org}, Publisher: w.ctl, Now: w.now})
 	w.ok(w.ctl.Prime(w.t.Context()))
 }
 
@@ -457,6 +462,35 @@ func TestSickInstanceIsReplaced(t *testing.T) {
 		now := w.routes.instances(s.Deployment, s.ID)
 		return len(now) == 1 && now[0] != sick
 	})
+}
+
+// TestClockLeaps: a clock that leaps by hours, forward or back, holds nothing up: what dies
+// or hangs is replaced, what is new starts.
+func TestClockLeaps(t *testing.T) {
+	w := newWorld(t, fakerunner.Config{Script: running})
+	w.start()
+	s := w.create(1)
+	w.becomes(s.ID, deploy.Ready)
+	replaced := func(what string, end func(plat.WorkloadID)) {
+		t.Helper()
+		old := w.routes.instances(s.Deployment, s.ID)[0]
+		end(old)
+		w.eventually(what, func() bool {
+			now := w.routes.instances(s.Deployment, s.ID)
+			return len(now) == 1 && now[0] != old
+		})
+		w.becomes(s.ID, deploy.Ready)
+	}
+	die := func(id plat.WorkloadID) { w.run.Exit(id, 1, "boom") }
+	hang := func(id plat.WorkloadID) { w.run.SetPhase(id, runner.PhaseRunning, false) }
+	for _, leap := range []time.Duration{5 * time.Hour, -24 * time.Hour} {
+		replaced("replacement before the leap", die) // leaves a time to try again
+		w.leapt.Add(int64(leap))
+		replaced("replacement of what died after a leap of "+leap.String(), die)
+		w.leapt.Add(int64(-leap / 2))
+		replaced("replacement of what hung after a leap of "+leap.String(), hang)
+		w.becomes(w.create(1).ID, deploy.Ready)
+	}
 }
 
 func TestStopDrainsFirst(t *testing.T) {

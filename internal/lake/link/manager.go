@@ -105,7 +105,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		} else {
 			m.start(ctx)
 		}
-		if now := m.opt.Now(); now.Sub(swept) > sweepEvery {
+		if now := m.opt.Now(); now.Sub(swept).Abs() > sweepEvery {
 			swept = now
 			if _, err := m.opt.Store.DropTombstones(ctx, now.Add(-tombstonesFor), 10_000); err != nil && ctx.Err() == nil {
 				m.opt.Log.LogAttrs(ctx, slog.LevelWarn, "old tombstones can't be dropped; it is tried again", slog.String(plat.LogError, err.Error()))
