@@ -75,6 +75,11 @@ torture: ## Kill server, PostgreSQL, S3 and SQS server 50 times under load (PANA
 	@PANAL_TORTURE_KILLS=$${PANAL_TORTURE_KILLS:-50} go test ./e2e -run 'TestTorture|TestLinkTorture' -count 1 -v -timeout 60m
 	@PANAL_OUTAGE=$${PANAL_OUTAGE:-10m} go test ./e2e -run TestDatabaseOutage -count 1 -v -timeout 60m
 
+.PHONY: torture-links
+torture-links: ## The same for linked buckets alone, for PANAL_TORTURE_FOR (5m) at PANAL_TORTURE_RATE (500) changes a second
+	@scripts/setup
+	@PANAL_TORTURE_FOR=$${PANAL_TORTURE_FOR:-5m} go test ./e2e -run TestLinkTorture -count 1 -v -timeout 60m
+
 .PHONY: dist
 dist: build ## dist/: the static binary and a systemd unit
 	@rm -rf dist && mkdir -p dist

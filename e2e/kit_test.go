@@ -19,9 +19,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"panal/internal/app"
 	"panal/internal/client"
 )
 
@@ -30,6 +32,8 @@ const image = "abeja-inc/all-cpu:19.10"
 // platform is a running server and a client of it, for tests written in Go.
 type platform struct {
 	t      *testing.T
+	binary string
+	verb   string // serve or supervise
 	data   string
 	listen string
 	flags  []string
@@ -46,16 +50,58 @@ func startPlatform(t *testing.T, flags ...string) *platform {
 	return startPlatformAt(t, filepath.Join(t.TempDir(), "data"), flags...)
 }
 
+// startSupervised starts a supervised server, of a program of its own that the test may
+// replace.
+func startSupervised(t *testing.T, flags ...string) *platform {
+	t.Helper()
+	p := &platform{t: t, binary: filepath.Join(t.TempDir(), "panal"), verb: "supervise", data: filepath.Join(t.TempDir(), "data"), flags: flags}
+	p.install(binary)
+	p.open()
+	return p
+}
+
+// install puts a program in the place of the platform's, as a package manager does.
+func (p *platform) install(from string) {
+	p.t.Helper()
+	b, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(p.binary+".new", b, 0o755)
+	}
+	if err == nil {
+		err = os.Rename(p.binary+".new", p.binary)
+	}
+	if err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// server is the process that has the data directory.
+func (p *platform) server() int {
+	pid, err := app.ServerPID(p.data)
+	if err != nil {
+		return 0
+	}
+	return pid
+}
+
 // startPlatformAt starts a server on a directory; it and its workloads end with the
 // test.
 func startPlatformAt(t *testing.T, data string, flags ...string) *platform {
+	t.Helper()
+	p := &platform{t: t, binary: binary, verb: "serve", data: data, flags: flags}
+	p.open()
+	return p
+}
+
+func (p *platform) open() {
+	t := p.t
 	t.Helper()
 	lookAtSources()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &platform{t: t, data: data, listen: l.Addr().String(), flags: flags}
+	p.listen = l.Addr().String()
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -78,12 +124,11 @@ func startPlatformAt(t *testing.T, data string, flags ...string) *platform {
 	p.start()
 	org, user, token := adminOf(t, p.data)
 	p.api = client.New("http://"+p.listen, org, user, token)
-	return p
 }
 
 func (p *platform) start() {
 	p.t.Helper()
-	p.cmd = exec.Command(binary, append([]string{"serve", "--data", p.data, "--listen", p.listen}, p.flags...)...)
+	p.cmd = exec.Command(p.binary, append([]string{p.verb, "--data", p.data, "--listen", p.listen}, p.flags...)...)
 	p.cmd.Stderr = p.log
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)
@@ -133,7 +178,7 @@ func archiveOf(t *testing.T, files map[string]string) []byte {
 	zw := gzip.NewWriter(&out)
 	tw := tar.NewWriter(zw)
 	for name, text := range files {
-		if err := tw.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(text))}); err != nil {
+		if err := tw.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(text))}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := io.WriteString(tw, text); err != nil {
@@ -234,11 +279,32 @@ func (p *platform) lines(path string) []string {
 	}
 }
 
+// command deploys the example server as a service of some instances, waits until it is
+// READY and returns deployment and service ids.
+func (p *platform) command(instances int) (deployment, service string) {
+	p.t.Helper()
+	program, err := os.ReadFile(exampleServer)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	deployment, service = p.deploy(map[string]any{"image": image, "command": []string{"./server"}, "health_path": "/healthz"}, map[string]string{"server": string(program)}, instances)
+	path := p.api.OrgPath("deployments", deployment, "services", service)
+	p.until("READY", time.Minute, func() bool { return p.call(http.MethodGet, path, nil)["status"] == "READY" })
+	return deployment, service
+}
+
 // service deploys code as a service and returns deployment and service ids.
 func (p *platform) service(files map[string]string, instances int) (deployment, service string) {
 	p.t.Helper()
+	return p.deploy(map[string]any{"image": image, "handler": "main:handler"}, files, instances)
+}
+
+// deploy deploys a version as a service and returns deployment and service ids.
+func (p *platform) deploy(version map[string]any, files map[string]string, instances int) (deployment, service string) {
+	p.t.Helper()
+	version["version"] = "1"
 	deployment = p.call(http.MethodPost, p.api.OrgPath("deployments"), map[string]string{"name": "hostile"})["deployment_id"].(string)
-	v := p.call(http.MethodPost, p.api.OrgPath("deployments", deployment, "versions"), map[string]string{"version": "1", "image": image, "handler": "main:handler"})
+	v := p.call(http.MethodPost, p.api.OrgPath("deployments", deployment, "versions"), version)
 	source := archiveOf(p.t, files)
 	res, err := p.api.Do(context.Background(), client.Request{Method: http.MethodPut, Path: v["upload_url"].(string), Body: bytes.NewReader(source), Size: int64(len(source))})
 	if err != nil {
@@ -270,4 +336,38 @@ func (p *platform) infer(deployment, service, body string) (int, string) {
 		p.t.Fatal(err)
 	}
 	return res.StatusCode, string(b)
+}
+
+// signal sends a signal to the process that the test started.
+func (p *platform) signal(s syscall.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// logText is what the server has logged so far.
+func (p *platform) logText() string {
+	b, err := os.ReadFile(p.log.Name())
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return string(b)
+}
+
+// stop ends the server by panal stop, and its supervisor with it.
+func (p *platform) stop(t *testing.T) {
+	t.Helper()
+	if out, err := exec.Command(binary, "stop", "--data", p.data).CombinedOutput(); err != nil {
+		t.Fatalf("stop: %v\n%s", err, out)
+	}
+	select {
+	case err := <-p.done:
+		if err != nil {
+			t.Errorf("the server ended with %v", err)
+		}
+		p.cmd = nil
+	case <-time.After(time.Minute):
+		t.Fatal("the server goes on")
+	}
 }

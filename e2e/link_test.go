@@ -297,4 +297,211 @@ func linkedBucket(t *testing.T, q *queue, engine ...string) {
 	if _, err := p.put(ch, "a.bin", bytes.Repeat([]byte("x"), 10), false); err == nil {
 		t.Error("a linked channel took an upload")
 	}
+
+	// Unlinked: an ordinary empty channel, whoever dies right after; the bucket keeps everything.
+	old := files("file_id:*")[0]
+	if dry := p.call(http.MethodDelete, link+"?dry_run=true", nil); dry["files"] != 3.0 || dry["bucket"] != bucket || dry["unlinked"] != false {
+		t.Errorf("dry run = %v", dry)
+	}
+	if n := len(files("file_id:*")); n != 3 {
+		t.Errorf("a dry run left %d files", n)
+	}
+	if done := p.call(http.MethodDelete, link, nil); done["files"] != 3.0 || done["unlinked"] != true {
+		t.Errorf("unlinked = %v", done)
+	}
+	p.kill()
+	p.start()
+	if n, c := len(files("file_id:*")), p.call(http.MethodGet, client.Path("channels", ch, "count"), nil)["count"]; n != 0 || c != 0.0 {
+		t.Errorf("%d files, %v counted after unlinking", n, c)
+	}
+	if status, _ := download(old); status != http.StatusNotFound {
+		t.Errorf("download after unlinking = %d", status)
+	}
+	if q == nil {
+		if status := post("Bearer "+secret, event("ObjectCreated:Put", "in/x")); status != http.StatusUnauthorized {
+			t.Errorf("posting to an unlinked channel = %d", status)
+		}
+	}
+	if err := p.api.JSON(t.Context(), http.MethodDelete, link, nil, nil, nil); err == nil || !strings.Contains(err.Error(), "not found") && !strings.Contains(err.Error(), "does not exist") {
+		t.Errorf("unlinking again = %v", err)
+	}
+	rows, _ := p.call(http.MethodGet, client.Path("organizations", p.api.Org, "audit")+"?operation=unlink-channel", nil)["rows"].([]any)
+	if len(rows) == 0 {
+		t.Error("no audit row of unlinking")
+	}
+	own, err := p.put(ch, "own.bin", []byte("own"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, body := refusal(p, link, ask); status != http.StatusConflict {
+		t.Errorf("linking a channel with a file = %d %s", status, body)
+	}
+	p.call(http.MethodDelete, client.Path("channels", ch, own), nil)
+	again := p.call(http.MethodPost, link, ask)
+	if q == nil && (again["feed_secret"] == secret || again["feed_secret"] == "") {
+		t.Error("the next link has the secret of the one before")
+	}
+	wait("the import by the next link", func() bool { return len(files("file_id:*")) == 3 })
+	for _, f := range files("file_id:*") {
+		if f.(map[string]any)["file_id"] == old.(map[string]any)["file_id"] {
+			t.Error("a file of the link before is back")
+		}
+	}
+}
+
+// TestLinkedVersionedBucket: in a bucket with versions a file is one version of an object: it
+// stays readable until the index knows that another took its place, and never has other bytes.
+func TestLinkedVersionedBucket(t *testing.T) {
+	where, err := url.Parse(bucketURL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	endpoint := where.Query().Get("endpoint")
+	s3, err := minio.New(strings.TrimPrefix(endpoint, "http://"), &minio.Options{
+		Creds: credentials.NewStaticV4(os.Getenv("PANAL_S3_ACCESS_KEY"), os.Getenv("PANAL_S3_SECRET_KEY"), ""), BucketLookup: minio.BucketLookupPath,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bucket := "v-" + strings.ToLower(rand.Text())
+	if err := s3.MakeBucket(t.Context(), bucket, minio.MakeBucketOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	// The server of the tests takes a version from before versions for the newest once
+	// any is deleted for good: that has a key of its own.
+	key := "in/before.txt"
+	put := func(body string) string {
+		t.Helper()
+		o, err := s3.PutObject(t.Context(), bucket, key, strings.NewReader(body), int64(len(body)), minio.PutObjectOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o.VersionID
+	}
+	remove := func(version string) {
+		t.Helper()
+		if err := s3.RemoveObject(t.Context(), bucket, key, minio.RemoveObjectOptions{VersionID: version}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("before versions")
+	if err := s3.EnableVersioning(t.Context(), bucket); err != nil {
+		t.Fatal(err)
+	}
+	p := startPlatform(t, "--link-endpoint", endpoint)
+	c, err := p.api.CreateChannel(t.Context(), "linked", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.api.LinkChannel(t.Context(), c.ID, client.NewLink{
+		Endpoint: endpoint, Bucket: bucket, Prefix: "in/", Feed: "none", AccessKey: os.Getenv("PANAL_S3_ACCESS_KEY"), SecretKey: os.Getenv("PANAL_S3_SECRET_KEY"),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	p.until("the import", time.Minute, func() bool {
+		l, err := p.api.Link(t.Context(), c.ID)
+		return err == nil && l.ImportedAt != nil
+	})
+	file := func() (out client.File) {
+		t.Helper()
+		n := 0
+		if err := p.api.Files(t.Context(), c.ID, "", false, 10, func(f client.File) error { out, n = f, n+1; return nil }); err != nil || n > 1 {
+			t.Fatalf("%d files, %v", n, err)
+		}
+		return out
+	}
+	// The index hears of a change here and nowhere else.
+	look := func() client.File {
+		t.Helper()
+		if v, err := p.api.VerifyChannel(t.Context(), c.ID, false, true); err != nil || v.Left != 0 {
+			t.Fatalf("verify: %+v, %v", v, err)
+		}
+		return file()
+	}
+	reads := func(what string, f client.File, want string) {
+		t.Helper()
+		res, err := http.Get(f.DownloadURI)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = res.Body.Close() }()
+		got, err := io.ReadAll(res.Body)
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case want == "" && res.StatusCode != http.StatusNotFound:
+			t.Errorf("%s: %d %q, want 404", what, res.StatusCode, got)
+		case want != "" && (res.StatusCode != http.StatusOK || string(got) != want):
+			t.Errorf("%s: %d %q, want %q", what, res.StatusCode, got, want)
+		}
+	}
+	others := func(fs ...client.File) {
+		t.Helper()
+		seen := map[string]bool{}
+		for _, f := range fs {
+			if f.ID == "" || seen[f.ID] {
+				t.Errorf("no file of its own: %+v", fs)
+			}
+			seen[f.ID] = true
+		}
+	}
+
+	zero := file()
+	reads("from before versions", zero, "before versions")
+	put("after")
+	zero1 := look()
+	others(zero, zero1)
+	reads("from before versions, overwritten", zero, "")
+	reads("its first version", zero1, "after")
+	remove("")
+	if f := look(); f.ID != "" {
+		t.Errorf("behind its delete marker: %+v", f)
+	}
+
+	key = "in/a.txt"
+	v1 := put("one")
+	one := look()
+	reads("version 1", one, "one")
+
+	v2 := put("two, longer")
+	reads("version 1, overwritten and not heard of", one, "one")
+	two := look()
+	others(one, two)
+	reads("version 2", two, "two, longer")
+	reads("version 1, whose id is gone", one, "")
+
+	remove("") // a delete marker
+	reads("version 2 behind a marker that was not heard of", two, "two, longer")
+	if f := look(); f.ID != "" {
+		t.Errorf("behind a delete marker: %+v", f)
+	}
+	reads("version 2 behind a marker", two, "")
+
+	v3 := put("three")
+	three := look()
+	reads("version 3", three, "three")
+	remove(v3) // for good: what is newest then is the marker
+	reads("version 3, deleted for good and not heard of", three, "")
+	if f := look(); f.ID != "" {
+		t.Errorf("after version 3: %+v", f)
+	}
+	for o := range s3.ListObjects(t.Context(), bucket, minio.ListObjectsOptions{Prefix: key, Recursive: true, WithVersions: true}) {
+		if o.Err != nil {
+			t.Fatal(o.Err)
+		}
+		if o.IsDeleteMarker {
+			remove(o.VersionID)
+		}
+	}
+	back := look() // without the marker version 2 is the object again, as another file
+	others(one, two, three, back)
+	reads("version 2 again", back, "two, longer")
+	remove(v2)
+	reads("version 2, deleted for good", back, "")
+	last := look()
+	others(back, last)
+	reads("version 1 again", last, "one")
+	if v1 == "" || v1 == v2 {
+		t.Errorf("versions %q, %q", v1, v2)
+	}
 }

@@ -111,8 +111,12 @@ func fill(ctx context.Context, o options) (err error) {
 	// The patterns go again: their ids are like no others.
 	return db.Write(ctx, func(tx *sqlstore.Tx) error {
 		for _, del := range []struct{ table, key, id string }{
-			{"instance", "workload", string(i.Workload)}, {"endpoint", "id", string(e.ID)}, {"service", "id", string(s.ID)},
-			{"code_version", "id", string(v.ID)}, {"endpoint_change", "deployment_id", string(d.ID)}, {"deployment", "id", string(d.ID)},
+			{"instance", "workload", string(i.Workload)},
+			{"endpoint", "id", string(e.ID)},
+			{"service", "id", string(s.ID)},
+			{"code_version", "id", string(v.ID)},
+			{"endpoint_change", "deployment_id", string(d.ID)},
+			{"deployment", "id", string(d.ID)},
 		} {
 			if _, err := tx.ExecContext(ctx, "DELETE FROM "+del.table+" WHERE "+del.key+" = $1", del.id); err != nil {
 				return err

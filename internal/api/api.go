@@ -35,6 +35,7 @@ import (
 	"panal/internal/dataset"
 	"panal/internal/deploy"
 	"panal/internal/lake"
+	"panal/internal/lake/incoming"
 	"panal/internal/lake/journal"
 	"panal/internal/lake/link"
 	"panal/internal/logs"
@@ -72,6 +73,8 @@ type Deps struct {
 	Lake    *lake.Service
 	// Links are of channels whose files are in other buckets.
 	Links *link.Manager
+	// Incoming hears of what was put straight into our bucket; nil without one.
+	Incoming *incoming.Finder
 	// Verify compares a channel's index with its storage and its journal.
 	Verify func(ctx context.Context, c lake.Channel, opt journal.VerifyOptions) (journal.Report, error)
 	// Backup writes a backup of the installation; flush sends what was written. It fails
@@ -188,6 +191,7 @@ func (a *API) resources() []func() {
 		a.addServices,
 		a.addEndpoints,
 		a.addTraffic,
+		a.addWhy,
 		a.addInference,
 		a.addResults,
 		a.addInstanceTypes,

@@ -21,6 +21,7 @@ func AuditExempt() map[string]string {
 	const inference = "a call of a model changes nothing of the platform; there are thousands a second, and metrics count them"
 	exempt := map[string]string{
 		"post-feed":             "a storage event: there are thousands a second, and the objects and the files they lead to are the record",
+		"post-upload-events":    "a storage event: as post-feed",
 		"ingest-logs":           "log lines of a workload: they are a record themselves",
 		"put-result":            "the result of an asynchronous call of a model: as the call itself",
 		"report-job-statistics": "statistics of a job while it trains: the job keeps them as its history",

@@ -58,6 +58,7 @@ type LinkAnswer struct {
 	LastBatch   int64   `json:"last_batch"`
 	Concurrency int64   `json:"concurrency" doc:"batches that may be written at a time now"`
 	LagSeconds  float64 `json:"lag_seconds" doc:"from a message's arrival to its end"`
+	Rate        float64 `json:"rate" doc:"messages done a second, lately"`
 }
 
 func linkWire(ctx context.Context, st link.Status) *LinkAnswer {
@@ -66,7 +67,7 @@ func linkWire(ctx context.Context, st link.Status) *LinkAnswer {
 		ChannelID: string(l.Channel), Endpoint: l.Place.Endpoint, Region: l.Place.Region, Bucket: l.Place.Bucket, Prefix: l.Place.Prefix,
 		Feed: string(l.Feed.Kind), QueueURL: l.Feed.Queue, FeedError: st.FeedError, Paused: l.Paused, CreatedAt: l.CreatedAt.Format(plat.TimeSecZ), Listed: l.Walk.Seen, Drift: l.Walk.Drift,
 		Waiting: st.Backlog.Messages, Dead: st.Dead, Messages: st.Figures.Messages, Changed: st.Figures.Changed,
-		LastBatch: st.Figures.LastBatch, Concurrency: st.Figures.Concurrency, LagSeconds: st.Figures.Lag.Seconds(),
+		LastBatch: st.Figures.LastBatch, Concurrency: st.Figures.Concurrency, LagSeconds: st.Figures.Lag.Seconds(), Rate: st.Figures.Rate,
 	}
 	if l.Feed.Kind == link.FeedWebhook {
 		out.FeedURL = baseURL(ctx) + "/feeds/" + string(l.Channel) + "/s3"
@@ -80,6 +81,17 @@ func linkWire(ctx context.Context, st link.Status) *LinkAnswer {
 		out.Oldest = &s
 	}
 	return out
+}
+
+// Unlinked is what a channel had by its link.
+type Unlinked struct {
+	ChannelID string `json:"channel_id"`
+	Bucket    string `json:"bucket"`
+	Prefix    string `json:"prefix"`
+	Files     int64  `json:"files" doc:"that the channel had; the objects are where they were"`
+	Waiting   int64  `json:"waiting" doc:"messages in the feed; those in an SQS queue stay there"`
+	Dead      int64  `json:"dead" doc:"dead letters"`
+	Unlinked  bool   `json:"unlinked" doc:"false after a dry run"`
 }
 
 // DeadLetter is a message that led to nothing.
@@ -157,6 +169,41 @@ func (a *API) addLinks() {
 			return nil, err
 		}
 		return status(ctx, id)
+	})
+
+	type unlinkIn struct {
+		ChannelPath
+		DryRun string `query:"dry_run" doc:"true: only tell what would go"`
+	}
+	register(a, op("unlink-channel", http.MethodDelete, base, "Unlink a channel: its files go from the index, the bucket's objects stay; 400 while datasets refer to them"), func(ctx context.Context, in *unlinkIn) (*Unlinked, error) {
+		id, err := of(ctx, in.ChannelPath)
+		if err != nil {
+			return nil, err
+		}
+		dry := false
+		if in.DryRun != "" {
+			if dry, err = strconv.ParseBool(in.DryRun); err != nil {
+				return nil, plat.InvalidField("dry_run", "must be true or false")
+			}
+		}
+		users, more, err := a.Datasets.Referring(ctx, caller(ctx).Org, id)
+		if err != nil {
+			return nil, err
+		}
+		if len(users) > 0 {
+			return nil, inUse(users, more)
+		}
+		st, err := a.Links.Status(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		out := &Unlinked{ChannelID: string(id), Bucket: st.Link.Place.Bucket, Prefix: st.Link.Place.Prefix, Waiting: st.Backlog.Messages, Dead: st.Dead}
+		if out.Files, err = a.Lake.Count(ctx, caller(ctx).Org, lake.Filter{Channel: id}); err != nil || dry {
+			return out, err
+		}
+		_, err = a.Links.Unlink(ctx, id)
+		out.Unlinked = err == nil
+		return out, err
 	})
 
 	for verb, paused := range map[string]bool{"pause": true, "resume": false} {
@@ -238,15 +285,20 @@ func (a *API) addLinks() {
 	}, a.postFeed)
 }
 
+// feedSecret is what a sender of events shows.
+func feedSecret(r *http.Request) string {
+	scheme, secret, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return r.Header.Get("Authorization") // as some storages send it
+	}
+	return secret
+}
+
 // postFeed takes what a storage posts. It is not read here: what can't be is a dead
 // letter, and answering 400 would have the storage send it for ever.
 func (a *API) postFeed(w http.ResponseWriter, r *http.Request) {
-	scheme, secret, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		secret = r.Header.Get("Authorization") // as some storages send it
-	}
 	id := plat.ChannelID(param(r, "channel_id"))
-	if err := a.Links.Allowed(id, secret); err != nil { // before the body is taken
+	if err := a.Links.Allowed(id, feedSecret(r)); err != nil { // before the body is taken
 		a.fail(w, r, familyLake, err)
 		return
 	}

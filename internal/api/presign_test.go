@@ -5,6 +5,7 @@ package api_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"strings"
 	"testing"
@@ -12,6 +13,10 @@ import (
 
 	"panal/internal/blob"
 	"panal/internal/blob/memblob"
+	"panal/internal/lake"
+	"panal/internal/lake/incoming"
+	"panal/internal/plat"
+	"panal/internal/sqlstore"
 )
 
 // presigner is a store whose URLs tell what was asked for.
@@ -26,6 +31,65 @@ func (presigner) PresignGet(_ context.Context, key, contentType string, expiry t
 
 func (presigner) PresignPut(context.Context, string, time.Duration) (string, error) {
 	return "https://storage.example/put", nil
+}
+
+// straight is a presigner that copies: uploads go straight to it.
+type straight struct {
+	presigner
+	blob.Copier
+}
+
+// §10.3: where storage has URLs of its own, a signed upload's is one of these, and the file is
+// there as if its bytes had come here. Events of the storage are the secret's alone.
+func TestWireSignedUploadByStoragesURL(t *testing.T) {
+	d := memblob.New()
+	world := newWorld(t, withData(straight{presigner{d}, d}, plat.SystemClock), func(w *world, _ *sqlstore.DB) {
+		w.deps.Incoming = incoming.New(incoming.Options{
+			Lake: w.deps.Lake, Bucket: "bucket", Prefix: "p/", Secret: "a secret of the storage", Now: plat.SystemClock, Log: slog.New(slog.DiscardHandler),
+		})
+	})
+	w := &wire{world: world, as: "acme/developer", org: "/organizations/" + string(world.orgs["acme"].ID)}
+	ch := w.channel()
+	put := func(id, body string) string {
+		key := lake.IncomingKey(world.orgs["acme"].ID, plat.ChannelID(ch), plat.FileID(id))
+		if err := d.Put(t.Context(), key, strings.NewReader(body), int64(len(body)), blob.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		return `{"Records":[{"eventVersion":"2.1","eventName":"ObjectCreated:Put","s3":{"bucket":{"name":"bucket"},"object":{"key":"p/` + key + `"}}}]}`
+	}
+	p := w.call("POST", "/channels/"+ch, nil, "Content-Type", "image/jpeg", "x-abeja-meta-label_id", "7")
+	w.hasKeys("promise", p, "file_id", "content_type", "lifetime", "uploaded_at", "metadata", "channel_id", "url_expires_on", "upload_url")
+	if p["uploaded_at"] != nil || p["upload_url"] != "https://storage.example/put" {
+		t.Errorf("promise %v", p)
+	}
+	id := p["file_id"].(string)
+	w.refused("get before the PUT", 404, "GET", "/channels/"+ch+"/"+id, nil)
+	put(id, "hello")
+	f := w.call("GET", "/channels/"+ch+"/"+id, nil)
+	if f["content_type"] != "image/jpeg" || f["metadata"].(obj)["x-abeja-meta-label_id"] != "7" || f["etag"] != md5Of("hello") || f["size"] != 5.0 {
+		t.Errorf("file %v", f)
+	}
+	w.matches("uploaded_at", secOffset, f["uploaded_at"])
+	w.objects(1)
+
+	event := put(w.call("POST", "/channels/"+ch, nil)["file_id"].(string), "by an event")
+	for secret, want := range map[string]int{"": 401, "Bearer wrong": 401, "Bearer": 401} {
+		res, body := w.anonymous("POST", w.srv.URL+"/feeds/uploads/s3", strings.NewReader(event), "Authorization", secret)
+		isError(t, "with the secret "+secret, res.StatusCode, body, want, "unauthorized")
+	}
+	if c := w.call("GET", "/channels/"+ch+"/count", nil)["count"]; c != 1.0 {
+		t.Errorf("count = %v", c)
+	}
+	for _, secret := range []string{"Bearer a secret of the storage", "a secret of the storage"} {
+		if res, body := w.anonymous("POST", w.srv.URL+"/feeds/uploads/s3", strings.NewReader(event), "Authorization", secret); res.StatusCode != 200 {
+			t.Errorf("POST = %d %s", res.StatusCode, body)
+		}
+	}
+	if c := w.call("GET", "/channels/"+ch+"/count", nil)["count"]; c != 2.0 {
+		t.Errorf("count = %v", c)
+	}
+	res, body := w.anonymous("POST", w.srv.URL+"/feeds/uploads/s3", strings.NewReader("{"), "Authorization", "Bearer a secret of the storage")
+	isError(t, "broken", res.StatusCode, body, 400, "bad_request")
 }
 
 // §10.1, §10.6: where storage has URLs of its own, a file's are these, with the type as

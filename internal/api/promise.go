@@ -3,11 +3,13 @@
 package api
 
 import (
+	"io"
 	"net/http"
 	"net/url"
 
 	"panal/internal/authz"
 	"panal/internal/lake"
+	"panal/internal/lake/link"
 	"panal/internal/plat"
 	"panal/internal/x/httpx"
 	"panal/internal/x/signedurl"
@@ -34,6 +36,31 @@ func (a *API) addPromises() {
 		ID: "put-file", Method: http.MethodPut, Path: "/uploads/{channel_id}/{file_id}", Tag: "file", Family: familyLake, Public: true,
 		Summary: "Upload a file by its signed URL, once",
 	}, a.putFile)
+	a.raw(operation{
+		ID: "post-upload-events", Method: http.MethodPost, Path: "/feeds/uploads/s3", Tag: "file", Family: familyLake, Public: true,
+		Summary: "Take a storage event of the platform's own bucket, with the secret of --upload-secret; what it names is taken in when this answers",
+	}, a.postUploadEvents)
+}
+
+// postUploadEvents takes what the storage posts. It may be lost: listings find what it told of.
+func (a *API) postUploadEvents(w http.ResponseWriter, r *http.Request) {
+	if a.Incoming == nil {
+		a.fail(w, r, familyLake, plat.Errorf(plat.ErrUnauthenticated, "this server's files are in no bucket: no storage has events for it"))
+		return
+	}
+	if err := a.Incoming.Allowed(feedSecret(r)); err != nil { // before the body is taken
+		a.fail(w, r, familyLake, err)
+		return
+	}
+	body, err := io.ReadAll(httpx.IdleReader(w, http.MaxBytesReader(w, r.Body, link.MaxMessage), idleLimit))
+	if err == nil {
+		err = a.Incoming.Post(r.Context(), body)
+	}
+	if err != nil {
+		a.fail(w, r, familyLake, httpx.Body(err))
+		return
+	}
+	writeJSON(w, http.StatusOK, struct{}{})
 }
 
 // promiseKey is what the signature of an upload URL is about. It is no key of an
@@ -42,11 +69,11 @@ func promiseKey(channel plat.ChannelID, file plat.FileID) string {
 	return "/uploads/" + string(channel) + "/" + string(file)
 }
 
-// promise is POST /channels/{channel_id}. The URL is ours on every storage: only
-// when the bytes pass here is the file there the moment the PUT is answered.
+// promise is POST /channels/{channel_id}. The URL is the storage's own where clients reach
+// it (docs/adr/0028), else ours.
 func (a *API) promise(w http.ResponseWriter, r *http.Request) {
 	in, err := uploadOf(r)
-	var p lake.Pending
+	var p lake.Promised
 	if err == nil {
 		p, err = a.Lake.Promise(r.Context(), in)
 	}
@@ -55,11 +82,15 @@ func (a *API) promise(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	f := p.File
-	g := signedurl.Grant{Method: http.MethodPut, Key: promiseKey(f.Channel, f.ID), Once: true, Expires: p.Until}
+	to := p.URL
+	if to == "" {
+		g := signedurl.Grant{Method: http.MethodPut, Key: promiseKey(f.Channel, f.ID), Once: true, Expires: p.Until}
+		to = baseURL(r.Context()) + "/uploads/" + url.PathEscape(string(f.Channel)) + "/" + url.PathEscape(string(f.ID)) + "?" + a.Signer.Query(g)
+	}
 	writeJSON(w, http.StatusOK, Promised{
 		FileID: string(f.ID), ContentType: f.ContentType, Lifetime: orNull(string(f.Lifetime)), Metadata: f.Metadata.Wire(in.Org), ChannelID: string(f.Channel),
 		URLExpiresOn: p.Until.Format(plat.TimeSecOffset),
-		UploadURL:    baseURL(r.Context()) + "/uploads/" + url.PathEscape(string(f.Channel)) + "/" + url.PathEscape(string(f.ID)) + "?" + a.Signer.Query(g),
+		UploadURL:    to,
 	})
 }
 

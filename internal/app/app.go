@@ -19,6 +19,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -31,6 +32,7 @@ import (
 	"panal/internal/plat"
 	"panal/internal/runner"
 	"panal/internal/sqlstore"
+	"panal/internal/x/handed"
 	"panal/internal/x/keyring"
 	"panal/internal/x/outage"
 	"panal/internal/x/rungroup"
@@ -47,7 +49,14 @@ type App struct {
 	door     *door
 	metrics  *prometheus.Registry
 	draining atomic.Bool
-	closers  []func() error // what Build opened, to be closed in reverse order
+	starter  Starter
+	leaving  leaving
+	carrying carrying // servers of listeners that outlive the hand-over
+
+	streams      func()                    // ends the streams of events under way
+	countLate    func()                    // the gateway counts new calls apart
+	drainTunnels func(ctx context.Context) // waits for WebSockets
+	closers      []func() error            // what Build opened, to be closed in reverse order
 
 	control *sqlstore.DB // organizations, tokens, jobs, services
 	lakeDB  *sqlstore.DB // files and datasets; the same as control on PostgreSQL
@@ -65,14 +74,17 @@ type App struct {
 
 // Build makes the platform. The listener is open when it returns, so that a port
 // that is taken is an error of the start.
-func Build(ctx context.Context, cfg config.Server, log *slog.Logger) (_ *App, err error) {
-	a := &App{cfg: cfg, log: log, now: plat.SystemClock, metrics: prometheus.NewRegistry()}
+func Build(ctx context.Context, cfg config.Server, log *slog.Logger, starter Starter) (_ *App, err error) {
+	a := &App{cfg: cfg, log: log, now: plat.SystemClock, metrics: prometheus.NewRegistry(), starter: starter}
 	defer func() {
 		if err != nil {
 			_ = a.close() // the first error is the one to tell
 		}
 	}()
 	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := a.checkSockets(); err != nil {
+		return nil, err
+	}
 	if err := a.openData(ctx); err != nil {
 		return nil, err
 	}
@@ -122,14 +134,13 @@ func Build(ctx context.Context, cfg config.Server, log *slog.Logger) (_ *App, er
 	if err := a.addDomains(ctx, &deps, orgStore); err != nil {
 		return nil, err
 	}
-	a.handler = a.front(api.New(deps).Handler())
+	a.handler = a.leaving.counted(a.front(api.New(deps).Handler()))
 	return a, nil
 }
 
 // listen opens the listener and settles the URL at which workloads find the API.
 func (a *App) listen(ctx context.Context) error {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", a.cfg.Listen)
+	l, err := a.open(ctx, socketHTTP, a.cfg.Listen)
 	if err != nil {
 		return plat.Errorf(plat.ErrConflict, "can't listen on %s: %v", a.cfg.Listen, errors.Unwrap(err))
 	}
@@ -202,8 +213,9 @@ func (a *App) firstStart(ctx context.Context) error {
 }
 
 // Run serves until ctx ends, then drains and stops everything in order. Workloads
-// go on.
-func (a *App) Run(ctx context.Context) error {
+// go on. A signal on handOver asks it to give its place to the next server, which waits
+// for the data directory, and to stay only for the calls that instances have.
+func (a *App) Run(ctx context.Context, handOver <-chan os.Signal) error {
 	if a.cfg.Admin != "" {
 		if err := a.addAdminListener(ctx); err != nil {
 			return errors.Join(err, a.close())
@@ -214,27 +226,31 @@ func (a *App) Run(ctx context.Context) error {
 			return errors.Join(err, a.close())
 		}
 	}
-	a.group.Add("http", func(ctx context.Context) error {
-		return serveHTTP(ctx, a.log, a.listener, a.handler, a.cfg.HeaderBytes, a.cfg.Drain, &a.draining, nil, isInference)
-	})
+	a.group.Add("http", a.serve(func(ctx context.Context, drain func() time.Duration) error {
+		return serveHTTP(ctx, a.log, a.listener, a.handler, a.cfg.HeaderBytes, drain, &a.draining, nil, isInference)
+	}))
+	a.group.Add("end", a.awaitEnd(ctx, handOver))
 	level, _ := a.runner.Isolation()
 	a.log.LogAttrs(ctx, slog.LevelInfo, "panal is up", slog.String(plat.LogAddress, "http://"+a.listener.Addr().String()),
 		slog.String("data", a.cfg.Data), slog.String("isolation", level), slog.String("version", plat.Version))
-	err := a.group.Run(ctx)
+	a.tell(ctx, handed.Ready)
+	err := a.group.Run(context.WithoutCancel(ctx))
 	err = errors.Join(err, a.close())
+	if a.leaving.over.Load() {
+		a.carry(ctx)
+	}
 	a.log.LogAttrs(ctx, slog.LevelInfo, "panal has stopped; workloads go on")
 	return err
 }
 
 func (a *App) addAdminListener(ctx context.Context) error {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", a.cfg.Admin)
+	l, err := a.open(ctx, socketAdmin, a.cfg.Admin)
 	if err != nil {
 		return fmt.Errorf("admin listener: %w", err)
 	}
 	var draining atomic.Bool
 	a.group.Add("admin", func(ctx context.Context) error {
-		return serveHTTP(ctx, a.log, l, pprofHandler(), a.cfg.HeaderBytes, a.cfg.Drain, &draining, nil, isNothing)
+		return serveHTTP(ctx, a.log, l, pprofHandler(), a.cfg.HeaderBytes, func() time.Duration { return a.cfg.Drain }, &draining, nil, isNothing)
 	})
 	return nil
 }

@@ -70,7 +70,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	services := service.New(service.Config{
 		Log: a.log.With(slog.String(plat.LogComponent, "service")), Now: a.now, Store: deploys, Models: modelRefs{training},
 		Runner: a.runner, Tokens: orgs, Routes: table, Commands: a.commands, IngestSpool: spool, APIURL: a.agents,
-		SleepAfter: a.cfg.SleepAfter, ScaleWindow: a.cfg.ScaleWindow, Metrics: a.metrics,
+		SleepAfter: a.cfg.SleepAfter, ScaleWindow: a.cfg.ScaleWindow, DrainLimit: a.cfg.StreamGrace, Metrics: a.metrics,
 	})
 	if err := services.Prime(ctx); err != nil {
 		return fmt.Errorf("routes: %w", err)
@@ -79,7 +79,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	a.orgs.OneWhile(a.openPorts(deploys))
 	manager := deploy.NewManager(deploy.Config{
 		Store: deploys, Blobs: a.blobs, Models: modelRefs{training}, Publisher: services, Commands: a.commands, Now: a.now,
-		Taking: services.Taking,
+		Taking: services.Taking, Ends: services.Ends,
 		RecordChannel: func(ctx context.Context, org plat.OrgID, id plat.ChannelID) error {
 			return recordChannel(ctx, files, org, id)
 		},
@@ -97,12 +97,17 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 		SpoolDir: filepath.Join(a.cfg.Data, dirUploads), MaxSpool: a.cfg.SpoolMB << 20,
 		Log: a.log.With(slog.String(plat.LogComponent, "gateway")), Metrics: a.metrics, Limits: a.inferLimits(),
 	})
+	a.streams = func() { proxy.EndStreams(dataplane.EndGateway) }
 	a.group.Add("recordings", func(ctx context.Context) error {
 		proxy.StoreRecordings(ctx, func(ctx context.Context, r *dataplane.Recording) error { return storeRecording(ctx, files, r) })
 		return nil
 	})
+	a.leaving.carried, a.countLate, a.drainTunnels = proxy.Carried, proxy.CountLate, proxy.Drain
 	a.group.Add("tunnels", func(ctx context.Context) error {
 		<-ctx.Done()
+		if a.leaving.over.Load() { // they are carried
+			return nil
+		}
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.Drain)
 		defer cancel()
 		proxy.Drain(limited)
@@ -122,6 +127,9 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	deps.TempDir = filepath.Join(a.cfg.Data, dirUploads)
 	deps.Lake, deps.Datasets = files, dataset.NewService(sqlstore.NewDatasets(a.lakeDB), a.now)
 	a.addLinks(deps, files, index)
+	if err := a.addIncoming(deps, files); err != nil {
+		return err
+	}
 	deps.Verify = func(ctx context.Context, c lake.Channel, opt journal.VerifyOptions) (journal.Report, error) {
 		return changes.Verify(ctx, index, c, opt)
 	}

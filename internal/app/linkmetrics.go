@@ -38,6 +38,7 @@ func newLinkGauges(log *slog.Logger, totals func(context.Context) (link.Totals, 
 	add(gauge, "feed_lag_seconds", "From a message's arrival to its end, of the last batch of the slowest link.", func(t link.Totals) float64 { return t.Lag.Seconds() })
 	add(gauge, "feed_batch", "Messages of the last batch of the busiest link.", func(t link.Totals) float64 { return float64(t.LastBatch) })
 	add(gauge, "feed_concurrency", "Batches that may be written at a time now.", func(t link.Totals) float64 { return float64(t.Concurrency) })
+	add(gauge, "feed_rate", "Messages done a second, lately.", func(t link.Totals) float64 { return t.Rate })
 	add(counter, "feed_messages_total", "Messages done.", func(t link.Totals) float64 { return float64(t.Messages) })
 	add(counter, "feed_batches_total", "Batches done.", func(t link.Totals) float64 { return float64(t.Batches) })
 	add(counter, "feed_looks_total", "Objects looked at.", func(t link.Totals) float64 { return float64(t.Looked) })

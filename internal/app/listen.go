@@ -19,6 +19,7 @@ type door struct {
 	most, mostPerAddr int
 	trusted           []netip.Prefix // proxies, which bring many callers
 
+	crowd   crowd
 	open    atomic.Int64
 	refused [2]prometheus.Counter // in all, of one address
 
@@ -28,6 +29,7 @@ type door struct {
 
 func newDoor(most, mostPerAddr int, trusted []netip.Prefix, reg prometheus.Registerer) *door {
 	d := &door{most: most, mostPerAddr: mostPerAddr, trusted: trusted, byAddr: map[netip.Prefix]int{}}
+	d.crowd.conns = map[*countedConn]struct{}{}
 	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "panal_connections_refused_total",
 		Help: "Connections of callers that were refused, by the limit that they were over: all, or address.",
@@ -40,12 +42,38 @@ func newDoor(most, mostPerAddr int, trusted []netip.Prefix, reg prometheus.Regis
 }
 
 // limit returns l behind the door. plain says that a refusal can be told in HTTP/1.1.
-func (d *door) limit(l net.Listener, plain bool) net.Listener { return &limitedListener{l, d, plain} }
+func (d *door) limit(l net.Listener, plain bool) *limitedListener {
+	return &limitedListener{Listener: l, door: d, plain: plain, parked: make(chan struct{}), closed: make(chan struct{})}
+}
 
 type limitedListener struct {
 	net.Listener
-	door  *door
-	plain bool
+	door   *door
+	plain  bool
+	paused atomic.Bool
+	park   sync.Once
+	parked chan struct{} // closed when Accept takes no more
+	once   sync.Once
+	closed chan struct{}
+}
+
+// pause ends Accept's work: who connects stays in the socket's queue. When it returns,
+// the server knows of every connection that was accepted.
+func (l *limitedListener) pause(patience time.Duration) {
+	l.paused.Store(true)
+	if tcp, ok := l.Listener.(*net.TCPListener); ok {
+		_ = tcp.SetDeadline(time.Unix(1, 0)) // fails only when closed
+	}
+	select {
+	case <-l.parked:
+	case <-time.After(patience): // it was closed, or nobody accepts
+	}
+}
+
+// Close implements net.Listener.
+func (l *limitedListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return l.Listener.Close()
 }
 
 // Accept implements net.Listener.
@@ -53,6 +81,11 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
 		if err != nil {
+			if l.paused.Load() {
+				l.park.Do(func() { close(l.parked) })
+				<-l.closed
+				err = net.ErrClosed
+			}
 			return nil, err
 		}
 		from, over := l.door.enter(c.RemoteAddr())
@@ -138,10 +171,20 @@ type countedConn struct {
 	door *door
 	from netip.Prefix
 	once sync.Once
+
+	state atomic.Int32 // see lastCall
+	fresh atomic.Bool  // it has had no request yet
+	asked atomic.Bool  // it was looked at for the last time
 }
 
 // Close implements net.Conn.
 func (c *countedConn) Close() error {
-	c.once.Do(func() { c.door.leave(c.from) })
+	c.once.Do(func() {
+		c.door.leave(c.from)
+		c.called(true)
+		c.door.mu.Lock()
+		delete(c.door.crowd.conns, c)
+		c.door.mu.Unlock()
+	})
 	return c.TCPConn.Close()
 }

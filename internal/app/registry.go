@@ -38,7 +38,7 @@ func (a *App) openData(ctx context.Context) error {
 	if err := os.Chmod(a.cfg.Data, 0o700); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	l, err := lock(a.cfg.Data)
+	l, err := a.takeData(ctx)
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,11 @@ func (a *App) openBlobs(ctx context.Context) (blob.Driver, error) {
 			return nil, err
 		}
 		if !where.Presign {
-			return struct{ blob.Driver }{d}, nil // no more than a driver: Panal's own URLs
+			// No Presigner: Panal's own URLs. What came by URLs given before is still taken in.
+			return struct {
+				blob.Driver
+				blob.Copier
+			}{d, d}, nil
 		}
 		return d, nil
 	case where.Dir == "":

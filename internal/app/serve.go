@@ -68,11 +68,11 @@ func writeStatus(w http.ResponseWriter, status int, body string) {
 }
 
 // serveHTTP serves h on l until ctx ends, then drains: no new connections, and
-// requests in flight get up to drain to finish. It speaks HTTP/1.1 and HTTP/2, over
+// requests in flight get as long to finish as drain then says. It speaks HTTP/1.1 and HTTP/2, over
 // TLS when secure is given; without, HTTP/2 is for clients that begin with it (h2c with
 // prior knowledge: a proxy in front that took TLS off), and what takes says of ordinary
 // requests is served without net/http (ADR 20).
-func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Handler, headers int, drain time.Duration, draining *atomic.Bool, secure *tls.Config, takes func(target string) bool) error {
+func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Handler, headers int, drain func() time.Duration, draining *atomic.Bool, secure *tls.Config, takes func(target string) bool) error {
 	srv := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
@@ -94,6 +94,7 @@ func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Han
 			WriteByteTimeout: 30 * time.Second,
 		},
 	}
+	follow(srv)
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetHTTP2(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
@@ -114,8 +115,12 @@ func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Han
 	case <-ctx.Done():
 	}
 	draining.Store(true)
-	log.LogAttrs(ctx, slog.LevelInfo, "draining", slog.Duration(plat.LogDuration, drain))
-	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+	if door, ok := l.(*limitedListener); ok {
+		door.lastCall()
+	}
+	limit := drain()
+	log.LogAttrs(ctx, slog.LevelInfo, "draining", slog.Duration(plat.LogDuration, limit))
+	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	if err := server.Shutdown(dctx); err != nil {
 		log.LogAttrs(ctx, slog.LevelWarn, "requests were still running when the drain ended", slog.String(plat.LogError, err.Error()))

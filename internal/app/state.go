@@ -3,18 +3,22 @@
 package app
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"panal/internal/plat"
+	"panal/internal/x/handed"
 )
 
 // Names in the data directory.
@@ -98,6 +102,30 @@ func lock(data string) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// lockPoll is how often a server looks whether the one before it has gone: its callers
+// wait meanwhile.
+const lockPoll = 2 * time.Millisecond
+
+// takeData takes the data directory, and waits for a server that has it if it is told to.
+func (a *App) takeData(ctx context.Context) (*os.File, error) {
+	start := time.Now()
+	for tries := 0; ; tries++ {
+		f, err := lock(a.cfg.Data)
+		if !errors.Is(err, plat.ErrConflict) || time.Since(start) >= a.cfg.LockWait {
+			return f, err
+		}
+		if tries == 0 {
+			a.log.LogAttrs(ctx, slog.LevelInfo, "waiting for the server before this one to give the data directory up")
+			a.tell(ctx, handed.Waiting)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(lockPoll):
+		}
+	}
 }
 
 // ServerPID returns the process that owns the data directory; ErrNotFound when none does.

@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"sync"
 	"time"
@@ -103,16 +102,15 @@ func (a *App) addTLS(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", a.cfg.TLSListen)
+	l, err := a.open(ctx, socketHTTPS, a.cfg.TLSListen)
 	if err != nil {
 		return fmt.Errorf("TLS listener: %w", err)
 	}
-	a.group.Add("https", func(ctx context.Context) error {
-		return serveHTTP(ctx, a.log, a.door.limit(l, false), a.handler, a.cfg.HeaderBytes, a.cfg.Drain, &a.draining, &tls.Config{
+	a.group.Add("https", a.serve(func(ctx context.Context, drain func() time.Duration) error {
+		return serveHTTP(ctx, a.log, a.door.limit(l, false), a.handler, a.cfg.HeaderBytes, drain, &a.draining, &tls.Config{
 			MinVersion: tls.VersionTLS12, GetCertificate: cert.get,
 		}, nil)
-	})
+	}))
 	a.log.LogAttrs(ctx, slog.LevelInfo, "TLS", slog.String(plat.LogAddress, "https://"+l.Addr().String()), slog.String(plat.LogPath, a.cfg.TLSCert))
 	return nil
 }

@@ -51,6 +51,7 @@ var layers = []struct {
 	{"internal/audit/...", []string{"internal/plat", "internal/x/...", "internal/audit"}},
 	{"internal/org/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/org/..."}},
 	{"internal/lake/link/...", []string{"internal/plat", "internal/x/...", "internal/feed", "internal/feed/memfeed", "internal/lake", "internal/lake/query", "internal/lake/link/..."}},
+	{"internal/lake/incoming", []string{"internal/plat", "internal/x/...", "internal/feed", "internal/lake"}},
 	{"internal/lake/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/outbox", "internal/lake/..."}},
 	{"internal/dataset/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/lake/...", "internal/dataset/..."}},
 	{"internal/secret/...", []string{"internal/plat", "internal/x/...", "internal/secret"}},

@@ -73,3 +73,17 @@ type Presigner interface {
 	// PresignPut returns a URL for one PUT of the object. The signature binds no content type.
 	PresignPut(ctx context.Context, key string, expiry time.Duration) (string, error)
 }
+
+// Copier is optional: a driver that copies objects without their bytes passing here. Where it
+// is a Presigner too, clients can put bodies there that are taken in afterwards.
+type Copier interface {
+	// CanCopy tells whether Copy can be relied on. It asks nobody.
+	CanCopy() bool
+	// Tagged is Stat, with a text that tells these bytes from all others that the key has
+	// held, as far as the engine does.
+	Tagged(ctx context.Context, key string) (info Info, tag string, err error)
+	// Copy stores under to the object that Tagged described, atomically and durably, as Put
+	// does. ErrNotFound when from is gone, ErrConflict when it has another tag; then
+	// nothing is stored. etag is that of data.md §13 where the engine knows it for certain, else empty.
+	Copy(ctx context.Context, from Info, tag, to, contentType string) (etag string, err error)
+}

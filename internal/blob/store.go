@@ -152,6 +152,68 @@ func (s *Store) PresignPut(ctx context.Context, key string, expiry time.Duration
 	return url, url != "" && err == nil, err
 }
 
+// Copies tells whether the driver is a Copier that can copy.
+func (s *Store) Copies() bool {
+	c, ok := s.d.(Copier)
+	return ok && c.CanCopy()
+}
+
+// Tagged describes the object with a tag for Copy; ErrUnsupported without a Copier.
+func (s *Store) Tagged(ctx context.Context, key string) (Info, string, error) {
+	c, ok := s.d.(Copier)
+	switch {
+	case !ok:
+		return Info{}, "", plat.Errorf(plat.ErrUnsupported, "the object store copies nothing")
+	case s.hidden(key):
+		return Info{}, "", fmt.Errorf("stat %s: %w", key, errHidden())
+	}
+	info, tag, err := c.Tagged(ctx, key)
+	if err != nil {
+		return Info{}, "", fmt.Errorf("stat %s: %w", key, err)
+	}
+	return info, tag, nil
+}
+
+// Copy stores under to what Tagged described; see Copier. Where the engine does not know
+// the ETag, the copy is read once.
+func (s *Store) Copy(ctx context.Context, from Info, tag, to, contentType string) (Written, error) {
+	c, ok := s.d.(Copier)
+	if !ok {
+		return Written{}, plat.Errorf(plat.ErrUnsupported, "the object store copies nothing")
+	}
+	if err := CheckKey(to); err != nil {
+		return Written{}, err
+	}
+	if h := s.hold.Load(); h != nil {
+		if err := h.replace(ctx, to); err != nil {
+			return Written{}, fmt.Errorf("copy to %s: %w", to, err)
+		}
+	}
+	sum, err := c.Copy(ctx, from, tag, to, contentType)
+	if err != nil {
+		return Written{}, fmt.Errorf("copy to %s: %w", to, err)
+	}
+	if sum != "" {
+		return Written{Size: from.Size, ETag: sum}, nil
+	}
+	return s.Sum(ctx, to)
+}
+
+// Sum reads an object and returns its length and ETag.
+func (s *Store) Sum(ctx context.Context, key string) (Written, error) {
+	rc, info, err := s.Open(ctx, key, 0, -1)
+	if err != nil {
+		return Written{}, err
+	}
+	defer func() { _ = rc.Close() }()
+	e := newSum(info.Size)
+	defer e.Close()
+	if _, err := io.Copy(e, rc); err != nil {
+		return Written{}, fmt.Errorf("read %s: %w", key, err)
+	}
+	return Written{Size: e.Size(), ETag: e.ETag()}, nil
+}
+
 // Close closes the driver.
 func (s *Store) Close() error { return s.d.Close() }
 

@@ -18,6 +18,7 @@ type channelCmd struct {
 	Update    channelUpdateCmd    `cmd:"" help:"Change a channel's name or description."`
 	Archive   channelArchiveCmd   `cmd:"" help:"Archive a channel: it stays readable and takes no uploads."`
 	Link      channelLinkCmd      `cmd:"" help:"Make a bucket's objects the files of an empty channel."`
+	Unlink    channelUnlinkCmd    `cmd:"" help:"End a channel's link to a bucket: its files go from the channel, the bucket keeps its objects."`
 	Verify    channelVerifyCmd    `cmd:"" help:"Compare a channel's index with its storage and its journal, and mend it."`
 	Unarchive channelUnarchiveCmd `cmd:"" help:"Take an archived channel back."`
 	Delete    channelDeleteCmd    `cmd:"" help:"Delete a channel with all its files."`

@@ -43,14 +43,15 @@ type root struct {
 	Datasource datasourceCmd `cmd:"" help:"Datasources: machines that send to channels." group:"Identity"`
 	IPRule     ipRuleCmd     `cmd:"" name:"ip-rule" help:"From which addresses the organization may be reached." group:"Identity"`
 
-	Serve   serveCmd   `cmd:"" help:"Run the platform." group:"Server"`
-	Stop    stopCmd    `cmd:"" help:"Stop the server of a data directory." group:"Server"`
-	Env     envCmd     `cmd:"" help:"Print how to reach a server, as export lines." group:"Server"`
-	Config  configCmd  `cmd:"" help:"Show the configuration." group:"Server"`
-	Backup  backupCmd  `cmd:"" help:"Back an installation up, while it runs or not." group:"Server"`
-	Restore restoreCmd `cmd:"" help:"Make a data directory from a backup." group:"Server"`
-	Key     keyCmd     `cmd:"" help:"The keys that seal secrets." group:"Server"`
-	Version versionCmd `cmd:"" help:"Print the version." group:"Server"`
+	Serve     serveCmd     `cmd:"" help:"Run the platform." group:"Server"`
+	Supervise superviseCmd `cmd:"" help:"Keep a server running, and replace it without a lost request." group:"Server"`
+	Stop      stopCmd      `cmd:"" help:"Stop the server of a data directory." group:"Server"`
+	Env       envCmd       `cmd:"" help:"Print how to reach a server, as export lines." group:"Server"`
+	Config    configCmd    `cmd:"" help:"Show the configuration." group:"Server"`
+	Backup    backupCmd    `cmd:"" help:"Back an installation up, while it runs or not." group:"Server"`
+	Restore   restoreCmd   `cmd:"" help:"Make a data directory from a backup." group:"Server"`
+	Key       keyCmd       `cmd:"" help:"The keys that seal secrets." group:"Server"`
+	Version   versionCmd   `cmd:"" help:"Print the version." group:"Server"`
 
 	Job   jobCmd   `cmd:"" help:"Training: definitions, versions and jobs." group:"Training"`
 	Model modelCmd `cmd:"" help:"Training models." group:"Training"`
@@ -60,6 +61,7 @@ type root struct {
 	Service    serviceCmd    `cmd:"" help:"Services: instances that answer requests." group:"Serving"`
 	Endpoint   endpointCmd   `cmd:"" help:"Endpoints: stable names in front of services." group:"Serving"`
 	Top        topCmd        `cmd:"" help:"Live table of services: requests, times, errors, instances." group:"Serving"`
+	Why        whyCmd        `cmd:"" help:"Explain why a service is as it is." group:"Serving"`
 
 	Audit auditCmd `cmd:"" help:"Who changed what in the organization." group:"Administration"`
 	Org   orgCmd   `cmd:"" help:"Organizations: create, suspend, delete, usage and quota." group:"Administration"`
@@ -95,6 +97,7 @@ type env struct {
 	stdout io.Writer
 	stderr io.Writer
 	json   bool
+	args   []string // all of the command line
 	api    *client.Client
 }
 
@@ -126,10 +129,13 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 		return exitInvalid
 	}
 	e := &env{
-		ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, json: r.Output == "json",
+		ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, json: r.Output == "json", args: args,
 		api: r.API.client(),
 	}
 	if err := kctx.Run(e); err != nil {
+		if code, ok := errors.AsType[exitError](err); ok { // what there is to say was said
+			return int(code)
+		}
 		report(stderr, err)
 		return exitCode(err)
 	}

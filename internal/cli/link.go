@@ -65,6 +65,38 @@ func (c *channelLinkCmd) Run(e *env) error {
 	return e.print(l, []string{"CHANNEL", "BUCKET", "PREFIX", "FEED URL", "FEED SECRET"}, [][]string{{l.Channel, l.Bucket, l.Prefix, l.FeedURL, l.FeedSecret}})
 }
 
+type channelUnlinkCmd struct {
+	channelArg
+	Yes bool `help:"Really do it; without, it is told what would go."`
+}
+
+// Help is shown by panal channel unlink --help.
+func (*channelUnlinkCmd) Help() string {
+	return `The channel's files end at once, with the link's credentials, its dead letters and what waits in a feed of
+Panal's own. Nothing in the bucket changes, nor in an SQS queue. The channel is an ordinary, empty one then: it takes uploads,
+or can be linked again (the same objects are other files then). While items of datasets refer to its files it stays linked,
+and the answer names the datasets.`
+}
+
+// Run unlinks a channel.
+func (c *channelUnlinkCmd) Run(e *env) error {
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	u, err := e.api.UnlinkChannel(e.ctx, id, !c.Yes)
+	if err != nil {
+		return err
+	}
+	if !c.Yes {
+		return plat.Errorf(plat.ErrInvalid, "channel %s has %d files of %s/%s, %d messages that wait and %d dead letters; add --yes to unlink it (the bucket's objects stay)",
+			id, u.Files, u.Bucket, u.Prefix, u.Waiting, u.Dead)
+	}
+	return e.print(u, []string{"CHANNEL", "BUCKET", "FILES", "WAITING", "DEAD"}, [][]string{{
+		u.Channel, u.Bucket + "/" + u.Prefix, fmt.Sprint(u.Files), fmt.Sprint(u.Waiting), fmt.Sprint(u.Dead),
+	}})
+}
+
 type feedCmd struct {
 	Status feedStatusCmd `cmd:"" help:"Show how a linked channel is doing: import, drift, lag, what waits, dead letters."`
 	Dead   feedDeadCmd   `cmd:"" help:"List messages that led to nothing, with the reason."`
@@ -89,9 +121,13 @@ func printLink(e *env, l client.Link, err error) error {
 	if l.FeedError != "" {
 		state = "no feed: " + l.FeedError
 	}
-	return e.print(l, []string{"CHANNEL", "BUCKET", "STATE", "COMPARED", "LISTED", "DRIFT", "WAITING", "LAG", "DEAD"}, [][]string{{
-		l.Channel, l.Bucket + "/" + l.Prefix, state, imported, fmt.Sprint(l.Listed), fmt.Sprint(l.Drift), fmt.Sprint(l.Waiting),
-		fmt.Sprintf("%.1fs", l.LagSeconds), fmt.Sprint(l.Dead),
+	oldest := "-"
+	if l.Oldest != nil {
+		oldest = *l.Oldest
+	}
+	return e.print(l, []string{"CHANNEL", "BUCKET", "STATE", "COMPARED", "LISTED", "DRIFT", "WAITING", "OLDEST", "LAG", "RATE", "BATCH", "WRITERS", "DEAD"}, [][]string{{
+		l.Channel, l.Bucket + "/" + l.Prefix, state, imported, fmt.Sprint(l.Listed), fmt.Sprint(l.Drift), fmt.Sprint(l.Waiting), oldest,
+		fmt.Sprintf("%.1fs", l.LagSeconds), fmt.Sprintf("%.1f/s", l.Rate), fmt.Sprint(l.LastBatch), fmt.Sprint(l.Concurrency), fmt.Sprint(l.Dead),
 	}})
 }
 
@@ -101,8 +137,9 @@ type feedStatusCmd struct{ channelArg }
 func (feedStatusCmd) Help() string {
 	return `COMPARED is when the channel had last been compared with the whole bucket ("not yet"
 while what was there is being imported; LISTED is how far it has come), and DRIFT what that had
-found out of step. WAITING are messages of the feed, LAG is how long the last one took
-from its arrival, and DEAD are those that led to nothing: see panal feed dead.`
+found out of step. WAITING are messages of the feed, OLDEST is when the first of them came (SQS does not tell), LAG is how
+long the last one took from its arrival, RATE how many are done a second, BATCH how many the last batch had, WRITERS how
+many batches may be written at a time (it follows the database), and DEAD are those that led to nothing: see panal feed dead.`
 }
 
 // Run shows a link.

@@ -4,8 +4,10 @@ package cli
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"strings"
 	"syscall"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"panal/internal/app"
 	"panal/internal/config"
 	"panal/internal/plat"
+	"panal/internal/x/supervise"
 )
 
 type serveCmd struct {
@@ -32,23 +35,38 @@ on when this process ends, and are found again when it starts. 'panal stop
 
 // Run serves until a signal.
 func (c *serveCmd) Run(e *env) error {
-	if err := c.Validate(); err != nil {
-		return err
-	}
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
-		return plat.InvalidField("log-level", "%q is not a level", c.LogLevel)
-	}
-	opts := &slog.HandlerOptions{Level: level}
-	log := slog.New(slog.NewTextHandler(e.stderr, opts))
-	if c.LogFormat == "json" {
-		log = slog.New(slog.NewJSONHandler(e.stderr, opts))
-	}
-	a, err := app.Build(e.ctx, c.Server, log)
+	starter, err := app.TakeStarter()
 	if err != nil {
 		return err
 	}
-	return a.Run(e.ctx)
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	log, err := serverLog(c.Server, e.stderr)
+	if err != nil {
+		return err
+	}
+	handOver := make(chan os.Signal, 1)
+	signal.Notify(handOver, supervise.HandOver)
+	defer signal.Stop(handOver)
+	a, err := app.Build(e.ctx, c.Server, log, starter)
+	if err != nil {
+		return err
+	}
+	return a.Run(e.ctx, handOver)
+}
+
+// serverLog is the log that the configuration asks for.
+func serverLog(c config.Server, to io.Writer) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return nil, plat.InvalidField("log-level", "%q is not a level", c.LogLevel)
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(to, opts)), nil
+	}
+	return slog.New(slog.NewTextHandler(to, opts)), nil
 }
 
 type stopCmd struct {

@@ -44,6 +44,7 @@ type Link struct {
 	FeedError   string  `json:"feed_error,omitempty"`
 	Messages    int64   `json:"messages"`
 	LastBatch   int64   `json:"last_batch"`
+	Rate        float64 `json:"rate"`
 	Concurrency int64   `json:"concurrency"`
 	LagSeconds  float64 `json:"lag_seconds"`
 }
@@ -71,6 +72,24 @@ func (c *Client) LinkChannel(ctx context.Context, channel string, in NewLink) (L
 func (c *Client) Link(ctx context.Context, channel string) (Link, error) {
 	var out Link
 	err := c.JSON(ctx, http.MethodGet, c.linkPath(channel), nil, nil, &out)
+	return out, err
+}
+
+// Unlinked is what a channel had by its link.
+type Unlinked struct {
+	Channel  string `json:"channel_id"`
+	Bucket   string `json:"bucket"`
+	Prefix   string `json:"prefix"`
+	Files    int64  `json:"files"`
+	Waiting  int64  `json:"waiting"`
+	Dead     int64  `json:"dead"`
+	Unlinked bool   `json:"unlinked"`
+}
+
+// UnlinkChannel ends a channel's link; with dry it only tells what would go.
+func (c *Client) UnlinkChannel(ctx context.Context, channel string, dry bool) (Unlinked, error) {
+	var out Unlinked
+	err := c.JSON(ctx, http.MethodDelete, c.linkPath(channel), url.Values{"dry_run": {strconv.FormatBool(dry)}}, nil, &out)
 	return out, err
 }
 

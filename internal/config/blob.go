@@ -117,9 +117,18 @@ func (c *Server) validateBlob() error {
 		return err
 	}
 	if b.Bucket == "" {
+		if c.UploadQueue+c.UploadSecret != "" {
+			return plat.InvalidField("upload-queue", "and upload-secret are for files in a bucket: --blob=s3://…")
+		}
 		return nil
 	}
-	if slices.Contains([]string{c.S3SecretKey, c.S3Session}, redacted) {
+	if u, err := url.Parse(c.UploadQueue); c.UploadQueue != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || len(u.Path) < 2) {
+		return plat.InvalidField("upload-queue", "%q is not the URL of an SQS queue: http(s)://HOST[:PORT]/ACCOUNT/NAME", c.UploadQueue)
+	}
+	if n := len(c.UploadSecret); c.UploadSecret != "" && n < 16 {
+		return plat.InvalidField("upload-secret", "has %d bytes; at least 16, of those that nobody guesses", n)
+	}
+	if slices.Contains([]string{c.S3SecretKey, c.S3Session, c.UploadSecret}, redacted) {
 		return plat.InvalidField("s3-secret-key", "is %q, as config print writes it; put it in PANAL_S3_SECRET_KEY", redacted)
 	}
 	if c.S3AccessKey == "" || c.S3SecretKey == "" {

@@ -36,6 +36,8 @@ type Server struct {
 	Database      string            `help:"postgres://… instead of the embedded SQLite files." env:"PANAL_DATABASE" secret:"true"`
 	KeyFile       string            `name:"key-file" help:"File of the keys that seal secrets and sign URLs; made on first start. Default: secret.key in the data directory." env:"PANAL_KEY_FILE"`
 	Blob          string            `help:"Where files are kept: dir:/PATH, or s3://BUCKET?endpoint=…&region=…&prefix=…&public_endpoint=…&path_style=true&presign=true (false: clients don't reach the bucket, Panal serves the bytes); empty: in the data directory." env:"PANAL_BLOB"`
+	UploadQueue   string            `name:"upload-queue" help:"URL of an SQS queue to which the bucket of --blob sends the events of objects created under its incoming/, so that uploads by its signed URLs are seen at once; without events they are looked for every second." env:"PANAL_UPLOAD_QUEUE"`
+	UploadSecret  string            `name:"upload-secret" help:"What the storage shows when it posts such events to /feeds/uploads/s3, as Authorization: Bearer; best set in the environment." env:"PANAL_UPLOAD_SECRET" secret:"true"`
 	LinkEndpoints []string          `name:"link-endpoint" help:"Storage whose buckets channels may be linked to, as http(s)://HOST[:PORT]; may be repeated. None: no channel can be linked." env:"PANAL_LINK_ENDPOINTS"`
 	S3AccessKey   string            `name:"s3-access-key" help:"Access key of the bucket." env:"PANAL_S3_ACCESS_KEY,AWS_ACCESS_KEY_ID"`
 	S3SecretKey   string            `name:"s3-secret-key" help:"Its secret; best set in the environment." env:"PANAL_S3_SECRET_KEY,AWS_SECRET_ACCESS_KEY" secret:"true"`
@@ -44,6 +46,9 @@ type Server struct {
 	LogFormat     string            `name:"log-format" help:"text or json." default:"text" enum:"text,json" env:"PANAL_LOG_FORMAT"`
 	Admin         string            `name:"admin-listen" help:"Loopback address for pprof; empty: none." env:"PANAL_ADMIN_LISTEN"`
 	Drain         time.Duration     `help:"How long a shutdown waits for requests in flight." default:"30s" env:"PANAL_DRAIN"`
+	LameDuck      time.Duration     `name:"lame-duck" help:"How long a server whose listening sockets are held by its starter (panal supervise, systemd) goes on as usual once it is told to end, with Connection: close on its answers, so that no kept connection is closed under a request." default:"2s" env:"PANAL_LAME_DUCK"`
+	StreamGrace   time.Duration     `name:"stream-grace" help:"How long streams, WebSockets and other calls that an instance has go on once their service is stopped, their instance replaced, or their server has handed over to the next one. Then a stream of events ends with an event, a WebSocket with a close frame, and what else is under way is broken off." default:"10m" env:"PANAL_STREAM_GRACE"`
+	LockWait      time.Duration     `name:"lock-wait" help:"How long to wait for another server to give the data directory up; panal supervise sets it for the server that takes over." default:"0s" env:"PANAL_LOCK_WAIT"`
 	Python        string            `help:"Interpreter of the built-in profiles (abeja-inc/*)." default:"/usr/bin/python3" env:"PANAL_PYTHON"`
 	Profiles      map[string]string `help:"Further images: NAME=INTERPRETER;…, e.g. custom/*=/opt/py/bin/python3." env:"PANAL_PROFILES"`
 	PipIndexURL   string            `name:"pip-index-url" help:"Package index for requirements; empty: pip's own." env:"PANAL_PIP_INDEX_URL"`
@@ -128,7 +133,7 @@ func (c *Server) Validate() error {
 			return plat.InvalidField("admin-listen", "%q must be a loopback IP and port: the profiler shows memory", c.Admin)
 		}
 	}
-	for name, d := range map[string]time.Duration{"drain": c.Drain, "hold-timeout": c.HoldTimeout, "idle-timeout": c.IdleTimeout, "tunnel-idle-timeout": c.TunnelIdle} {
+	for name, d := range map[string]time.Duration{"drain": c.Drain, "lame-duck": c.LameDuck, "stream-grace": c.StreamGrace, "lock-wait": c.LockWait, "hold-timeout": c.HoldTimeout, "idle-timeout": c.IdleTimeout, "tunnel-idle-timeout": c.TunnelIdle} {
 		if d < 0 {
 			return plat.InvalidField(name, "can't be negative")
 		}
@@ -146,6 +151,9 @@ func (c *Server) Validate() error {
 	}
 	if c.CollectGrace < time.Second && c.CollectGrace != 0 {
 		return plat.InvalidField("collect-grace", "must be at least 1s")
+	}
+	if c.StreamGrace < time.Second && c.StreamGrace != 0 {
+		return plat.InvalidField("stream-grace", "must be at least 1s")
 	}
 	if c.ScaleWindow < 3*time.Second || c.ScaleWindow > time.Hour {
 		return plat.InvalidField("scale-window", "must be 3s to 1h")

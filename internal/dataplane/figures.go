@@ -40,8 +40,9 @@ type Figures struct {
 
 // recent counts the calls of one service in the last FigureWindow: some 2 KiB.
 type recent struct {
-	mu    sync.Mutex
-	slots [figureSlots]slot
+	mu     sync.Mutex
+	slots  [figureSlots]slot
+	turned turned
 }
 
 type slot struct {
@@ -129,12 +130,16 @@ func quantile(durations *[durationCount]int, total, percent int) time.Duration {
 
 // count notes a call's outcome with the service that it was for.
 func (s *service) count(at time.Time, took time.Duration, class int) {
+	s.recents().add(at, took, class == classCut || class == class5xx)
+}
+
+func (s *service) recents() *recent {
 	r := s.recent.Load()
 	if r == nil {
 		s.recent.CompareAndSwap(nil, new(recent))
 		r = s.recent.Load()
 	}
-	r.add(at, took, class == classCut || class == class5xx)
+	return r
 }
 
 // Figures tells how a service does on this server; all zero for one that the

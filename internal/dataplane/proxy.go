@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -57,6 +58,9 @@ type Proxy struct {
 	tunnels tunnels
 	rec     *recorder
 	limiter *limiter
+
+	late    atomic.Bool // CountLate was called
+	carried [2]atomic.Int64
 }
 
 // smallBody is the longest body that is read before an instance is taken, so
@@ -115,9 +119,9 @@ type Call struct {
 type Async struct {
 	// ID and Token are what the instance brings the result with.
 	ID, Token string
-	// Workload is the instance that answered 202; ServeCall sets it before it answers
-	// the caller.
-	Workload plat.WorkloadID
+	// Taken is told which instance answered 202. The instance has the call under way
+	// until Taken returns: whoever waits for it to drain finds the call noted.
+	Taken func(plat.WorkloadID)
 }
 
 // ServeCall answers r by an instance of the service that the call names, or
@@ -131,7 +135,7 @@ type Async struct {
 func (p *Proxy) ServeCall(w http.ResponseWriter, r *http.Request, call Call) {
 	start := time.Now()
 	buf := p.bufs.Get().(*[]byte)
-	x := &exchange{p: p, w: w, r: r, call: &call, buf: *buf, rc: http.NewResponseController(w), class: classCut}
+	x := &exchange{p: p, w: w, r: r, call: &call, buf: *buf, rc: http.NewResponseController(w), class: classCut, late: p.late.Load()}
 	defer func() {
 		end := time.Now()
 		took := end.Sub(start)
@@ -161,6 +165,7 @@ type exchange struct {
 	live   *service   // that the call is for, as far as it is known
 	rec    *Recording // of the call, when it is one of those that are recorded
 	status int        // of the answer; 0 before it begins
+	whole  bool       // the instance's answer came to its end
 	buf    []byte     // holds body until an answer begins, then the answer's pieces
 
 	body   []byte // a small body, whole
@@ -169,10 +174,10 @@ type exchange struct {
 	pump   *pump  // of a streamed body, once that has begun
 	class  int    // of the outcome
 	ticket ticket // of the limiter
+	late   bool   // it began after CountLate
 
-	upgrade string          // the protocol that the caller wants to switch to
-	tunnel  bool            // it has switched
-	ended   context.Context //nolint:containedctx // ends when the tunnel must
+	upgrade string // the protocol that the caller wants to switch to
+	tunnel  bool   // it has switched
 }
 
 // result is what became of one try.
@@ -200,7 +205,7 @@ func (x *exchange) serve(start time.Time) {
 	}
 	x.live = rt.live
 	var over *refusal
-	if x.ticket, over = x.p.limiter.admit(x.call.Org, x.call.Credential, rt.id); over != nil {
+	if x.ticket, over = x.p.limiter.admit(x.call.Org, x.call.Credential, &rt.live.quota, rt.limit); over != nil {
 		x.refuseLimit(over)
 		return
 	}
@@ -240,7 +245,7 @@ func (x *exchange) serve(start time.Time) {
 			return
 		}
 		x.live = rt.live
-		res := x.try(in, rt, tries, h.until)
+		res := x.carry(in, rt, tries, h.until)
 		if !res.again {
 			return
 		}
@@ -250,6 +255,32 @@ func (x *exchange) serve(start time.Time) {
 		}
 		h.avoid = res.avoid
 	}
+}
+
+// carry is try, counted: what an instance has goes on by itself, whatever becomes of the
+// rest of the server. An asynchronous call is still to be recorded.
+func (x *exchange) carry(in *instance, rt *Route, tries int, until time.Time) result {
+	if x.call.Async == nil {
+		n := &x.p.carried[0]
+		if x.late {
+			n = &x.p.carried[1]
+		}
+		n.Add(1)
+		defer n.Add(-1)
+	}
+	return x.try(in, rt, tries, until)
+}
+
+// CountLate has Carried tell the calls that begin from now on from those before.
+func (p *Proxy) CountLate() { p.late.Store(true) }
+
+// Carried returns how many calls have an instance, those that began before CountLate or
+// after it: they need this process for nothing but its connections.
+func (p *Proxy) Carried(late bool) int64 {
+	if late {
+		return p.carried[1].Load()
+	}
+	return p.carried[0].Load()
 }
 
 // acquire takes an instance of the service that the target names now.
@@ -403,7 +434,7 @@ func (x *exchange) try(in *instance, rt *Route, tries int, until time.Time) resu
 		return result{untouched: true, again: true, avoid: in}
 	}
 	if x.call.Async != nil && resp.StatusCode == http.StatusAccepted {
-		x.call.Async.Workload = in.id
+		x.call.Async.Taken(in.id)
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		x.switchProtocols(u, resp)

@@ -63,7 +63,10 @@ type Service struct {
 	Autoscale     bool
 	Target        float64       // requests at a time per instance; 0: by its workers
 	IdleTimeout   time.Duration // without a request before it sleeps; 0: the installation's
+	RateLimit     float64       // calls a second that it takes; 0: no limit
+	CallLimit     int           // calls that may be under way; 0: no limit
 	RecordChannel plat.ChannelID
+	RecordOutputs bool              // there, the answers too
 	Environment   map[string]string // its own
 	Merged        map[string]string // what user code gets; see MergeEnvironment
 	Creator       plat.UserID
@@ -119,6 +122,18 @@ func (s Service) Wanted() int {
 		n = max(n, 1)
 	}
 	return min(n, s.Goal())
+}
+
+// MaxBackoff is the longest that the next instance waits after one that failed.
+const MaxBackoff = time.Minute
+
+// BacksOff tells for how long the next instance still waits. A RetryAt that is further
+// away than any is one of a clock that was set back since.
+func (s Service) BacksOff(now time.Time) time.Duration {
+	if d := s.RetryAt.Sub(now); d > 0 && d <= MaxBackoff {
+		return d
+	}
+	return 0
 }
 
 // Asleep tells that the service has no instances because nobody calls it: the next

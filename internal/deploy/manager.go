@@ -44,8 +44,11 @@ type Config struct {
 	Commands func(ctx context.Context) error
 	// Taking tells whether an instance takes requests right now; nil: whether it ever did.
 	Taking func(w plat.WorkloadID) bool
-	Now    plat.Clock
-	Log    *slog.Logger
+	// Ends returns how instances of a service ended lately that were not meant to, newest
+	// first; nil: that is not known.
+	Ends func(id plat.ServiceID) []End
+	Now  plat.Clock
+	Log  *slog.Logger
 }
 
 // Manager is the rules around deployments, versions, services and endpoints. The

@@ -26,7 +26,10 @@ type ServiceSpec struct {
 	Autoscale     *bool
 	Target        *float64
 	IdleTimeout   *time.Duration
+	RateLimit     *float64
+	CallLimit     *int
 	RecordChannel *plat.ChannelID
+	RecordOutputs *bool
 }
 
 // CreateService makes a service of a code version whose source is there. It
@@ -114,8 +117,18 @@ func (in ServiceSpec) apply(s *Service, deployment, version map[string]string) {
 	if in.IdleTimeout != nil {
 		s.IdleTimeout = *in.IdleTimeout
 	}
+	if in.RateLimit != nil {
+		s.RateLimit = *in.RateLimit
+	}
+	if in.CallLimit != nil {
+		s.CallLimit = *in.CallLimit
+	}
 	if in.RecordChannel != nil {
 		s.RecordChannel = *in.RecordChannel
+		s.RecordOutputs = s.RecordOutputs && s.RecordChannel != ""
+	}
+	if in.RecordOutputs != nil {
+		s.RecordOutputs = *in.RecordOutputs
 	}
 }
 
@@ -173,6 +186,27 @@ func (m *Manager) Services(ctx context.Context, org plat.OrgID, dep plat.Deploym
 		return nil, err
 	}
 	return m.Store.Services(ctx, dep)
+}
+
+// End is how an instance ended that was not meant to.
+type End struct {
+	Workload plat.WorkloadID
+	At       time.Time
+	Lived    time.Duration // since it was made
+	// ExitCode is its agent's (137: killed); -1 for one that was ended because it did not
+	// get ready, or did not answer its health check.
+	ExitCode int
+	// Reason says why, with the last lines of its log after a newline.
+	Reason string
+}
+
+// Ends returns how instances of a service ended lately that were not meant to, newest
+// first: what is known of it since the server was started.
+func (m *Manager) Ends(id plat.ServiceID) []End {
+	if m.Config.Ends == nil {
+		return nil
+	}
+	return m.Config.Ends(id)
 }
 
 // Health is what an instance is seen to do.

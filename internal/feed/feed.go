@@ -15,7 +15,8 @@ import (
 type Source interface {
 	// Receive returns up to limit messages, at least one unless the feed stays empty for
 	// wait (then none, without error). Until its lease ends (see Extend), a received
-	// message is not received again. ErrUnavailable when the feed does not answer. When ctx
+	// message is not received again. A call ends, however few messages it has, with the one
+	// that brings its bodies to MaxReceive bytes, or up to nine later. ErrUnavailable when the feed does not answer. When ctx
 	// ends, what a call had received is received again after its lease.
 	Receive(ctx context.Context, limit int, wait time.Duration) ([]Message, error)
 	// Ack ends messages: they are not received again. A message whose lease ended may have
@@ -52,3 +53,6 @@ type Backlog struct {
 // MaxBody bounds a message: what is larger is not accepted by a feed of ours, and is a
 // dead letter when a foreign one delivers it. SQS allows 1 MiB.
 const MaxBody = 1 << 20
+
+// MaxReceive bounds what one call of Receive holds in memory, whatever a feed has.
+const MaxReceive = 1 << 20

@@ -21,7 +21,7 @@ func (b *bench) promise() lake.Pending {
 	if err != nil {
 		b.Fatal(err)
 	}
-	return p
+	return p.Pending
 }
 
 func (b *bench) fulfil(p lake.Pending, body string) error {

@@ -69,7 +69,20 @@ func (s *Service) sweepGone(ctx context.Context) error {
 
 // sweep deletes a deleted channel's objects and rows.
 func (s *Service) sweep(ctx context.Context, g GoneChannel) error {
-	prefix := blobPrefix + string(g.Org) + "/" + string(g.ID) + "/"
+	for _, prefix := range []string{ChannelPrefix(g.Org, g.ID), IncomingKey(g.Org, g.ID, "")} {
+		if err := s.sweepObjects(ctx, prefix); err != nil {
+			return err
+		}
+	}
+	for {
+		clean, err := s.store.Sweep(ctx, g.ID, sweepRows)
+		if err != nil || clean {
+			return err
+		}
+	}
+}
+
+func (s *Service) sweepObjects(ctx context.Context, prefix string) error {
 	for {
 		infos, more, err := s.blobs.List(ctx, prefix, "", 1000)
 		if err != nil {
@@ -79,16 +92,7 @@ func (s *Service) sweep(ctx context.Context, g GoneChannel) error {
 		for i, info := range infos {
 			keys[i] = info.Key
 		}
-		if err := s.deleteObjects(ctx, keys); err != nil {
-			return err
-		}
-		if !more {
-			break
-		}
-	}
-	for {
-		clean, err := s.store.Sweep(ctx, g.ID, sweepRows)
-		if err != nil || clean {
+		if err := s.deleteObjects(ctx, keys); err != nil || !more {
 			return err
 		}
 	}

@@ -60,9 +60,13 @@ func (s *Service) reapExpired(ctx context.Context) (int, error) {
 }
 
 // Collect deletes objects that no index row refers to and that are older than
-// grace, and returns how many there were.
+// grace, and returns how many there were. Bodies that clients put into the storage are
+// taken in, or deleted where nobody was promised anything.
 func (s *Service) Collect(ctx context.Context, grace time.Duration) (int, error) {
 	const page = 1000
+	if err := s.TakeAll(ctx); err != nil {
+		return 0, fmt.Errorf("collect garbage: %w", err)
+	}
 	deleted, after := 0, ""
 	for {
 		infos, more, err := s.blobs.List(ctx, blobPrefix, after, page)

@@ -76,6 +76,15 @@ func ChannelPrefix(org plat.OrgID, channel plat.ChannelID) string {
 	return blobPrefix + string(org) + "/" + string(channel) + "/"
 }
 
+// IncomingPrefix is what the keys of bodies begin with that clients put into the storage
+// themselves, until they are taken in.
+const IncomingPrefix = "incoming/"
+
+// IncomingKey is where the storage's own URL of a promised upload puts the body.
+func IncomingKey(org plat.OrgID, channel plat.ChannelID, file plat.FileID) string {
+	return IncomingPrefix + string(org) + "/" + string(channel) + "/" + string(file)
+}
+
 // ObjectPrefix is what the keys of all files' objects begin with.
 const ObjectPrefix = blobPrefix
 

@@ -21,18 +21,43 @@ const PendingLife = time.Hour
 type Pending struct {
 	File  NewFile   // what it will be; size and ETag are not known
 	Until time.Time // the body must begin to arrive before
+	// Straight: the URL is the storage's own, and the body goes under IncomingKey.
+	Straight bool
+	// Tag and Size are of the bytes that are taken in: those that were seen there first.
+	// Tag is empty before.
+	Tag  string
+	Size int64
+	// Refused is why what came did not become a file, and nothing will; empty: nothing was refused.
+	Refused string
 }
 
-// Promise keeps everything about an upload but its body, which Fulfil brings.
-// in.Body is not looked at. Errors are those of Upload that don't need the body.
-func (s *Service) Promise(ctx context.Context, in Upload) (Pending, error) {
+// Promised is a promise with the storage's own URL; the URL is empty where the caller
+// makes one, whose body it passes to Fulfil.
+type Promised struct {
+	Pending
+	URL string
+}
+
+// Promise keeps everything about an upload but its body, which comes to Fulfil or straight
+// to the storage. in.Body is not looked at. Errors are those of Upload that don't need the body.
+func (s *Service) Promise(ctx context.Context, in Upload) (Promised, error) {
 	f, err := s.prepare(ctx, in)
 	if err != nil {
-		return Pending{}, err
+		return Promised{}, err
 	}
-	p := Pending{File: f, Until: s.now().Add(PendingLife)}
-	if err := s.store.CreatePending(ctx, p); err != nil {
-		return Pending{}, fmt.Errorf("promise an upload to channel %s: %w", f.Channel, err)
+	p := Promised{Pending: Pending{File: f, Until: s.now().Add(PendingLife)}}
+	if s.blobs.Copies() {
+		room, err := s.quota.Reserve(ctx, in.Org, 0) // what will come is not known, but none for who is full
+		if err != nil {
+			return Promised{}, err
+		}
+		room.Drop()
+		if p.URL, p.Straight, err = s.blobs.PresignPut(ctx, IncomingKey(in.Org, f.Channel, f.ID), PendingLife); err != nil {
+			return Promised{}, fmt.Errorf("promise an upload to channel %s: %w", f.Channel, err)
+		}
+	}
+	if err := s.store.CreatePending(ctx, p.Pending); err != nil {
+		return Promised{}, fmt.Errorf("promise an upload to channel %s: %w", f.Channel, err)
 	}
 	return p, nil
 }
@@ -55,6 +80,12 @@ func (s *Service) Fulfil(ctx context.Context, channel plat.ChannelID, id plat.Fi
 		if _, there := s.store.File(ctx, channel, id, s.now()); there == nil {
 			return File{}, errUsed()
 		}
+	}
+	if err == nil && p.Straight {
+		err = errUsed() // its URL was not ours
+	}
+	if err == nil {
+		err = s.standing(ctx, c.Org)
 	}
 	if err != nil {
 		return File{}, err
@@ -99,6 +130,9 @@ func (s *Service) reapPending(ctx context.Context) error {
 			}
 			if err == nil {
 				err = s.blobs.Delete(ctx, BlobKey(c.Org, c.ID, p.File.ID))
+			}
+			if err == nil && p.Straight {
+				err = s.blobs.Delete(ctx, IncomingKey(c.Org, c.ID, p.File.ID))
 			}
 			if err != nil {
 				return fmt.Errorf("reap promised uploads: %w", err)

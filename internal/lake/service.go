@@ -8,8 +8,11 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
+
+	"golang.org/x/sync/singleflight"
 
 	"panal/internal/blob"
 	"panal/internal/plat"
@@ -27,6 +30,10 @@ type Service struct {
 	limits  Limits
 	foreign Foreign
 	takers  takers
+	served  func(context.Context, plat.OrgID) error // nil: all are
+	intake  Intake
+	taking  singleflight.Group // by incoming key
+	listed  sync.Map           // the incoming keys that calls of TakeAll are at
 }
 
 // Foreign reads the files of linked channels, which are the objects of other buckets.
@@ -58,6 +65,17 @@ func (s *Service) LimitBy(l *quota.Ledger) { s.quota = l }
 
 // LimitMetadata bounds the metadata of files. Called while wiring.
 func (s *Service) LimitMetadata(l Limits) { s.limits = l }
+
+// ServeOnly makes promised uploads be kept only for organizations of which served says
+// nil; ErrForbidden is of one that is suspended or deleted. Called while wiring.
+func (s *Service) ServeOnly(served func(context.Context, plat.OrgID) error) { s.served = served }
+
+func (s *Service) standing(ctx context.Context, org plat.OrgID) error {
+	if s.served == nil {
+		return nil
+	}
+	return s.served(ctx, org)
+}
 
 // NewChannel is what a channel is made of.
 type NewChannel struct {
@@ -344,7 +362,11 @@ func (s *Service) File(ctx context.Context, org plat.OrgID, channel plat.Channel
 	if _, err := s.channel(ctx, org, channel); err != nil {
 		return File{}, err
 	}
-	return s.store.File(ctx, channel, id, s.now())
+	f, err := s.store.File(ctx, channel, id, s.now())
+	if errors.Is(err, plat.ErrNotFound) && s.blobs.Copies() {
+		return s.arrived(ctx, org, channel, id, err)
+	}
+	return f, err
 }
 
 // Files returns a page of files and the token of the next one, "" on the last.

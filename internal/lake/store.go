@@ -83,6 +83,16 @@ type Store interface {
 	CreatePending(ctx context.Context, p Pending) error
 	// Pending returns a promised upload that has not been committed, in time or not.
 	Pending(ctx context.Context, channel plat.ChannelID, id plat.FileID) (Pending, error)
+	// BindPending gives promises whose body has arrived the tag and size of Arrivals, where
+	// they have none yet and were not refused, and returns them as they are then, by
+	// Arrival; nil where there is none.
+	BindPending(ctx context.Context, all []Arrival) ([]*Pending, error)
+	// RefusePending sets why a promise is not kept, and tells whether it did: not when it is
+	// gone or refused already. It can't be committed any more then.
+	RefusePending(ctx context.Context, channel plat.ChannelID, id plat.FileID, reason string) (bool, error)
+	// AwaitedUntil returns the latest Until of promises whose bodies go straight to the
+	// storage and have not been taken in or refused; zero without any.
+	AwaitedUntil(ctx context.Context) (time.Time, error)
 	// DeletePending removes up to limit promises whose time ended before, and returns
 	// them. None of them can be committed any more.
 	DeletePending(ctx context.Context, before time.Time, limit int) ([]Pending, error)
@@ -121,7 +131,7 @@ type NewFile struct {
 	// file is not stored. Check and commit are one atomic step.
 	Conflict string
 	// Pending: the file was promised, and the promise goes with the commit; where
-	// there is none, the outcome is ErrConflict.
+	// there is none, or it was refused, the outcome is ErrConflict.
 	Pending bool
 }
 

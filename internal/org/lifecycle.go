@@ -207,9 +207,9 @@ func (s *Service) Standing(ctx context.Context, id plat.OrgID) (Organization, er
 		return Organization{}, plat.NotFound("organization", id)
 	case err == nil:
 		s.mu.Lock()
-		// A change made here meanwhile is newer than what was read.
-		if c, ok := s.seen[id]; ok && c.at.After(now) {
-			o = c.org
+		// What came here meanwhile, a change perhaps, is newer than what was read.
+		if cur, ok := s.seen[id]; ok && (!hit || !cur.at.Equal(c.at)) {
+			o = cur.org
 		} else {
 			s.seen[id] = seen{o, now}
 		}

@@ -20,6 +20,7 @@ const (
 	LogActor     = "actor"
 	LogComponent = "component"
 	LogAddress   = "address"
+	LogPID       = "pid"
 	LogCount     = "count"
 	LogReason    = "reason"
 	LogKey       = "key"

@@ -227,7 +227,7 @@ type commit struct {
 
 	rows    commitRows
 	attempt int
-	linked  bool // the files are a foreign bucket's objects: only a linked channel takes them, archived or not
+	linked  int64 // the files are a foreign bucket's objects: only the linked channel with this number takes them, archived or not; 0: they are our own
 }
 
 type commitChannel struct {
@@ -255,10 +255,13 @@ func (c *commit) run(ctx context.Context, tx *Tx) error {
 		case !ok:
 			c.out[i].Err = plat.NotFound("channel", f.Channel)
 			continue
-		case c.linked != ch.linked:
+		case (c.linked != 0) != ch.linked:
 			c.out[i].Err = lake.ErrLinked(f.Channel)
 			continue
-		case ch.archived && !c.linked:
+		case c.linked != 0 && c.linked != ch.num: // unlinked and linked again meanwhile
+			c.out[i].Err = plat.NotFound("link of channel", f.Channel)
+			continue
+		case ch.archived && c.linked == 0:
 			c.out[i].Err = plat.Errorf(plat.ErrForbidden, "channel %s is archived and takes no uploads; unarchive it first", f.Channel)
 			continue
 		}

@@ -59,8 +59,10 @@ func (s *Links) Take(ctx context.Context, id plat.ChannelID, limit int, lease ti
 	err := s.db.Write(ctx, func(tx *Tx) (err error) {
 		all, err = scanAll(ctx, s.db, tx, scan,
 			`UPDATE feed_message SET until = $3, receipts = receipts + 1 WHERE id IN
-			 (SELECT id FROM feed_message`+ofFeed+` AND until <= $2 ORDER BY id LIMIT $4`+s.db.dialect.SkipLocked+`)
-			 RETURNING id, body, receipts, sent`, string(id), micros(now), micros(now.Add(lease)), limit)
+			 (SELECT id FROM (SELECT id, SUM(size) OVER (ORDER BY id) - size AS before FROM
+			   (SELECT id, length(body) AS size FROM feed_message`+ofFeed+` AND until <= $2 ORDER BY id LIMIT $4`+s.db.dialect.SkipLocked+`) AS m
+			  ) AS n WHERE before < $5)
+			 RETURNING id, body, receipts, sent`, string(id), micros(now), micros(now.Add(lease)), limit, feed.MaxReceive)
 		return err
 	})
 	if err != nil {

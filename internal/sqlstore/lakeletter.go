@@ -4,13 +4,14 @@ package sqlstore
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"panal/internal/lake/link"
 	"panal/internal/plat"
 )
 
-// Bury implements link.Store. Letters of a channel that is gone go with it.
+// Bury implements link.Store. Letters of a link that is gone go with it.
 func (s *Links) Bury(ctx context.Context, all []link.Letter) error {
 	return s.db.Write(ctx, func(tx *Tx) error {
 		for _, l := range all {
@@ -18,9 +19,15 @@ func (s *Links) Bury(ctx context.Context, all []link.Letter) error {
 			if body == nil {
 				body = []byte{}
 			}
-			if _, err := tx.ExecContext(ctx,
-				`INSERT INTO feed_letter (channel, reason, body, at) SELECT num, $2, $3, $4 FROM channel WHERE id = $1`,
-				string(l.Channel), l.Reason, body, micros(l.At)); err != nil {
+			num, err := s.num(ctx, tx, l.Channel)
+			if errors.Is(err, plat.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, `INSERT INTO feed_letter (channel, reason, body, at) VALUES ($1, $2, $3, $4)`,
+				num, l.Reason, body, micros(l.At)); err != nil {
 				return err
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -21,6 +22,7 @@ import (
 type Links struct {
 	lake *Lake
 	db   *DB
+	only int64 // not 0: see Bound
 }
 
 var _ link.Store = (*Links)(nil)
@@ -33,7 +35,49 @@ func (s *Links) num(ctx context.Context, q Querier, channel plat.ChannelID) (int
 	var num int64
 	err := s.db.one(q.QueryRowContext(ctx, `SELECT c.num FROM channel c JOIN link l ON l.channel = c.num WHERE c.id = $1`, string(channel)),
 		"link of channel", channel, &num)
+	if err == nil && s.only != 0 && num != s.only {
+		err = plat.NotFound("link of channel", channel)
+	}
 	return num, err
+}
+
+// Bound implements link.Store. The number of a link is its channel's.
+func (s *Links) Bound(num int64) link.Rows { return &Links{lake: s.lake, db: s.db, only: num} }
+
+// Unlink implements link.Store. The channel gets another number, so that all that the link
+// has left belongs to nobody, at once and whatever it is: what is swept of deleted channels.
+func (s *Links) Unlink(ctx context.Context, channel plat.ChannelID, now time.Time) error {
+	return s.db.Write(ctx, func(tx *Tx) error {
+		num, err := s.num(ctx, tx, channel)
+		if err != nil {
+			return err
+		}
+		// No channel has such an id, and no object such a key.
+		if _, err := tx.ExecContext(ctx,
+			`INSERT INTO channel_gone (num, id, org_id, deleted_at) SELECT num, $1, org_id, $2 FROM channel WHERE num = $3`,
+			fmt.Sprintf("%s.%d", channel, num), micros(now), num); err != nil {
+			return err
+		}
+		var c lake.Channel
+		var created, updated int64
+		if err := tx.QueryRowContext(ctx,
+			`DELETE FROM channel WHERE num = $1 RETURNING id, org_id, name, description, storage, archived, created_at, updated_at, rev`, num).
+			Scan(&c.ID, &c.Org, &c.Name, &c.Description, &c.Storage, &c.Archived, &created, &updated, &c.Rev); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx,
+			`INSERT INTO channel (id, org_id, name, description, storage, archived, created_at, updated_at, rev) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+			string(c.ID), string(c.Org), c.Name, c.Description, string(c.Storage), c.Archived, created, updated, c.Rev); err != nil {
+			return err
+		}
+		// Few rows: credentials, and what the channel's count was made of.
+		for _, table := range []string{"link", "file_delta"} {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE channel = $1`, num); err != nil {
+				return err
+			}
+		}
+		return tx.Event(ctx, "channel", string(channel), "unlinked", now)
+	})
 }
 
 // CreateLink implements link.Store.
@@ -66,13 +110,13 @@ func (s *Links) CreateLink(ctx context.Context, l link.Link) error {
 	})
 }
 
-const linkColumns = `c.id, c.org_id, l.endpoint, l.region, l.bucket, l.prefix, l.credentials, l.feed, l.queue, l.secret_hash,
+const linkColumns = `c.id, c.num, c.org_id, l.endpoint, l.region, l.bucket, l.prefix, l.credentials, l.feed, l.queue, l.secret_hash,
 	l.paused, l.created_at, l.walk_after, l.walk_seen, l.walk_found, l.drift, l.passed_at`
 
 func scanLink(r interface{ Scan(...any) error }) (link.Link, error) {
 	var l link.Link
 	var created, passed int64
-	err := r.Scan(&l.Channel, &l.Org, &l.Place.Endpoint, &l.Place.Region, &l.Place.Bucket, &l.Place.Prefix, &l.Place.Credentials,
+	err := r.Scan(&l.Channel, &l.Num, &l.Org, &l.Place.Endpoint, &l.Place.Region, &l.Place.Bucket, &l.Place.Prefix, &l.Place.Credentials,
 		&l.Feed.Kind, &l.Feed.Queue, &l.Feed.SecretHash, &l.Paused, &created,
 		&l.Walk.After, &l.Walk.Seen, &l.Walk.Found, &l.Walk.Drift, &passed)
 	l.CreatedAt, l.Walk.PassedAt = fromMicros(created), fromMicros(passed)
@@ -124,8 +168,11 @@ func (s *Links) SetWalk(ctx context.Context, channel plat.ChannelID, w link.Walk
 
 func (s *Links) set(ctx context.Context, channel plat.ChannelID, what string, args ...any) error {
 	return s.db.Write(ctx, func(tx *Tx) error {
-		res, err := tx.ExecContext(ctx, `UPDATE link SET `+what+` WHERE channel = (SELECT num FROM channel WHERE id = $1)`,
-			append([]any{string(channel)}, args...)...)
+		num, err := s.num(ctx, tx, channel)
+		if err != nil {
+			return err
+		}
+		res, err := tx.ExecContext(ctx, `UPDATE link SET `+what+` WHERE channel = $1`, append([]any{num}, args...)...)
 		if err != nil {
 			return err
 		}
@@ -263,7 +310,7 @@ func (w *linkWrite) run(ctx context.Context, tx *Tx) error {
 	if len(add) == 0 {
 		return nil
 	}
-	c := &commit{lake: w.links.lake, files: add, attempt: w.attempt, linked: true}
+	c := &commit{lake: w.links.lake, files: add, attempt: w.attempt, linked: num}
 	if err := c.run(ctx, tx); err != nil {
 		return err
 	}

@@ -62,9 +62,14 @@ func TestOrganizationLifecycle(t *testing.T) {
 		_, err = svc.Suspend(ctx, "1234567890123")
 		is("suspend nobody", err, plat.ErrNotFound)
 
-		if _, err := other.Standing(ctx, acme); err != nil {
-			t.Fatal(err)
+		var back atomic.Int64 // a third server, whose clock is set back
+		leaping := org.NewService(s, s, func() time.Time { return plat.SystemClock().Add(-time.Duration(back.Load())) }, "")
+		for _, svc := range []*org.Service{other, leaping} {
+			if _, err := svc.Standing(ctx, acme); err != nil {
+				t.Fatal(err)
+			}
 		}
+		back.Store(int64(5 * time.Hour))
 		o, err := svc.Suspend(ctx, acme)
 		if err != nil || o.State != org.Suspended {
 			t.Fatalf("suspend = %+v, %v", o, err)
@@ -78,6 +83,9 @@ func TestOrganizationLifecycle(t *testing.T) {
 			if time.Now().After(deadline) {
 				t.Fatal("another server never noticed")
 			}
+		}
+		if o, err = leaping.Standing(ctx, acme); err != nil || o.Served() == nil {
+			t.Errorf("with its clock set back, a server goes by what it knew: %+v, %v", o, err)
 		}
 		_, err = svc.Delete(ctx, acme, "acm")
 		is("delete by a wrong name", err, plat.ErrInvalid)

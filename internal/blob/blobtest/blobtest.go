@@ -33,6 +33,8 @@ type Harness struct {
 type Caps struct {
 	// BuffersBody: memory use grows with the body.
 	BuffersBody bool
+	// NoCopy: the driver is no blob.Copier.
+	NoCopy bool
 	// NeverFull: there is no state in which puts are ErrExhausted.
 	NeverFull bool
 	// Tree: the service behind the adapter keeps objects as files in directories, and refuses
@@ -81,6 +83,7 @@ func Run(t *testing.T, h Harness) {
 	sections = append(sections, overwriteCases()...)
 	sections = append(sections, cancelCases()...)
 	sections = append(sections, concurrencyCases()...)
+	sections = append(sections, copyCases()...)
 	sections = append(sections, errorCases()...)
 	sections = append(sections, closeCases()...)
 	sections = append(sections, Case{"Model/random_calls_behave_like_a_map", nil, checkModel})

@@ -8,6 +8,7 @@ package memblob
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"slices"
@@ -34,7 +35,10 @@ type object struct {
 	mod  time.Time
 }
 
-var _ blob.Driver = (*Driver)(nil)
+var (
+	_ blob.Driver = (*Driver)(nil)
+	_ blob.Copier = (*Driver)(nil)
+)
 
 // New returns an empty store.
 func New() *Driver {
@@ -134,6 +138,29 @@ func (d *Driver) Open(ctx context.Context, key string, off, n int64) (io.ReadClo
 func (d *Driver) Stat(ctx context.Context, key string) (blob.Info, error) {
 	_, info, err := d.get(ctx, key)
 	return info, err
+}
+
+// CanCopy implements blob.Copier.
+func (d *Driver) CanCopy() bool { return true }
+
+// Tagged implements blob.Copier.
+func (d *Driver) Tagged(ctx context.Context, key string) (blob.Info, string, error) {
+	o, info, err := d.get(ctx, key)
+	return info, o.tag(), err
+}
+
+func (o object) tag() string { return fmt.Sprintf("%x", sha256.Sum256(o.data)) }
+
+// Copy implements blob.Copier.
+func (d *Driver) Copy(ctx context.Context, from blob.Info, tag, to, _ string) (string, error) {
+	o, _, err := d.get(ctx, from.Key)
+	if err != nil {
+		return "", err
+	}
+	if o.tag() != tag {
+		return "", plat.Errorf(plat.ErrConflict, "the object is another one by now")
+	}
+	return "", d.Put(ctx, to, bytes.NewReader(o.data), int64(len(o.data)), blob.PutOptions{})
 }
 
 // Delete implements blob.Driver.

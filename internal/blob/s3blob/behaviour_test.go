@@ -277,6 +277,16 @@ func TestPresigned(t *testing.T) {
 		t.Errorf("PUT = %d", res.StatusCode)
 	}
 	wantBytes(t, d, "up", []byte("hello"))
+	if up, err = d.PresignPut(t.Context(), "late", time.Second); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Second) // its whole life, and more
+	if res, _ := do(http.MethodPut, up, nil, strings.NewReader("hello")); res.StatusCode != http.StatusForbidden {
+		t.Errorf("expired: PUT = %d, want 403", res.StatusCode)
+	}
+	if _, err := d.Stat(t.Context(), "late"); !errors.Is(err, plat.ErrNotFound) {
+		t.Errorf("expired: Stat = %v", err)
+	}
 }
 
 func TestOpenSaysWhatIsWrong(t *testing.T) {
@@ -324,8 +334,13 @@ type flaky struct {
 }
 
 func (f *flaky) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodGet { // the sweeper's question
+	switch {
+	case r.Method == http.MethodGet: // the sweeper's question
 		_, _ = io.WriteString(w, "<ListMultipartUploadsResult/>")
+		return
+	case r.Method == http.MethodHead && strings.Contains(r.URL.Path, "probe"):
+		w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
+		w.Header().Set("ETag", `"x"`)
 		return
 	}
 	f.seen.Add(1)
@@ -421,5 +436,34 @@ func TestAClientThatGoesAwayLeavesNothing(t *testing.T) {
 	}
 	if ids := unfinished(t, opt); len(ids) > 0 {
 		t.Errorf("%d unfinished uploads are left", len(ids))
+	}
+}
+
+// A service that copies whatever the condition says can't be relied on for uploads by URL.
+func TestCopyIsOfferedOnlyWhereConditionsHold(t *testing.T) {
+	for _, honours := range []bool{true, false} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			w.Header().Set("ETag", `"x"`)
+			w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
+			switch {
+			case r.Method == http.MethodDelete:
+				w.WriteHeader(http.StatusNoContent)
+			case r.Method == http.MethodPut && (r.Header.Get("If-None-Match") != "" || honours && r.Header.Get("X-Amz-Copy-Source-If-Match") != ""):
+				w.WriteHeader(http.StatusPreconditionFailed)
+			case r.Header.Get("X-Amz-Copy-Source") != "":
+				_, _ = io.WriteString(w, `<CopyObjectResult><ETag>"x"</ETag><LastModified>2026-11-26T00:00:00Z</LastModified></CopyObjectResult>`)
+			case r.Method == http.MethodGet:
+				_, _ = io.WriteString(w, "<ListMultipartUploadsResult/>")
+			}
+		}))
+		d := open(t, s3blob.Options{Bucket: "bucket", Endpoint: server.URL, AccessKey: "a", SecretKey: "secret-key"})
+		if d.CanCopy() != honours || blob.New(d).Copies() != honours {
+			t.Errorf("CanCopy = %v with a service that honours conditions: %v", d.CanCopy(), honours)
+		}
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+		server.Close()
 	}
 }

@@ -5,7 +5,9 @@ package s3blob
 import (
 	"cmp"
 	"context"
+	"crypto/md5" //nolint:gosec // what ETags are; it protects nothing
 	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -56,6 +58,9 @@ type Driver struct {
 
 	maxPut, longPart int64 // the constants, but in tests
 
+	md5Tags bool // the service's ETags are MD5s, as Amazon's are without KMS
+	canCopy bool // the service copies on a condition
+
 	parts chan struct{} // one for each upload of unknown length under way
 	bufs  sync.Pool     // *[]byte of partSize
 	small sync.Pool     // *[]byte of smallBody
@@ -75,6 +80,7 @@ type Driver struct {
 var (
 	_ blob.Driver    = (*Driver)(nil)
 	_ blob.Presigner = (*Driver)(nil)
+	_ blob.Copier    = (*Driver)(nil)
 )
 
 const (
@@ -153,7 +159,8 @@ func newClient(opt Options, endpoint string, rt http.RoundTripper) (*minio.Clien
 }
 
 // probe writes, overwrites conditionally and deletes an object of its own. A service that
-// ignores the condition would let two uploads of one key both win.
+// ignores the condition would let two uploads of one key both win. It also learns what
+// the service's ETags are.
 func (d *Driver) probe(ctx context.Context) error {
 	key := "panal-probe-" + rand.Text()
 	streamed := strings.Repeat(".", smallBody+1)
@@ -161,6 +168,11 @@ func (d *Driver) probe(ctx context.Context) error {
 		return err
 	}
 	err := d.Put(ctx, key, strings.NewReader("."), 1, blob.PutOptions{IfNoneMatch: true})
+	if errors.Is(err, plat.ErrExists) {
+		if failed := d.learn(ctx, key, streamed); failed != nil {
+			return failed
+		}
+	}
 	if del := d.Delete(ctx, key); del != nil {
 		return del
 	}
@@ -172,6 +184,23 @@ func (d *Driver) probe(ctx context.Context) error {
 	default:
 		return err
 	}
+}
+
+// learn asks what the service's ETags are, and whether it copies on a condition, of an
+// object of the probe's.
+func (d *Driver) learn(ctx context.Context, key, body string) error {
+	info, tag, err := d.Tagged(ctx, key)
+	if err != nil {
+		return err
+	}
+	sum := md5.Sum([]byte(body)) //nolint:gosec // see import
+	d.md5Tags = tag == hex.EncodeToString(sum[:])
+	_, err = d.Copy(ctx, info, strings.Repeat("0", 32), key+"-copy", "")
+	if d.canCopy = errors.Is(err, plat.ErrConflict); d.canCopy {
+		return nil
+	}
+	d.opt.Log.LogAttrs(ctx, slog.LevelWarn, "the object storage does not copy on a condition: signed uploads pass this server", slog.Any(plat.LogError, err))
+	return d.Delete(ctx, key+"-copy")
 }
 
 // name is the object's key in the bucket.

@@ -17,6 +17,7 @@ import (
 type view struct {
 	deploy.Instance
 	healthy bool
+	problem string // why it is not, as it says
 }
 
 // decision is what a service needs next.
@@ -82,7 +83,7 @@ func decide(s deploy.Service, up []view, now time.Time) decision {
 	goal := s.Goal()
 	leave(current, goal)
 	leave(older, goal-d.now)
-	if missing := goal - len(current); missing > 0 && !now.Before(s.RetryAt) {
+	if missing := goal - len(current); missing > 0 && s.BacksOff(now) == 0 {
 		d.start = missing
 		if len(older) > 0 {
 			d.start = min(missing, max(0, 1-(len(current)-d.now)))
@@ -97,14 +98,13 @@ const (
 	// generation that was never READY is FAILED.
 	maxStartFailures = 3
 	firstBackoff     = 500 * time.Millisecond
-	maxBackoff       = time.Minute
 	// stableAfter is how long an instance must have answered for its failure to
 	// count as the first again.
 	stableAfter = time.Minute
 )
 
 func backoff(failures int) time.Duration {
-	return min(firstBackoff<<min(max(failures-1, 0), 16), maxBackoff)
+	return min(firstBackoff<<min(max(failures-1, 0), 16), deploy.MaxBackoff)
 }
 
 // fail notes that an instance of the service ended, and decides what follows. A
@@ -116,7 +116,7 @@ func fail(s *deploy.Service, i deploy.Instance, reason string, now time.Time) {
 	if s.Status == deploy.Stopped || s.Status == deploy.Failed || i.Generation != s.Generation {
 		return
 	}
-	if i.CreatedAt.After(s.LastFailure) {
+	if i.CreatedAt.After(s.LastFailure) || s.LastFailure.After(now) { // the clock was set back since
 		if !i.ReadyAt.IsZero() && now.Sub(i.ReadyAt) >= stableAfter {
 			s.Failures = 0
 		}

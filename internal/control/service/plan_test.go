@@ -162,13 +162,13 @@ func TestFail(t *testing.T) {
 		if s.Status == deploy.Failed {
 			t.Fatalf("FAILED after %d", n)
 		}
-		if wait := s.RetryAt.Sub(now); wait < last || wait > maxBackoff {
+		if wait := s.RetryAt.Sub(now); wait < last || wait > deploy.MaxBackoff {
 			t.Fatalf("back-off %s after %s", wait, last)
 		} else {
 			last = wait
 		}
 	}
-	if last != maxBackoff {
+	if last != deploy.MaxBackoff {
 		t.Errorf("back-off ends at %s", last)
 	}
 	die(now.Add(time.Second), now.Add(-2*stableAfter), "boom") // that one had been stable
@@ -179,6 +179,37 @@ func TestFail(t *testing.T) {
 	fail(&s, deploy.Instance{Generation: 0, CreatedAt: now.Add(time.Hour)}, "old", now)
 	if d := cmp.Diff(before, s); d != "" {
 		t.Errorf("an old generation's end changed the service:\n%s", d)
+	}
+}
+
+// TestBackoffUnderClockLeaps: a clock that is set back neither holds the next instance up
+// nor lets a crash loop run without a pause, or for ever.
+func TestBackoffUnderClockLeaps(t *testing.T) {
+	s := deploy.Service{Status: deploy.InProgress, Generation: 1, Number: 1, Min: 1, Max: 1}
+	now := t0
+	starts := func() bool { return decide(s, nil, now).start == 1 }
+	die := func() {
+		fail(&s, deploy.Instance{Generation: 1, CreatedAt: now.Add(-time.Second)}, "boom", now)
+	}
+	die()
+	if starts() {
+		t.Error("it starts without a pause")
+	}
+	now = now.Add(-5 * time.Hour)
+	if !starts() {
+		t.Error("a clock set back holds the next instance up")
+	}
+	die()
+	if s.Failures != 2 || starts() {
+		t.Errorf("after a second failure, with the clock set back: %d failures, starts: %t", s.Failures, starts())
+	}
+	now = now.Add(48 * time.Hour)
+	if !starts() {
+		t.Error("a clock set forward holds the next instance up")
+	}
+	now = now.Add(-72 * time.Hour)
+	if die(); s.Status != deploy.Failed {
+		t.Errorf("after three failures it is %s", s.Status)
 	}
 }
 

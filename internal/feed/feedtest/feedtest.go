@@ -5,6 +5,7 @@
 package feedtest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -42,6 +43,7 @@ func Run(t *testing.T, h Harness) {
 		{"Receive/waits_for_what_comes", waitsForNews},
 		{"Receive/bodies_come_as_they_were_sent", bodies},
 		{"Receive/no_more_than_limit", limited},
+		{"Receive/no_more_than_MaxReceive_bytes_and_all_in_the_end", bounded},
 		{"Receive/a_leased_message_is_not_received_again", leased},
 		{"Receive/ends_with_its_context", cancelled},
 		{"Ack/acknowledged_messages_are_gone", acked},
@@ -129,6 +131,31 @@ func bodies(t *testing.T, src feed.Source, send func([]byte)) {
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func bounded(t *testing.T, src feed.Source, send func([]byte)) {
+	const each, n = 250_000, 25
+	for i := range n {
+		send(bytes.Repeat([]byte{'a' + byte(i)}, each))
+	}
+	seen := map[byte]bool{}
+	for end := time.Now().Add(patience); len(seen) < n && time.Now().Before(end); {
+		got, err := src.Receive(t.Context(), 100, time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		size := 0
+		for _, m := range got {
+			if size >= feed.MaxReceive+9*each {
+				t.Fatalf("%d messages of %d bytes in one call", len(got), each)
+			}
+			size += len(m.Body)
+			seen[m.Body[0]] = len(m.Body) == each
+		}
+	}
+	if len(seen) != n {
+		t.Errorf("received %d of %d", len(seen), n)
 	}
 }
 

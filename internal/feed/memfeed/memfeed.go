@@ -85,14 +85,16 @@ func (s *Source) take(limit int) ([]feed.Message, <-chan struct{}) {
 	defer s.mu.Unlock()
 	var out []feed.Message
 	now := s.now()
+	size := 0
 	for _, m := range s.all {
-		if len(out) == limit {
+		if len(out) == limit || size >= feed.MaxReceive {
 			break
 		}
 		if m.ended || m.until.After(now) {
 			continue
 		}
 		m.receipts++
+		size += len(m.body)
 		m.until = now.Add(s.lease)
 		out = append(out, feed.Message{Handle: m.handle(), Body: bytes.Clone(m.body), Receipts: m.receipts, Sent: m.sent})
 	}

@@ -33,6 +33,7 @@ type Options struct {
 	// Region is empty for the one that an Amazon URL names, else us-east-1.
 	Region               string
 	AccessKey, SecretKey string
+	SessionToken         string // may be empty
 	// Lease is how long a received message is not received again.
 	Lease time.Duration
 }
@@ -86,7 +87,7 @@ func Open(opt Options) (*Source, error) {
 	s.life, s.close = context.WithCancel(context.Background())
 	s.client = sqs.New(sqs.Options{
 		BaseEndpoint: aws.String(u.Scheme + "://" + u.Host), Region: region,
-		Credentials: credentials.NewStaticCredentialsProvider(opt.AccessKey, opt.SecretKey, ""),
+		Credentials: credentials.NewStaticCredentialsProvider(opt.AccessKey, opt.SecretKey, opt.SessionToken),
 		// The endpoint is on the administrator's list; where it sends us is not.
 		HTTPClient: &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 		// Whoever asks tries again, and knows what it may wait.
@@ -107,13 +108,17 @@ func (s *Source) call(ctx context.Context, limit time.Duration) (context.Context
 // those are asked for only as long as there are some at once.
 func (s *Source) Receive(ctx context.Context, limit int, wait time.Duration) ([]feed.Message, error) {
 	var all []feed.Message
-	for end := time.Now().Add(wait); len(all) < limit; {
+	size := 0
+	for end := time.Now().Add(wait); len(all) < limit && size < feed.MaxReceive; {
 		seconds := int32(0)
 		if len(all) == 0 {
 			seconds = int32(min(max(time.Until(end), 0), maxWait).Round(time.Second) / time.Second)
 		}
 		got, err := s.receive(ctx, min(limit-len(all), most), seconds)
 		all = append(all, got...)
+		for _, m := range got {
+			size += len(m.Body)
+		}
 		switch {
 		case err != nil && len(all) == 0:
 			return nil, err

@@ -17,7 +17,8 @@ import (
 type Queue interface {
 	// Push keeps a message, durably. ErrNotFound without the feed.
 	Push(ctx context.Context, id plat.ChannelID, body []byte) error
-	// Take leases up to limit messages for a time, oldest first.
+	// Take leases up to limit messages for a time, oldest first: no more than those whose
+	// bodies come to feed.MaxReceive bytes.
 	Take(ctx context.Context, id plat.ChannelID, limit int, lease time.Duration) ([]feed.Message, error)
 	// End removes messages.
 	End(ctx context.Context, id plat.ChannelID, handles []string) error

@@ -30,7 +30,7 @@ const org = plat.OrgID("1000000000001")
 func TestEveryMethodIsDecided(t *testing.T) {
 	passes := []string{
 		"Channel", "Channels", "File", "PathFile", "Entries", "FileWith", "Files", "Count", "Facets", "Usage", "Total", "OrgUsage", "Known", // read
-		"CreatePending", "Pending", "DeletePending", // promises: no files yet, answered again by whoever was promised
+		"CreatePending", "Pending", "DeletePending", "BindPending", "RefusePending", "AwaitedUntil", // promises: no files yet, answered again by whoever was promised
 		"Gone", "Sweep", "Forget", // of a channel whose end is in the journal
 	}
 	journaled := []string{

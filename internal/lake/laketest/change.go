@@ -278,6 +278,122 @@ func pendingOld(w *world) {
 	w.ok(err)
 }
 
+func (w *world) straight() lake.Pending {
+	w.Helper()
+	p := lake.Pending{File: w.file(), Until: w.clock.now().Add(time.Hour), Straight: true}
+	p.File.Size, p.File.ETag = 0, ""
+	w.ok(w.CreatePending(w.Context(), p))
+	return p
+}
+
+func (w *world) bind(store lake.Store, all ...lake.Arrival) []*lake.Pending {
+	w.Helper()
+	out, err := store.BindPending(w.Context(), all)
+	w.ok(err)
+	if len(out) != len(all) {
+		w.Fatalf("%d promises for %d arrivals", len(out), len(all))
+	}
+	return out
+}
+
+func pendingBound(w *world) {
+	p, own := w.straight(), w.promise()
+	at := func(id plat.FileID, tag string, size int64) lake.Arrival {
+		return lake.Arrival{Channel: w.channel, ID: id, Tag: tag, Size: size}
+	}
+	elsewhere := at(p.File.ID, "x", 1)
+	elsewhere.Channel = "nope"
+	out := w.bind(w.Store, at("unknown", "x", 1), elsewhere, at(own.File.ID, "x", 1))
+	if out[0] != nil || out[1] != nil {
+		w.Errorf("bound what was not promised: %+v, %+v", out[0], out[1])
+	}
+	if d := cmp.Diff(&own, out[2]); d != "" { // its URL was ours
+		w.Error(d)
+	}
+	// From two processes at once, with other bytes each: all see the same ones.
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	seen := map[string]int64{}
+	for i := range 8 {
+		store := []lake.Store{w.Store, w.other}[i%2]
+		wg.Go(func() {
+			out, err := store.BindPending(w.Context(), []lake.Arrival{at(p.File.ID, fmt.Sprint("tag", i), int64(i))})
+			if err != nil || out[0] == nil {
+				w.Errorf("BindPending = %v, %v", out, err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			seen[out[0].Tag] = out[0].Size
+		})
+	}
+	wg.Wait()
+	got, err := w.Pending(w.Context(), w.channel, p.File.ID)
+	if w.ok(err); len(seen) != 1 || seen[got.Tag] != got.Size || got.Tag != fmt.Sprint("tag", got.Size) {
+		w.Errorf("bound to %v; the promise says %q, %d", seen, got.Tag, got.Size)
+	}
+	kept := got.File
+	kept.Size, kept.ETag, kept.Pending = got.Size, "e", true
+	w.ok(w.commit(kept)[0].Err)
+	if out := w.bind(w.other, at(p.File.ID, "late", 1)); out[0] != nil {
+		w.Errorf("bound after the commit: %+v", out[0])
+	}
+}
+
+func pendingRefused(w *world) {
+	p := w.straight()
+	did, err := w.RefusePending(w.Context(), w.channel, p.File.ID, "too large")
+	if w.ok(err); !did {
+		w.Error("not refused")
+	}
+	did, err = w.other.RefusePending(w.Context(), w.channel, p.File.ID, "another reason")
+	if w.ok(err); did {
+		w.Error("refused twice")
+	}
+	kept := p.File
+	kept.Size, kept.ETag, kept.Pending = 1, "e", true
+	is(w, "commit of what was refused", w.commit(kept)[0].Err, plat.ErrConflict)
+	p.Refused = "too large"
+	if d := cmp.Diff(&p, w.bind(w.other, lake.Arrival{Channel: w.channel, ID: p.File.ID, Tag: "t", Size: 1})[0]); d != "" {
+		w.Error(d)
+	}
+	for _, id := range []plat.FileID{"unknown", w.stored(w.file())[0].ID} {
+		did, err = w.RefusePending(w.Context(), w.channel, id, "x")
+		if w.ok(err); did {
+			w.Errorf("refused %s, which was not promised", id)
+		}
+	}
+	gone, err := w.DeletePending(w.Context(), p.Until.Add(time.Second), 10)
+	if w.ok(err); len(gone) != 1 || gone[0].Refused != "too large" {
+		w.Errorf("forgot %+v", gone)
+	}
+}
+
+func pendingAwaited(w *world) {
+	want := func(t time.Time) {
+		w.Helper()
+		got, err := w.other.AwaitedUntil(w.Context())
+		if w.ok(err); !got.Equal(t) {
+			w.Errorf("awaited until %s, want %s", got, t)
+		}
+	}
+	want(time.Time{})
+	w.promise()
+	want(time.Time{})
+	first := w.straight()
+	want(first.Until)
+	w.clock.add(time.Minute)
+	second := w.straight()
+	want(second.Until)
+	_, err := w.RefusePending(w.Context(), w.channel, second.File.ID, "x")
+	w.ok(err)
+	want(first.Until)
+	kept := first.File
+	kept.Size, kept.Pending = 1, true
+	w.ok(w.commit(kept)[0].Err)
+	want(time.Time{})
+}
+
 func dropChannel(w *world) {
 	keep := w.newChannel("keep", false)
 	other := w.file("label", "cat")

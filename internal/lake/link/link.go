@@ -15,10 +15,12 @@ import (
 // Link ties a channel to what a bucket has under a prefix.
 type Link struct {
 	Channel plat.ChannelID
-	Org     plat.OrgID
-	Place   Place
-	Feed    Feed
-	Paused  bool // the subscriber and the reconciler rest
+	// Num is the store's: a later link of the same channel has another.
+	Num    int64
+	Org    plat.OrgID
+	Place  Place
+	Feed   Feed
+	Paused bool // the subscriber and the reconciler rest
 	// CreatedAt is when it was linked.
 	CreatedAt time.Time
 	Walk      Walk
@@ -147,6 +149,13 @@ type Store interface {
 	// CreateLink links a channel. ErrNotFound without the channel, ErrExists when it's
 	// linked, ErrConflict when it has files or promised uploads.
 	CreateLink(ctx context.Context, l Link) error
+	// Unlink ends a link, and with it the channel's files: the channel is as if it had been
+	// made just now. ErrNotFound when it's not linked. What is left of the link's rows goes
+	// as that of a deleted channel does (lake.Store.Gone), a bounded number at a time.
+	Unlink(ctx context.Context, channel plat.ChannelID, now time.Time) error
+	// Bound returns rows of one link alone, by its Num: what they are asked to write once the
+	// channel has another link, or none, is ErrNotFound, and letters go nowhere.
+	Bound(num int64) Rows
 	// Link returns a channel's link.
 	Link(ctx context.Context, channel plat.ChannelID) (Link, error)
 	// Links returns all, by channel, of channels that are not deleted.

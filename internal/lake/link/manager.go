@@ -57,11 +57,12 @@ type Manager struct {
 
 	linked atomic.Pointer[map[plat.ChannelID]Link]
 
-	mu      sync.Mutex
-	running map[plat.ChannelID]*running
-	buckets map[plat.ChannelID]Bucket
-	posts   map[plat.ChannelID]Posts
-	queues  map[plat.ChannelID]feed.Source
+	mu    sync.Mutex
+	posts map[plat.ChannelID]Posts
+	// By the Num of the link.
+	running map[int64]*running
+	buckets map[int64]Bucket
+	queues  map[int64]feed.Source
 }
 
 type running struct {
@@ -78,7 +79,7 @@ func NewManager(opt Options) *Manager {
 	if opt.WalkEvery == 0 {
 		opt.WalkEvery = 10 * time.Minute
 	}
-	m := &Manager{opt: opt, running: map[plat.ChannelID]*running{}, buckets: map[plat.ChannelID]Bucket{}, posts: map[plat.ChannelID]Posts{}, queues: map[plat.ChannelID]feed.Source{}}
+	m := &Manager{opt: opt, running: map[int64]*running{}, buckets: map[int64]Bucket{}, posts: map[plat.ChannelID]Posts{}, queues: map[int64]feed.Source{}}
 	m.linked.Store(&map[plat.ChannelID]Link{})
 	return m
 }
@@ -104,7 +105,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		} else {
 			m.start(ctx)
 		}
-		if now := m.opt.Now(); now.Sub(swept) > sweepEvery {
+		if now := m.opt.Now(); now.Sub(swept).Abs() > sweepEvery {
 			swept = now
 			if _, err := m.opt.Store.DropTombstones(ctx, now.Add(-tombstonesFor), 10_000); err != nil && ctx.Err() == nil {
 				m.opt.Log.LogAttrs(ctx, slog.LevelWarn, "old tombstones can't be dropped; it is tried again", slog.String(plat.LogError, err.Error()))
@@ -140,25 +141,29 @@ func (m *Manager) Linked(channel plat.ChannelID) bool {
 
 // start starts what should run and does not, and stops what should not.
 func (m *Manager) start(ctx context.Context) {
-	links := *m.linked.Load()
+	links := map[int64]Link{}
+	for _, l := range *m.linked.Load() {
+		links[l.Num] = l
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for id, r := range m.running {
-		if l, ok := links[id]; !ok || l.Paused {
+	for num, r := range m.running {
+		if l, ok := links[num]; !ok || l.Paused {
 			r.cancel()
 			<-r.done
-			delete(m.running, id)
+			delete(m.running, num)
 		}
 	}
-	for id, q := range m.queues {
-		if _, ok := links[id]; !ok {
+	for num, q := range m.queues {
+		if _, ok := links[num]; !ok {
 			_ = q.Close() // nothing runs on it
-			delete(m.queues, id)
+			delete(m.queues, num)
 		}
 	}
-	maps.DeleteFunc(m.buckets, func(id plat.ChannelID, _ Bucket) bool { _, ok := links[id]; return !ok })
-	for id, l := range links {
-		if l.Paused || m.running[id] != nil {
+	maps.DeleteFunc(m.buckets, func(num int64, _ Bucket) bool { _, ok := links[num]; return !ok })
+	for num, l := range links {
+		id := l.Channel
+		if l.Paused || m.running[num] != nil {
 			continue
 		}
 		bucket, err := m.bucketLocked(l)
@@ -173,7 +178,7 @@ func (m *Manager) start(ctx context.Context) {
 				slog.String("channel", string(id)), slog.String(plat.LogError, err.Error()))
 			continue
 		}
-		m.running[id] = m.run(ctx, l, bucket, src)
+		m.running[num] = m.run(ctx, l, bucket, src)
 	}
 }
 
@@ -183,7 +188,7 @@ func (m *Manager) run(ctx context.Context, l Link, bucket Bucket, src feed.Sourc
 	r := &running{cancel: cancel, done: make(chan struct{})}
 	var wg sync.WaitGroup
 	if src != nil {
-		r.sub = New(Config{Link: l, Source: src, Rows: m.opt.Store, Bucket: bucket, Now: m.opt.Now, Log: m.opt.Log, Lease: lease})
+		r.sub = New(Config{Link: l, Source: src, Rows: m.opt.Store.Bound(l.Num), Bucket: bucket, Now: m.opt.Now, Log: m.opt.Log, Lease: lease})
 		wg.Go(func() { _ = r.sub.Run(ctx) }) // ends with ctx alone
 	}
 	wg.Go(func() { m.walk(ctx, l, bucket) })
@@ -196,7 +201,7 @@ func (m *Manager) run(ctx context.Context, l Link, bucket Bucket, src feed.Sourc
 
 // walk reconciles a link pass after pass, a bounded number of objects a second.
 func (m *Manager) walk(ctx context.Context, l Link, bucket Bucket) {
-	w := Walker{Link: l, Rows: m.opt.Store, Bucket: bucket, Now: m.opt.Now, Looks: 16}
+	w := Walker{Link: l, Rows: m.opt.Store.Bound(l.Num), Bucket: bucket, Now: m.opt.Now, Looks: 16}
 	for failures := 0; ctx.Err() == nil; {
 		before := w.Link.Walk.Seen
 		passed, err := w.Step(ctx)
@@ -236,7 +241,7 @@ func (m *Manager) sourceLocked(l Link) (feed.Source, error) {
 	case FeedWebhook:
 		return m.postsLocked(l.Channel), nil
 	case FeedSQS:
-		if q := m.queues[l.Channel]; q != nil {
+		if q := m.queues[l.Num]; q != nil {
 			return q, nil
 		}
 		k, err := m.unseal(l)
@@ -247,7 +252,7 @@ func (m *Manager) sourceLocked(l Link) (feed.Source, error) {
 		if err != nil {
 			return nil, err
 		}
-		m.queues[l.Channel] = q
+		m.queues[l.Num] = q
 		return q, nil
 	case FeedNone:
 	}
@@ -263,7 +268,7 @@ func (m *Manager) postsLocked(id plat.ChannelID) Posts {
 
 // bucketLocked opens a link's bucket once.
 func (m *Manager) bucketLocked(l Link) (Bucket, error) {
-	if b := m.buckets[l.Channel]; b != nil {
+	if b := m.buckets[l.Num]; b != nil {
 		return b, nil
 	}
 	k, err := m.unseal(l)
@@ -274,7 +279,7 @@ func (m *Manager) bucketLocked(l Link) (Bucket, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.buckets[l.Channel] = b
+	m.buckets[l.Num] = b
 	return b, nil
 }
 
@@ -300,7 +305,7 @@ func (m *Manager) Totals(ctx context.Context) (Totals, error) {
 		t.Drift += l.Walk.Drift
 		m.mu.Lock()
 		src, err := m.sourceLocked(l)
-		r := m.running[l.Channel]
+		r := m.running[l.Num]
 		m.mu.Unlock()
 		if err != nil || src == nil {
 			continue // the log tells
@@ -309,6 +314,7 @@ func (m *Manager) Totals(ctx context.Context) (Totals, error) {
 			f := r.sub.Figures()
 			t.Messages, t.Batches, t.Looked, t.Changed = t.Messages+f.Messages, t.Batches+f.Batches, t.Looked+f.Looked, t.Changed+f.Changed
 			t.Dead, t.Failed, t.Concurrency = t.Dead+f.Dead, t.Failed+f.Failed, t.Concurrency+f.Concurrency
+			t.Rate += f.Rate
 			t.LastBatch, t.Lag = max(t.LastBatch, f.LastBatch), max(t.Lag, f.Lag)
 		}
 		b, err := src.Backlog(ctx)

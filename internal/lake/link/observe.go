@@ -45,16 +45,26 @@ func (o *observer) observe(ctx context.Context, keys map[string]feed.Sequencer) 
 		left = append(left, k)
 	}
 	slices.Sort(left) // writers that lock several rows do it in one order
+	for some := range slices.Chunk(left, atOnce) {
+		o.some(ctx, some, keys, &res)
+	}
+	return res
+}
+
+// atOnce is how many objects are in memory at a time, with their metadata. A batch seldom
+// has more, but one message may name thousands.
+const atOnce = 1000
+
+func (o *observer) some(ctx context.Context, left []string, keys map[string]feed.Sequencer, res *result) {
 	for try := 0; len(left) > 0; try++ {
 		if try == tries {
 			for _, k := range left {
 				res.failed[k] = plat.Errorf(plat.ErrConflict, "the object changed each of %d times it was looked at", tries)
 			}
-			return res
+			return
 		}
-		left = o.once(ctx, left, keys, &res)
+		left = o.once(ctx, left, keys, res)
 	}
-	return res
 }
 
 // once looks at keys and returns those that another wrote meanwhile.

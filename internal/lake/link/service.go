@@ -266,7 +266,7 @@ func (m *Manager) Status(ctx context.Context, channel plat.ChannelID) (Status, e
 		return st, err
 	}
 	m.mu.Lock()
-	if r := m.running[channel]; r != nil && r.sub != nil {
+	if r := m.running[l.Num]; r != nil && r.sub != nil {
 		st.Figures = r.sub.Figures()
 	}
 	src, err := m.sourceLocked(l)
@@ -278,6 +278,21 @@ func (m *Manager) Status(ctx context.Context, channel plat.ChannelID) (Status, e
 		st.FeedError, err = err.Error(), nil
 	}
 	return st, err
+}
+
+// Unlink ends a channel's link and returns what it was: its files are gone from the
+// channel, and the objects are where they were. Its credentials, messages and dead
+// letters go with it. The caller has asked whether something refers to the files.
+func (m *Manager) Unlink(ctx context.Context, channel plat.ChannelID) (Link, error) {
+	l, err := m.opt.Store.Link(ctx, channel)
+	if err == nil {
+		err = m.opt.Store.Unlink(ctx, channel, m.opt.Now())
+	}
+	if err != nil {
+		return Link{}, err
+	}
+	_ = m.Refresh(ctx) // it's done; what failed is seen by the next resync
+	return l, nil
 }
 
 // Pause sets whether a link rests: its messages wait meanwhile.
@@ -301,8 +316,8 @@ func (m *Manager) Drop(ctx context.Context, channel plat.ChannelID, ids []int64)
 	return m.opt.Store.DropLetters(ctx, channel, ids)
 }
 
-// replayBatch is how many letters Replay has in hand.
-const replayBatch = 500
+// replayBatch is how many letters Replay has in hand; each may have a megabyte.
+const replayBatch = 20
 
 // Replay does dead letters again; no ids are all. What fails again is a new letter with its
 // new reason. It returns how many were tried.
@@ -315,7 +330,7 @@ func (m *Manager) Replay(ctx context.Context, channel plat.ChannelID, ids []int6
 	if err != nil {
 		return 0, err
 	}
-	sub := New(Config{Link: l, Source: letterSource{m.opt.Store, channel}, Rows: m.opt.Store, Bucket: bucket, Now: m.opt.Now, Log: m.opt.Log, MaxReceipts: 1})
+	sub := New(Config{Link: l, Source: letterSource{m.opt.Store, channel}, Rows: m.opt.Store.Bound(l.Num), Bucket: bucket, Now: m.opt.Now, Log: m.opt.Log, MaxReceipts: 1})
 	newest, err := m.newestLetter(ctx, channel) // those that come by replaying are not replayed
 	if err != nil {
 		return 0, err

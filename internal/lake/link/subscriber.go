@@ -7,12 +7,14 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/failsafe-go/failsafe-go/adaptivelimiter"
+	"golang.org/x/sync/semaphore"
 
 	"panal/internal/feed"
 	"panal/internal/plat"
@@ -53,9 +55,10 @@ func (c Config) withDefaults() Config {
 
 // Figures are what a subscriber tells of itself.
 type Figures struct {
-	Messages, Batches, Looked, Changed, Dead, Failed int64 // since its start
-	LastBatch                                        int64 // messages in the last one
-	Concurrency                                      int64 // writes that may be under way now
+	Messages, Batches, Looked, Changed, Dead, Failed int64   // since its start
+	LastBatch                                        int64   // messages in the last one
+	Concurrency                                      int64   // writes that may be under way now
+	Rate                                             float64 // messages a second, lately
 	Lag                                              time.Duration
 }
 
@@ -63,8 +66,30 @@ type Figures struct {
 type Subscriber struct {
 	cfg     Config
 	limiter adaptivelimiter.AdaptiveLimiter[any]
+	room    *semaphore.Weighted // for bodies of messages, in bytes
 
 	messages, batches, looked, changed, dead, failed, last, lag atomic.Int64
+	rate                                                        rate
+}
+
+// rate is how many a second there were lately: what was is worth half after some 20 s.
+type rate struct {
+	mu   sync.Mutex
+	sum  float64
+	last time.Time
+}
+
+const rateOver = 30 * time.Second
+
+func (r *rate) add(n int, now time.Time) float64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d := now.Sub(r.last); d > 0 {
+		r.sum *= math.Exp(-d.Seconds() / rateOver.Seconds())
+		r.last = now
+	}
+	r.sum += float64(n)
+	return r.sum / rateOver.Seconds()
 }
 
 // New returns a subscriber.
@@ -75,7 +100,7 @@ func New(cfg Config) *Subscriber {
 		WithLimits(cfg.MinWrites, cfg.MaxWrites, cfg.MinWrites).
 		WithRecentWindow(500*time.Millisecond, 5*time.Second, 5).
 		Build()
-	return &Subscriber{cfg: cfg, limiter: l}
+	return &Subscriber{cfg: cfg, limiter: l, room: semaphore.NewWeighted(maxHeld)}
 }
 
 // Figures returns the current figures.
@@ -83,8 +108,19 @@ func (s *Subscriber) Figures() Figures {
 	return Figures{
 		Messages: s.messages.Load(), Batches: s.batches.Load(), Looked: s.looked.Load(), Changed: s.changed.Load(),
 		Dead: s.dead.Load(), Failed: s.failed.Load(), LastBatch: s.last.Load(), Concurrency: int64(s.limiter.Limit()),
-		Lag: time.Duration(s.lag.Load()),
+		Lag: time.Duration(s.lag.Load()), Rate: s.rate.add(0, s.cfg.Now()),
 	}
+}
+
+// maxHeld bounds the bodies of messages that are at work, in bytes: what is made of them
+// takes some times as much. Batches of common events (a kilobyte each) are never held up by it.
+const maxHeld = 6 << 20
+
+func sizeOf(all []feed.Message) (n int64) {
+	for _, m := range all {
+		n += int64(len(m.Body))
+	}
+	return min(n, maxHeld)
 }
 
 // Run works until ctx ends. What is under way then is given up: its messages come again.
@@ -103,13 +139,16 @@ func (s *Subscriber) Run(ctx context.Context) error {
 			return nil
 		case room <- struct{}{}:
 		}
-		batch := s.gather(ctx, in)
+		batch, held := s.gather(ctx, in)
 		if len(batch) == 0 {
 			return nil
 		}
 		wg.Go(func() {
 			defer func() { <-room }()
 			s.work(ctx, batch)
+			for _, got := range held {
+				s.room.Release(got)
+			}
 		})
 	}
 }
@@ -136,6 +175,9 @@ func (s *Subscriber) receive(ctx context.Context, in chan<- []feed.Message) {
 		if len(got) == 0 {
 			continue
 		}
+		if s.room.Acquire(ctx, sizeOf(got)) != nil {
+			return
+		}
 		select {
 		case in <- got:
 		case <-ctx.Done():
@@ -144,27 +186,28 @@ func (s *Subscriber) receive(ctx context.Context, in chan<- []feed.Message) {
 }
 
 // gather returns a batch: what came until it is full, or for a time since its first
-// message. Receivers give at most Batch, so it has less than twice that.
-func (s *Subscriber) gather(ctx context.Context, in <-chan []feed.Message) []feed.Message {
-	var batch []feed.Message
+// message; and the room that each part of it holds. Receivers give at most Batch, so it has
+// less than twice that.
+func (s *Subscriber) gather(ctx context.Context, in <-chan []feed.Message) (batch []feed.Message, held []int64) {
 	select {
 	case <-ctx.Done():
-		return nil
+		return nil, nil
 	case batch = <-in:
+		held = append(held, sizeOf(batch))
 	}
 	end := time.NewTimer(s.cfg.Gather)
 	defer end.Stop()
 	for len(batch) < s.cfg.Batch {
 		select {
 		case <-ctx.Done():
-			return batch
+			return batch, held
 		case <-end.C:
-			return batch
+			return batch, held
 		case more := <-in:
-			batch = append(batch, more...)
+			batch, held = append(batch, more...), append(held, sizeOf(more))
 		}
 	}
-	return batch
+	return batch, held
 }
 
 // work processes a batch and holds its messages meanwhile.
@@ -265,6 +308,7 @@ func (s *Subscriber) Process(ctx context.Context, batch []feed.Message) error {
 		}
 	}
 	s.messages.Add(int64(len(batch)))
+	s.rate.add(len(batch), s.cfg.Now())
 	s.batches.Add(1)
 	s.last.Store(int64(len(batch)))
 	s.looked.Add(int64(res.looked))

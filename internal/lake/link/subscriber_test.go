@@ -85,6 +85,31 @@ func newBench(t *testing.T, change func(*link.Config)) bench {
 	return b
 }
 
+// The rate is that of the last half minute or so, and dies away.
+func TestRate(t *testing.T) {
+	now := time.Date(2026, 11, 26, 0, 0, 0, 0, time.UTC)
+	b := newBench(t, func(c *link.Config) { c.Now = func() time.Time { return now } })
+	is := func(lo, hi float64) {
+		t.Helper()
+		if r := b.Figures().Rate; r < lo || r > hi {
+			t.Errorf("rate %.1f, want %.1f to %.1f", r, lo, hi)
+		}
+	}
+	is(0, 0)
+	for range 300 {
+		for i := range 10 {
+			b.feed.Send(event(fmt.Sprint("p/", i), ""))
+		}
+		if err := b.process(t); err != nil {
+			t.Fatal(err)
+		}
+		now = now.Add(time.Second)
+	}
+	is(9, 11)
+	now = now.Add(10 * time.Minute)
+	is(0, 0.01)
+}
+
 func event(key, sequencer string) []byte {
 	return fmt.Appendf(nil, `{"Records":[{"eventName":"ObjectCreated:Put","s3":{"bucket":{"name":"b"},"object":{"key":"%s","sequencer":"%s"}}}]}`, key, sequencer)
 }
@@ -93,6 +118,9 @@ func event(key, sequencer string) []byte {
 func (b bench) process(t *testing.T) error {
 	t.Helper()
 	batch, err := b.feed.Receive(t.Context(), 1000, time.Second)
+	for more := batch; err == nil && len(more) > 0; batch = append(batch, more...) {
+		more, err = b.feed.Receive(t.Context(), 1000, time.Nanosecond)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

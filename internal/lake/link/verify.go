@@ -31,7 +31,7 @@ func (m *Manager) Verify(ctx context.Context, channel plat.ChannelID, repair boo
 		return v, err
 	}
 	const size = 1000
-	w := Walker{Link: l, Rows: m.opt.Store, Bucket: bucket, Now: m.opt.Now, Looks: 16}
+	w := Walker{Link: l, Rows: m.opt.Store.Bound(l.Num), Bucket: bucket, Now: m.opt.Now, Looks: 16}
 	for after := ""; ; {
 		page, more, err := bucket.List(ctx, l.Place.Prefix, after, size)
 		if err != nil {

@@ -11,7 +11,8 @@ import (
 	"hash"
 )
 
-const chunkSize = 5 << 20
+// ChunkSize is how long a chunk is.
+const ChunkSize = 5 << 20
 
 // Sum is the ETag of everything written to it. It is not safe for concurrent use.
 type Sum struct {
@@ -26,7 +27,7 @@ type Sum struct {
 
 // New returns the Sum of nothing.
 func New() *Sum {
-	return &Sum{room: chunkSize, server: -1, sums: md5.New()} //nolint:gosec // see import
+	return &Sum{room: ChunkSize, server: -1, sums: md5.New()} //nolint:gosec // see import
 }
 
 // NewShared is New for a long stream that may be one of many at a time, which are then
@@ -89,7 +90,7 @@ func (e *Sum) finishChunk() {
 	_, _ = e.sums.Write(e.chunk.Sum(sum[:0]))
 	e.endChunk()
 	e.n++
-	e.room = chunkSize
+	e.room = ChunkSize
 }
 
 // Size returns how many bytes were written.

@@ -90,6 +90,7 @@ func (c *conn) serve() {
 			return
 		}
 		c.state.Store(stateIdle)
+		c.s.tell(c, http.StateIdle)
 		if c.s.closing.Load() && c.state.CompareAndSwap(stateIdle, stateClosed) {
 			return
 		}
@@ -149,7 +150,11 @@ func (c *conn) deadline(t time.Time) {
 // when nothing may follow.
 func (c *conn) call() (more bool) {
 	if c.ctx == nil {
-		c.ctx, c.cancel = context.WithCancel(context.WithValue(context.Background(), http.LocalAddrContextKey, c.nc.LocalAddr()))
+		ctx := context.WithValue(context.Background(), http.LocalAddrContextKey, c.nc.LocalAddr())
+		if f := c.s.rest.ConnContext; f != nil {
+			ctx = f(ctx, c.nc)
+		}
+		c.ctx, c.cancel = context.WithCancel(ctx)
 	}
 	c.began.Store(int64(time.Since(c.s.epoch)) | 1)
 	if c.s.cut.Load() {

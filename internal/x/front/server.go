@@ -41,8 +41,8 @@ type Server struct {
 	none     chan struct{} // not nil: a shutdown waits; closed when no connection is left
 }
 
-// New returns a server over rest, whose handler, ReadHeaderTimeout, IdleTimeout and
-// ErrorLog it uses; rest must not be serving yet. takes tells by the request's target
+// New returns a server over rest, whose handler, ReadHeaderTimeout, IdleTimeout,
+// ErrorLog, ConnContext and ConnState (of new and idle connections) it uses; rest must not be serving yet. takes tells by the request's target
 // which requests the loop may serve.
 func New(rest *http.Server, takes func(target string) bool) *Server {
 	s := &Server{
@@ -106,10 +106,17 @@ func (s *Server) accept(l net.Listener, all *sync.WaitGroup) error {
 			_ = nc.Close() // never used
 			continue
 		}
+		s.tell(c, http.StateNew)
 		go func() {
 			defer s.remove(c)
 			c.serve()
 		}()
+	}
+}
+
+func (s *Server) tell(c *conn, state http.ConnState) {
+	if s.rest.ConnState != nil {
+		s.rest.ConnState(c.nc, state)
 	}
 }
 
@@ -292,6 +299,9 @@ type replayed struct {
 	Conn
 	read []byte
 }
+
+// NetConn returns the connection itself.
+func (r *replayed) NetConn() net.Conn { return r.Conn }
 
 // Read implements net.Conn.
 func (r *replayed) Read(p []byte) (int, error) {

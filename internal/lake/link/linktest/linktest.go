@@ -62,6 +62,8 @@ func Run(t *testing.T, h Harness) {
 		{"Letters/are_kept_paged_and_dropped", letters},
 		{"DropTombstones/old_ones_only", tombstones},
 		{"Drop/nothing_is_left_of_a_link", dropped},
+		{"Unlink/the_channel_is_empty_and_can_be_linked_again", unlinked},
+		{"Unlink/what_is_bound_to_the_link_before_writes_nothing", boundToOne},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var at atomic.Int64
@@ -124,6 +126,10 @@ func created(t *testing.T, w World) {
 	linked(t, w)
 	want := linkOf(ch)
 	got, err := w.Store.Link(t.Context(), ch)
+	if got.Num == 0 {
+		t.Error("the link has no number")
+	}
+	want.Num = got.Num
 	if err != nil || got != want {
 		t.Errorf("Link = %+v, %v, want %+v", got, err, want)
 	}
@@ -154,7 +160,9 @@ func kept(t *testing.T, w World) {
 	want.Place.Credentials = "c2VhbGVk"
 	must(t, w.Store.SetCredentials(t.Context(), ch, want.Place.Credentials))
 	must(t, w.Store.SetWalk(t.Context(), ch, want.Walk))
-	if got, err := w.Store.Link(t.Context(), ch); err != nil || got != want {
+	got, err := w.Store.Link(t.Context(), ch)
+	want.Num = got.Num
+	if err != nil || got != want {
 		t.Errorf("Link = %+v, %v, want %+v", got, err, want)
 	}
 	if err := w.Store.Pause(t.Context(), "2", true); !errors.Is(err, plat.ErrNotFound) {
@@ -378,6 +386,7 @@ func letters(t *testing.T, w World) {
 	linked(t, w)
 	const other = plat.ChannelID("1000000000002")
 	w.AddChannel(other, false)
+	must(t, w.Store.CreateLink(t.Context(), linkOf(other)))
 	body := []byte("\x00\xff {")
 	for i := range 5 {
 		must(t, w.Store.Bury(t.Context(), []link.Letter{{Channel: ch, Reason: fmt.Sprint("r", i), Body: body, At: start}}))
@@ -453,5 +462,90 @@ func dropped(t *testing.T, w World) {
 	}
 	if _, err := w.Store.Write(t.Context(), ch, []link.Observation{{Was: link.Row{Key: "x"}}}); !errors.Is(err, plat.ErrNotFound) {
 		t.Errorf("Write = %v", err)
+	}
+}
+
+func unlinked(t *testing.T, w World) {
+	is := func(what string, err error) {
+		t.Helper()
+		if !errors.Is(err, plat.ErrNotFound) {
+			t.Errorf("%s = %v, want ErrNotFound", what, err)
+		}
+	}
+	w.AddChannel(ch, false)
+	is("Unlink of no link", w.Store.Unlink(t.Context(), ch, start))
+	is("Unlink of no channel", w.Store.Unlink(t.Context(), "nope", start))
+	must(t, w.Store.CreateLink(t.Context(), linkOf(ch)))
+	before, err := w.Store.Link(t.Context(), ch)
+	must(t, err)
+	old := write(t, w, "k", object("k", "e"))
+	must(t, w.Store.SetWalk(t.Context(), ch, link.Walk{After: "k", Seen: 1}))
+	must(t, w.Store.Bury(t.Context(), []link.Letter{{Channel: ch, Reason: "r", At: start}}))
+	must(t, w.Store.Unlink(t.Context(), ch, start))
+	is("Unlink again", w.Store.Unlink(t.Context(), ch, start))
+	_, err = w.Store.Link(t.Context(), ch)
+	is("Link", err)
+	_, err = w.Store.OfFile(t.Context(), ch, old.File)
+	is("OfFile", err)
+	_, err = w.Store.Write(t.Context(), ch, []link.Observation{{Was: link.Row{Key: "x"}, Object: object("x", "e")}})
+	is("Write", err)
+
+	must(t, w.Store.CreateLink(t.Context(), linkOf(ch)))
+	now, err := w.Store.Link(t.Context(), ch)
+	must(t, err)
+	if now.Num == before.Num || now.Walk != (link.Walk{}) {
+		t.Errorf("the link is %+v, after %+v", now, before)
+	}
+	if n, err := w.Store.Lettered(t.Context(), ch); err != nil || n != 0 {
+		t.Errorf("Lettered = %d, %v", n, err)
+	}
+	if f := w.Files(ch); len(f) != 0 {
+		t.Errorf("files of the link before: %v", f)
+	}
+	if r := row(t, w, "k"); r.Gen != 0 {
+		t.Errorf("row of the link before: %+v", r)
+	}
+	if r := write(t, w, "k", object("k", "e")); r.File == old.File {
+		t.Error("the object is the file that it was before")
+	}
+	if f := w.Files(ch); len(f) != 1 {
+		t.Errorf("files %v", f)
+	}
+}
+
+func boundToOne(t *testing.T, w World) {
+	linked(t, w)
+	before, err := w.Store.Link(t.Context(), ch)
+	must(t, err)
+	old := w.Store.Bound(before.Num)
+	seen := []link.Observation{{Was: link.Row{Key: "k"}, Object: object("k", "e")}}
+	if out, err := old.Write(t.Context(), ch, seen); err != nil || !out[0].Changed {
+		t.Errorf("Write = %+v, %v", out, err)
+	}
+	must(t, old.SetWalk(t.Context(), ch, link.Walk{After: "k", Seen: 1}))
+	must(t, old.Bury(t.Context(), []link.Letter{{Channel: ch, Reason: "r", At: start}}))
+	if n, err := w.Store.Lettered(t.Context(), ch); err != nil || n != 1 {
+		t.Errorf("Lettered = %d, %v", n, err)
+	}
+	must(t, w.Store.Unlink(t.Context(), ch, start))
+	for range 2 { // without a link, and with the next one
+		if _, err := old.Write(t.Context(), ch, seen); !errors.Is(err, plat.ErrNotFound) {
+			t.Errorf("Write = %v", err)
+		}
+		if err := old.SetWalk(t.Context(), ch, link.Walk{After: "z", PassedAt: start}); !errors.Is(err, plat.ErrNotFound) {
+			t.Errorf("SetWalk = %v", err)
+		}
+		must(t, old.Bury(t.Context(), []link.Letter{{Channel: ch, Reason: "r", At: start}}))
+		_ = w.Store.CreateLink(t.Context(), linkOf(ch))
+	}
+	l, err := w.Store.Link(t.Context(), ch)
+	if err != nil || l.Walk != (link.Walk{}) {
+		t.Errorf("Link = %+v, %v", l, err)
+	}
+	if n, err := w.Store.Lettered(t.Context(), ch); err != nil || n != 0 {
+		t.Errorf("Lettered = %d, %v", n, err)
+	}
+	if f := w.Files(ch); len(f) != 0 {
+		t.Errorf("files %v", f)
 	}
 }

@@ -24,6 +24,7 @@ type Mem struct {
 	links   map[plat.ChannelID]*memLink
 	letters []link.Letter
 	letter  int64
+	num     int64 // of the last link
 }
 
 type memLink struct {
@@ -66,6 +67,8 @@ func (m *Mem) CreateLink(_ context.Context, l link.Link) error {
 	case full:
 		return plat.Errorf(plat.ErrConflict, "channel %s has files", l.Channel)
 	}
+	m.num++
+	l.Num = m.num
 	m.links[l.Channel] = &memLink{link: l, rows: map[string]link.Row{}, files: map[plat.FileID]lake.File{}}
 	return nil
 }
@@ -98,6 +101,57 @@ func (m *Mem) Links(context.Context) ([]link.Link, error) {
 	}
 	slices.SortFunc(out, func(a, b link.Link) int { return strings.Compare(string(a.Channel), string(b.Channel)) })
 	return out, nil
+}
+
+// Unlink implements link.Store.
+func (m *Mem) Unlink(_ context.Context, channel plat.ChannelID, _ time.Time) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, err := m.of(channel)
+	delete(m.links, channel)
+	m.letters = slices.DeleteFunc(m.letters, func(l link.Letter) bool { return l.Channel == channel })
+	return err
+}
+
+// bound is the rows of one link.
+type bound struct {
+	*Mem
+	num int64
+}
+
+// Bound implements link.Store.
+func (m *Mem) Bound(num int64) link.Rows { return bound{m, num} }
+
+// is tells whether the channel has that link. Nothing unlinks while tests write.
+func (b bound) is(channel plat.ChannelID) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l, err := b.of(channel)
+	if err == nil && l.link.Num != b.num {
+		return plat.NotFound("link of channel", channel)
+	}
+	return err
+}
+
+// Write implements link.Rows.
+func (b bound) Write(ctx context.Context, channel plat.ChannelID, all []link.Observation) ([]link.Outcome, error) {
+	if err := b.is(channel); err != nil {
+		return nil, err
+	}
+	return b.Mem.Write(ctx, channel, all)
+}
+
+// SetWalk implements link.Rows.
+func (b bound) SetWalk(ctx context.Context, channel plat.ChannelID, w link.Walk) error {
+	if err := b.is(channel); err != nil {
+		return err
+	}
+	return b.Mem.SetWalk(ctx, channel, w)
+}
+
+// Bury implements link.Rows.
+func (b bound) Bury(ctx context.Context, all []link.Letter) error {
+	return b.Mem.Bury(ctx, slices.DeleteFunc(slices.Clone(all), func(l link.Letter) bool { return b.is(l.Channel) != nil }))
 }
 
 func (m *Mem) change(channel plat.ChannelID, f func(*link.Link)) error {

@@ -61,6 +61,8 @@ func Open(opt Options) (*Bucket, error) {
 		TLSHandshakeTimeout:   10 * time.Second,
 		ResponseHeaderTimeout: idleLimit,
 		DisableCompression:    true,
+		// An object's metadata is in its headers: S3 allows 2 KB of it.
+		MaxResponseHeaderBytes: 32 << 10,
 	}
 	lookup := minio.BucketLookupPath
 	if strings.HasSuffix(u.Hostname(), ".amazonaws.com") {
@@ -210,7 +212,9 @@ func translate(err error) error {
 		return failed(plat.ErrUnavailable, "the linked bucket's storage does not answer", err)
 	}
 	switch e.Code {
-	case "NoSuchKey", "NoSuchVersion", "PreconditionFailed":
+	case "PreconditionFailed":
+		return overwritten()
+	case "NoSuchKey", "NoSuchVersion":
 		return plat.Errorf(plat.ErrNotFound, "the object is not in the linked bucket any more")
 	case "NoSuchBucket":
 		return link.ErrNoBucket
@@ -220,7 +224,9 @@ func translate(err error) error {
 		return failed(plat.ErrInvalid, "the storage refuses this key", err)
 	}
 	switch e.StatusCode {
-	case http.StatusNotFound, http.StatusPreconditionFailed:
+	case http.StatusPreconditionFailed:
+		return overwritten()
+	case http.StatusNotFound:
 		return plat.Errorf(plat.ErrNotFound, "the object is not in the linked bucket any more")
 	case http.StatusForbidden, http.StatusUnauthorized:
 		return failed(plat.ErrForbidden, "the linked bucket's storage refuses the credentials", err)
@@ -228,6 +234,10 @@ func translate(err error) error {
 		return failed(plat.ErrInvalid, "the linked bucket's storage refuses the request", err)
 	}
 	return failed(plat.ErrUnavailable, "the linked bucket's storage failed", err)
+}
+
+func overwritten() error {
+	return plat.Errorf(plat.ErrNotFound, "the object was overwritten, and the linked bucket keeps no versions: its earlier bytes are gone")
 }
 
 func failed(kind error, public string, err error) error {

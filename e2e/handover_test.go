@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e_test
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"panal/internal/client"
+)
+
+// crowd is callers of every kind that go on until they are told to stop.
+type crowd struct {
+	t    *testing.T
+	end  chan struct{}
+	work sync.WaitGroup
+
+	answered atomic.Int64
+	longest  atomic.Int64 // nanoseconds of the slowest answer
+	mu       sync.Mutex
+	failures []string
+	spared   func(begun, ended time.Time) bool // failures that are none; nil: none are
+}
+
+// join adds a caller: call is called again and again, with pauses of up to pause.
+func (c *crowd) join(what string, pause time.Duration, call func() error) {
+	random := rand.New(rand.NewPCG(1, uint64(pause)))
+	c.work.Go(func() {
+		for {
+			select {
+			case <-c.end:
+				return
+			case <-time.After(time.Duration(random.Int64N(int64(pause) + 1))):
+			}
+			begun := time.Now()
+			err := call()
+			took := time.Since(begun)
+			if err != nil {
+				if c.spared == nil || !c.spared(begun, begun.Add(took)) {
+					c.mu.Lock()
+					c.failures = append(c.failures, fmt.Sprintf("%s, begun at %s, after %s: %v", what, begun.UTC().Format("15:04:05.000"), took, err))
+					c.mu.Unlock()
+				}
+				continue
+			}
+			c.answered.Add(1)
+			for old := c.longest.Load(); int64(took) > old && !c.longest.CompareAndSwap(old, int64(took)); {
+				old = c.longest.Load()
+			}
+		}
+	})
+}
+
+// leave ends the callers, and fails the test when one was failed.
+func (c *crowd) leave() {
+	c.t.Helper()
+	close(c.end)
+	c.work.Wait()
+	for i, f := range c.failures {
+		if i < 10 {
+			c.t.Error(f)
+		}
+	}
+	if c.answered.Load() == 0 {
+		c.t.Error("nothing was answered")
+	}
+	c.t.Logf("%d requests answered, %d failed, the slowest took %s", c.answered.Load(), len(c.failures), time.Duration(c.longest.Load()))
+}
+
+// gather starts callers of a service and of the API: on kept connections, busy and
+// mostly idle ones, and on new ones.
+func gather(p *platform, dep, svc string, spared func(begun, ended time.Time) bool) *crowd {
+	_, user, token := adminOf(p.t, p.data)
+	c := &crowd{t: p.t, end: make(chan struct{}), spared: spared}
+	ask := func(h *http.Client, method, path, body, want string) func() error {
+		kind := "text/plain"
+		if strings.HasPrefix(body, "{") {
+			kind = "application/json"
+		}
+		return func() error {
+			req, err := http.NewRequest(method, "http://"+p.listen+path, strings.NewReader(body))
+			if err != nil {
+				return err
+			}
+			req.SetBasicAuth("user-"+user, token)
+			req.Header.Set("Content-Type", kind)
+			res, err := h.Do(req)
+			if err != nil {
+				return err
+			}
+			b, err := io.ReadAll(res.Body)
+			_ = res.Body.Close()
+			if err == nil && (res.StatusCode != http.StatusOK || !strings.Contains(string(b), want)) {
+				err = fmt.Errorf("%d %q", res.StatusCode, b)
+			}
+			return err
+		}
+	}
+	kept := func() *http.Client { // a connection of its own
+		return &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1}, Timeout: time.Minute}
+	}
+	count := client.Path("deployments", dep, "services", svc) + "/count"
+	status := p.api.OrgPath("deployments", dep, "services", svc)
+	for range 6 {
+		c.join("a call on a kept connection", 10*time.Millisecond, ask(kept(), http.MethodPost, count, "a b a", `"a":2`))
+	}
+	for range 4 {
+		c.join("a call on a quiet connection", 800*time.Millisecond, ask(kept(), http.MethodPost, count, "a b a", `"a":2`))
+	}
+	fresh := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
+	for range 3 {
+		c.join("a call on a new connection", 20*time.Millisecond, ask(fresh, http.MethodPost, count, "a b a", `"a":2`))
+	}
+	c.join("the API", 20*time.Millisecond, ask(kept(), http.MethodGet, status, "", `"status"`))
+	c.join("a change", 50*time.Millisecond, ask(kept(), http.MethodPost, p.api.OrgPath("deployments"), `{"name":"more"}`, "deployment_id"))
+	return c
+}
+
+// stream calls a stream of n events and returns what comes of it.
+func (p *platform) stream(dep, svc string, n int) <-chan error {
+	p.t.Helper()
+	_, user, token := adminOf(p.t, p.data)
+	req, err := http.NewRequest(http.MethodGet, "http://"+p.listen+client.Path("deployments", dep, "services", svc)+fmt.Sprintf("/ticks?n=%d", n), http.NoBody)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	req.SetBasicAuth("user-"+user, token)
+	res, err := (&http.Client{Transport: &http.Transport{}}).Do(req)
+	if err != nil || res.StatusCode != http.StatusOK {
+		p.t.Fatal(res, err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer func() { _ = res.Body.Close() }()
+		next := 0
+		lines := bufio.NewScanner(res.Body)
+		for lines.Scan() {
+			if lines.Text() == fmt.Sprintf("data: %d", next) {
+				next++
+			}
+		}
+		err := lines.Err()
+		if next != n {
+			err = errors.Join(err, fmt.Errorf("%d of %d events came", next, n))
+		}
+		done <- err
+	}()
+	return done
+}
+
+// TestReplacedUnderLoad: the program is replaced on disk and in memory, again and
+// again, under load of every kind. No request fails; a stream that began before the
+// first replacement ends as it should, in the old process. A program that does not
+// start takes nobody's place.
+func TestReplacedUnderLoad(t *testing.T) {
+	t.Parallel()
+	p := startSupervised(t)
+	dep, svc := p.command(2)
+	c := gather(p, dep, svc, nil)
+	time.Sleep(time.Second)
+	const events = 400 // of 50 ms each
+	stream := p.stream(dep, svc, events)
+	socket := p.chat(dep, svc)
+	socket.says(t, "a b a", `"a":2`)
+	first := p.server()
+	for i := range 3 {
+		p.install(binary)
+		p.replace(t, i)
+	}
+	if err := syscall.Kill(first, 0); err != nil {
+		t.Errorf("the first server carries a stream, and is gone: %v", err)
+	}
+
+	socket.says(t, "c c", `"c":2`)
+
+	// One that can't start.
+	old := p.server()
+	if err := os.WriteFile(p.binary+".new", []byte("#!/bin/sh\nexit 3\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(p.binary+".new", p.binary); err != nil {
+		t.Fatal(err)
+	}
+	p.signal(syscall.SIGHUP)
+	p.until("the word on the program that does not start", 20*time.Second, func() bool {
+		return strings.Contains(p.logText(), "the new server did not start; the old one goes on")
+	})
+	if now := p.server(); now != old {
+		t.Errorf("server %d has the data directory, want %d", now, old)
+	}
+	p.install(binary)
+	p.replace(t, 3)
+
+	if err := <-stream; err != nil {
+		t.Error(err)
+	}
+	socket.says(t, "d", `"d":1`)
+	_ = socket.Close()
+	c.leave()
+	p.until("the end of the server that carried the stream", 20*time.Second, func() bool { return syscall.Kill(first, 0) != nil })
+
+	// panal stop ends both.
+	p.stop(t)
+}
+
+// socket is a WebSocket, with short messages.
+type socket struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+// chat opens a WebSocket to the example server.
+func (p *platform) chat(dep, svc string) *socket {
+	p.t.Helper()
+	_, user, token := adminOf(p.t, p.data)
+	c, err := net.Dial("tcp", p.listen)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { _ = c.Close() })
+	_ = c.SetDeadline(time.Now().Add(2 * time.Minute))
+	req, err := http.NewRequest(http.MethodGet, "http://"+p.listen+client.Path("deployments", dep, "services", svc)+"/chat", http.NoBody)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	req.SetBasicAuth("user-"+user, token)
+	for k, v := range map[string]string{"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="} {
+		req.Header.Set(k, v)
+	}
+	if err := req.Write(c); err != nil {
+		p.t.Fatal(err)
+	}
+	s := &socket{c, bufio.NewReader(c)}
+	res, err := http.ReadResponse(s.r, req)
+	if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
+		p.t.Fatal(res, err)
+	}
+	return s
+}
+
+// says sends a message and wants the answer to have something in it.
+func (s *socket) says(t *testing.T, message, want string) {
+	t.Helper()
+	frame := append([]byte{0x81, 0x80 | byte(len(message)), 0, 0, 0, 0}, message...) // masked by zeros
+	if _, err := s.Write(frame); err != nil {
+		t.Fatalf("the WebSocket: %v", err)
+	}
+	head := make([]byte, 2)
+	_, err := io.ReadFull(s.r, head)
+	body := make([]byte, head[1])
+	if err == nil {
+		_, err = io.ReadFull(s.r, body)
+	}
+	if err != nil || !strings.Contains(string(body), want) {
+		t.Fatalf("the WebSocket answers %q, %v; want %s", body, err, want)
+	}
+}
+
+// TestKilledUnderLoad: the server is killed, again and again, under load of every kind.
+// Its sockets are the supervisor's, so whoever calls while there is no server waits
+// for the next one: what fails had reached the server that was killed.
+func TestKilledUnderLoad(t *testing.T) {
+	t.Parallel()
+	p := startSupervised(t)
+	dep, svc := p.command(2)
+	// A kept connection is of use to its caller until the news of its end has come.
+	const news = 10 * time.Millisecond
+	type death struct{ begun, over time.Time }
+	var mu sync.Mutex
+	var deaths []death
+	var inFlight atomic.Int64
+	c := gather(p, dep, svc, func(begun, ended time.Time) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, d := range deaths {
+			if begun.Before(d.over) && ended.After(d.begun) {
+				inFlight.Add(1)
+				return true
+			}
+		}
+		return false
+	})
+	const kills = 8
+	for range kills {
+		time.Sleep(1500 * time.Millisecond) // what was up for a second is made good at once
+		pid := p.server()
+		mu.Lock() // whoever fails now is judged afterwards
+		d := death{begun: time.Now()}
+		err := syscall.Kill(pid, syscall.SIGKILL)
+		for err == nil && syscall.Kill(pid, 0) == nil {
+			time.Sleep(time.Millisecond)
+		}
+		d.over = time.Now().Add(news)
+		deaths = append(deaths, d)
+		mu.Unlock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.until("the next server", 30*time.Second, func() bool { now := p.server(); return now != 0 && now != pid })
+	}
+	c.leave()
+	t.Logf("%d kills, %d requests that were in flight failed", kills, inFlight.Load())
+	if n := inFlight.Load(); n > 20*kills {
+		t.Errorf("%d requests failed: more than there are callers at each kill", n)
+	}
+	p.stop(t)
+}
+
+// TestReplacedOnPostgres: the same with the other set of engines: replaced, killed, under
+// load.
+func TestReplacedOnPostgres(t *testing.T) {
+	t.Parallel()
+	_, dsn := startPostgres(t)
+	p := startSupervised(t, "--database", dsn)
+	dep, svc := p.command(1)
+	var mu sync.Mutex
+	var killed, dead time.Time
+	c := gather(p, dep, svc, func(begun, ended time.Time) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return !killed.IsZero() && begun.Before(dead) && ended.After(killed)
+	})
+	for i := range 2 {
+		p.replace(t, i)
+	}
+	pid := p.server()
+	mu.Lock()
+	killed = time.Now()
+	err := syscall.Kill(pid, syscall.SIGKILL)
+	for err == nil && syscall.Kill(pid, 0) == nil {
+		time.Sleep(time.Millisecond)
+	}
+	dead = time.Now().Add(10 * time.Millisecond)
+	mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.until("the next server", 30*time.Second, func() bool { now := p.server(); return now != 0 && now != pid })
+	p.replace(t, 2)
+	c.leave()
+	p.stop(t)
+}
+
+// replace has the server replaced and waits for the next one.
+func (p *platform) replace(t *testing.T, i int) {
+	t.Helper()
+	old, start := p.server(), time.Now()
+	p.signal(syscall.SIGHUP)
+	p.until("the next server", 30*time.Second, func() bool {
+		now := p.server()
+		return now != 0 && now != old
+	})
+	p.until("its readiness", 30*time.Second, func() bool {
+		res, err := http.Get("http://" + p.listen + "/readyz")
+		if err != nil {
+			return false
+		}
+		_ = res.Body.Close()
+		return res.StatusCode == http.StatusOK
+	})
+	t.Logf("replacement %d: server %d by %d, within %s", i, old, p.server(), time.Since(start))
+}

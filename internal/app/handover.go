@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"panal/internal/plat"
+	"panal/internal/x/handed"
+)
+
+// How a server goes (docs/adr/0025-hand-over.md). One whose sockets are held by its
+// starter first goes on as usual while its answers say Connection: close (it is a lame
+// duck), then accepts no more, finishes what it has and gives the data directory
+// up; callers wait in the socket's queue for the next server. Told to hand over, it
+// stays as the carrier of the calls that instances have: those need nothing of what it
+// has given up.
+
+// Starter is who started the process, as far as that matters: nobody, for the zero value.
+type Starter struct {
+	// Sockets are listening sockets that it holds.
+	Sockets handed.Sockets
+	// Tell tells it how the server does.
+	Tell handed.Notifier
+}
+
+// Names of sockets.
+const (
+	socketHTTP  = "http"
+	socketHTTPS = "https"
+	socketAdmin = "admin"
+)
+
+// TakeStarter reads the process' environment, once and before files are opened.
+func TakeStarter() (Starter, error) {
+	sockets, err := handed.Take(socketHTTP)
+	if err != nil {
+		return Starter{}, plat.Errorf(plat.ErrInvalid, "the sockets that the starter passed on: %v", err)
+	}
+	tell, err := handed.NewNotifier()
+	return Starter{sockets, tell}, err
+}
+
+// checkSockets refuses sockets that nothing would be served on.
+func (a *App) checkSockets() error {
+	used := map[string]bool{socketHTTP: true, socketHTTPS: a.cfg.TLSListen != "", socketAdmin: a.cfg.Admin != ""}
+	for name, l := range a.starter.Sockets {
+		if !used[name] {
+			return plat.Errorf(plat.ErrInvalid, "the starter passed on a socket %q (%s) that the configuration has no use for; the names are %s, and %s and %s where --tls-listen and --admin-listen are set",
+				name, l.Addr(), socketHTTP, socketHTTPS, socketAdmin)
+		}
+		tcp, ok := l.Addr().(*net.TCPAddr)
+		open := name == socketHTTPS || name == socketHTTP && a.cfg.Insecure
+		if !open && (!ok || !tcp.IP.IsLoopback()) {
+			return plat.Errorf(plat.ErrInvalid, "the starter passed on the socket %q on %s, which is not a loopback address; see --listen and --admin-listen", name, l.Addr())
+		}
+	}
+	return nil
+}
+
+// open returns the starter's socket of that name, or one on the address.
+func (a *App) open(ctx context.Context, name, address string) (net.Listener, error) {
+	if l := a.starter.Sockets[name]; l != nil {
+		return l, nil
+	}
+	var lc net.ListenConfig
+	return lc.Listen(ctx, "tcp", address)
+}
+
+// tell tells the starter.
+func (a *App) tell(ctx context.Context, state string) {
+	if err := a.starter.Tell.Tell(state); err != nil {
+		a.log.LogAttrs(ctx, slog.LevelWarn, "the starter can't be told", slog.String("state", state), slog.String(plat.LogError, err.Error()))
+	}
+}
+
+// leaving is how far the server is on its way out.
+type leaving struct {
+	lame atomic.Bool // it was told to end
+	over atomic.Bool // there is a server to come that waits for this one
+	// active are the requests in flight: those that began before it was lame, and after.
+	active [2]atomic.Int64
+	// carried returns how many of them, likewise, are calls that instances have.
+	carried func(late bool) int64
+}
+
+// counted counts the requests of h, and has the last ones close their connections.
+func (l *leaving) counted(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, last := &l.active[0], l.lame.Load()
+		if last {
+			n = &l.active[1]
+		}
+		n.Add(1)
+		defer n.Add(-1)
+		if c, ok := r.Context().Value(connKey{}).(*countedConn); ok {
+			c.called(r.ProtoMajor > 1)
+			last = last || c.door.crowd.last.Load()
+		}
+		if last {
+			w.Header().Set("Connection", "close") // HTTP/2 says it in its own way then
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// quiet tells whether all requests are done, but for those that need nothing but their
+// connections: all in all, or all of those from before the server was lame.
+func (l *leaving) quiet(all bool) bool {
+	// Nothing begins any more in what is counted, so a call that is carried when the
+	// second number is read was active when the first was.
+	active := l.active[0].Load()
+	if all {
+		active += l.active[1].Load()
+	}
+	carried := l.carried(false)
+	if all {
+		carried += l.carried(true)
+	}
+	return active <= carried
+}
+
+// leavePoll is how often a server that ends looks whether it may go on to.
+const leavePoll = 2 * time.Millisecond
+
+// settle waits until it is quiet, for so long at most.
+func (l *leaving) settle(ctx context.Context, all bool, limit time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	t := time.NewTicker(leavePoll)
+	defer t.Stop()
+	for !l.quiet(all) {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-t.C:
+		}
+	}
+	return true
+}
+
+// awaitEnd is the actor that ends the server: it returns when that may stop to accept.
+func (a *App) awaitEnd(told context.Context, handOver <-chan os.Signal) func(context.Context) error {
+	return func(ctx context.Context) error {
+		select {
+		case <-ctx.Done(): // another part has failed
+			return nil
+		case <-told.Done():
+		case <-handOver:
+			a.leaving.over.Store(true)
+		}
+		over := a.leaving.over.Load()
+		a.draining.Store(!over) // in a hand-over the next one answers /readyz
+		a.tell(ctx, handed.Stopping)
+		if len(a.starter.Sockets) == 0 {
+			return nil
+		}
+		a.log.LogAttrs(ctx, slog.LevelInfo, "leaving", slog.Bool("hand_over", over), slog.Duration(plat.LogDuration, a.cfg.LameDuck))
+		a.leaving.lame.Store(true)
+		a.countLate()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(a.cfg.LameDuck):
+		}
+		// What takes long and can't be carried (an upload) is waited for while callers
+		// are still served.
+		a.leaving.settle(ctx, false, a.cfg.Drain)
+		return nil
+	}
+}
+
+// serve is the actor of a listener that faces callers: run is to serve until its context
+// ends, and then to let nobody in, and to drain for as long as it is told then. In a hand-over the actor ends before
+// run does, once only calls are left that are carried.
+func (a *App) serve(run func(ctx context.Context, drain func() time.Duration) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		done, closed := make(chan error, 1), make(chan struct{})
+		go func() {
+			over := make(chan struct{})
+			err := run(ctx, func() time.Duration {
+				close(closed) // nobody is let in any more
+				limit := a.cfg.Drain
+				if a.leaving.over.Load() {
+					limit = a.cfg.StreamGrace
+				}
+				go a.endStreams(limit, over)
+				return limit
+			})
+			close(over)
+			done <- err
+		}()
+		select {
+		case err := <-done:
+			return err
+		case <-ctx.Done():
+		}
+		if !a.leaving.over.Load() {
+			return <-done
+		}
+		select {
+		case err := <-done:
+			return err
+		case <-closed:
+		}
+		if !a.leaving.settle(context.WithoutCancel(ctx), true, a.cfg.Drain) {
+			a.log.LogAttrs(ctx, slog.LevelWarn, "requests that need the database were still running when the drain ended")
+		}
+		a.carrying.Go(func() error { return <-done })
+		return nil
+	}
+}
+
+// carry stays until the calls that are carried have ended, their grace is over, or the
+// server is told to end.
+func (a *App) carry(told context.Context) {
+	start := time.Now()
+	n := a.leaving.carried(false) + a.leaving.carried(true)
+	a.log.LogAttrs(told, slog.LevelInfo, "handed over", slog.Int64("carrying", n))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(told), a.cfg.StreamGrace)
+		defer cancel()
+		a.drainTunnels(ctx)
+		if err := a.carrying.Wait(); err != nil {
+			a.log.LogAttrs(ctx, slog.LevelWarn, "a listener failed", slog.String(plat.LogError, err.Error()))
+		}
+	}()
+	select {
+	case <-done:
+	case <-told.Done():
+		select { // the process' end cuts the rest
+		case <-done:
+		case <-time.After(a.cfg.Drain):
+		}
+	}
+	a.log.LogAttrs(told, slog.LevelInfo, "carried to the end", slog.Int64("carried", n), slog.Duration(plat.LogDuration, time.Since(start)))
+}
+
+// carrying is the listeners' servers that go on after the hand-over.
+type carrying = errgroup.Group

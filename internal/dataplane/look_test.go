@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane_test
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"panal/internal/dataplane"
+)
+
+// TestLook: what the gateway knows of a service that explains it: which instances have
+// what, which are left out, what limits turned away.
+func TestLook(t *testing.T) {
+	table := dataplane.NewTable()
+	t.Cleanup(func() { table.Replace(dataplane.Snapshot{Version: 1 << 60}) })
+	p := dataplane.NewProxy(table, dataplane.Options{Limits: dataplane.Limits{Service: dataplane.Limit{Rate: 0.001}}})
+	gw := server(t, p)
+	if l := p.Look(dep, svA); l.Instances != nil || l.Turned != nil {
+		t.Errorf("of nobody: %+v", l)
+	}
+	well, _ := upstream(t, 4, say("ok"))
+	dead := dataplane.Instance{ID: workload(), Network: "unix", Address: filepath.Join(t.TempDir(), "nobody"), Limit: 1}
+	s := serviceOf(svA)
+	s.Instances = []dataplane.Instance{dead}
+	apply(t, table, 1, routes(svA, s))
+	answered := make(chan int, 1)
+	go func() {
+		status, _ := call(t, gw.Client(), "POST", gw.URL, "x")
+		answered <- status
+	}()
+	eventually(t, "the instance left out", func() bool {
+		l := p.Look(dep, svA)
+		return len(l.Instances) == 1 && l.Instances[0].Refusals > 0 && l.Instances[0].SkippedUntil.After(time.Now())
+	})
+	s.Instances = []dataplane.Instance{dead, well}
+	apply(t, table, 2, routes(svA, s))
+	if status := <-answered; status != 200 {
+		t.Errorf("the call = %d", status)
+	}
+	if status, _ := call(t, gw.Client(), "POST", gw.URL, "x"); status != 429 {
+		t.Errorf("over the limit: %d", status)
+	}
+	l := p.Look(dep, svA)
+	if len(l.Instances) != 2 || l.Instances[1].ID != well.ID || l.Instances[1].Limit != 4 || l.Instances[1].Refusals != 0 || !l.Instances[1].SkippedUntil.IsZero() {
+		t.Errorf("instances: %+v", l.Instances)
+	}
+	if len(l.Turned) != 1 || l.Turned["service_rate"] != 1 {
+		t.Errorf("turned away: %v", l.Turned)
+	}
+}
