@@ -5,10 +5,12 @@
 // on another.
 //
 // Panal authenticates each request (Basic) and looks its route up among -services
-// services; the peers just pass on. Panal's requests reach the upstream through the agent
-// of its instance, as every service's do: that hop is in its latencies, and not in
-// its CPU, which is the server process's own. wrk measures the full rate; a generator of
-// its own sends at a fixed rate and counts from when each request was due.
+// services; the peers just pass on. All of them reach the upstream through the agent of
+// Panal's instance, by its Unix socket: what a request costs depends on how fast the
+// other side is, so that has to be the same for all. (With -direct the peers go straight to
+// an upstream of their own, by TCP. Their core is then busier, and batches more.) wrk measures the
+// full rate; a generator of its own sends at a fixed rate and counts from when each
+// request was due.
 //
 // Judge by the CPU time per request. The command is bounded in time, talks to loopback
 // only and removes what it made.
@@ -40,7 +42,8 @@ type options struct {
 	rounds, connections, rate         int
 	services, idle                    int
 	big                               int64
-	only, pprof, report               string
+	only, also, pprof, report         string
+	direct                            bool
 }
 
 func main() {
@@ -54,8 +57,8 @@ func run() error {
 	switch { // the programs that this one starts
 	case len(os.Args) == 3 && os.Args[1] == "upstream":
 		return upstream(os.Args[2])
-	case len(os.Args) == 4 && os.Args[1] == "floor":
-		return floor(os.Args[2], os.Args[3])
+	case len(os.Args) == 6 && os.Args[1] == "floor":
+		return floor(os.Args[2], way{network: os.Args[3], addr: os.Args[4], key: os.Args[5]})
 	}
 	var o options
 	flag.StringVar(&o.panal, "panal", "bin/panal", "Panal's binary")
@@ -74,6 +77,8 @@ func run() error {
 	flag.IntVar(&o.idle, "idle", 10_000, "idle connections to Panal")
 	flag.Int64Var(&o.big, "big", 1<<30, "bytes of the long bodies")
 	flag.StringVar(&o.only, "only", "", "these proxies alone, comma separated: panal,nginx")
+	flag.StringVar(&o.also, "also", "", "one proxy more: a program that takes its address and network, address and key of the upstream")
+	flag.BoolVar(&o.direct, "direct", false, "let the peers reach the upstream by TCP, without the agent in between")
 	flag.StringVar(&o.pprof, "pprof", "", "Panal's --admin-listen, for a profile meanwhile")
 	flag.StringVar(&o.report, "report", "bench-gateway.json", "where to write the figures")
 	flag.Parse()
@@ -157,9 +162,7 @@ func measure(ctx context.Context, o options) (err error) {
 	if err := up.Listens(ctx, upAddr); err != nil {
 		return err
 	}
-	if err := b.peers(ctx, upAddr); err != nil {
-		return err
-	}
+	to := way{network: "tcp", addr: upAddr}
 	fmt.Printf("%-14s %-12s %10s %9s %9s %9s %12s %8s %8s\n", "proxy", "part", "requests/s", "MB/s", "p50 ms", "p99 ms", "CPU us/req", "RSS MB", "KB/conn")
 	if b.wanted("panal") {
 		panal, err = b.install(ctx)
@@ -168,6 +171,9 @@ func measure(ctx context.Context, o options) (err error) {
 		}
 		if err != nil {
 			return err
+		}
+		if !o.direct {
+			to = panal.way
 		}
 		if err := panal.fill(ctx, servicesEach); err != nil {
 			return err
@@ -180,6 +186,11 @@ func measure(ctx context.Context, o options) (err error) {
 		if err := panal.fill(ctx, o.services-1); err != nil {
 			return err
 		}
+	}
+	if err := b.peers(ctx, to); err != nil {
+		return err
+	}
+	if panal != nil {
 		b.proxies = append([]*proxy{panal.asProxy()}, b.proxies...)
 		defer func() { b.proxies = b.proxies[1:] }() // stopped above
 	}

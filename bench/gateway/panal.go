@@ -13,12 +13,14 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"panal/bench/proc"
 	"panal/internal/client"
 	"panal/internal/deploy"
 	"panal/internal/plat"
+	"panal/internal/runner/agentctl"
 	"panal/internal/sqlstore"
 	"panal/internal/sqlstore/sqlite"
 )
@@ -33,6 +35,7 @@ type ours struct {
 	dep     string
 	version string
 	service string
+	way     way // to the instance of the service
 	filled  int
 	running *proc.Process
 }
@@ -134,8 +137,43 @@ func (o *ours) pin() error {
 		if err := proc.Pin(pid, o.b.o.clientCPU); err != nil {
 			return err
 		}
+		if o.way.key == "" {
+			o.way.network, o.way.addr, o.way.key = "unix", o.socket(pid), variable(pid, agentctl.EnvInstanceKey)
+		}
+	}
+	if o.way.addr == "" {
+		return plat.Errorf(plat.ErrUnavailable, "no agent with a socket among %v", pids)
 	}
 	return nil
+}
+
+// variable returns what a process had in its environment when it started.
+func variable(pid int, name string) string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil {
+		return "" // it has ended
+	}
+	for kv := range strings.SplitSeq(string(b), "\x00") {
+		if v, ok := strings.CutPrefix(kv, name+"="); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+// socket returns where the agent pid takes requests; "" for another process.
+func (o *ours) socket(pid int) string {
+	id := variable(pid, agentctl.EnvWorkloadID)
+	b, err := os.ReadFile("/proc/net/unix")
+	if id == "" || err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); strings.HasSuffix(line, id+"/s/serve.sock\n") && len(f) == 8 {
+			return f[7]
+		}
+	}
+	return ""
 }
 
 // packSelf returns a zip of this program.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"panal/bench/proc"
+	"panal/internal/runner/agentctl"
 )
 
 // proxy is one of the programs under test, with one way to the upstream.
@@ -19,9 +20,15 @@ type proxy struct {
 	auth string // the Authorization header; "" for the peers
 }
 
+// way is how a proxy reaches the upstream.
+type way struct {
+	network, addr string
+	key           string // of the instance, when it is the way that Panal's requests take
+}
+
 // peers starts every proxy but ours. Each has one worker, keeps its connections on both
 // sides, buffers nothing that it need not, and logs no requests.
-func (b *bench) peers(ctx context.Context, upstream string) error {
+func (b *bench) peers(ctx context.Context, to way) error {
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("own path: %w", err)
@@ -31,9 +38,13 @@ func (b *bench) peers(ctx context.Context, upstream string) error {
 		start func(addr, dir string) (env, argv []string, err error)
 	}{
 		{"reverseproxy", func(addr, _ string) ([]string, []string, error) {
-			return nil, []string{self, "floor", addr, upstream}, nil
+			return nil, []string{self, "floor", addr, to.network, to.addr, to.key}, nil
 		}},
 		{"caddy", func(addr, dir string) ([]string, []string, error) {
+			upstream := to.addr
+			if to.network == "unix" {
+				upstream = "unix/" + to.addr
+			}
 			conf := filepath.Join(dir, "Caddyfile")
 			err := os.WriteFile(conf, fmt.Appendf(nil, `{
 	admin off
@@ -44,15 +55,20 @@ func (b *bench) peers(ctx context.Context, upstream string) error {
 http://%s {
 	reverse_proxy %s {
 		flush_interval -1
+		header_up %s "%s"
 		transport http {
 			keepalive_idle_conns_per_host 1024
 		}
 	}
 }
-`, dir, addr, upstream), 0o600)
+`, dir, addr, upstream, agentctl.HeaderInstanceKey, to.key), 0o600)
 			return []string{"HOME=" + dir, "XDG_CONFIG_HOME=" + dir, "XDG_DATA_HOME=" + dir}, []string{b.o.caddy, "run", "--config", conf, "--adapter", "caddyfile"}, err
 		}},
 		{"nginx", func(addr, dir string) ([]string, []string, error) {
+			upstream := to.addr
+			if to.network == "unix" {
+				upstream = "unix:" + to.addr
+			}
 			conf := filepath.Join(dir, "nginx.conf")
 			err := os.WriteFile(conf, fmt.Appendf(nil, `
 daemon off; master_process off; worker_processes 1; pid %[1]s/pid; error_log %[1]s/error.log;
@@ -64,15 +80,19 @@ http {
   server {
     listen %[2]s backlog=4096;
     location / {
-      proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header %[4]s "%[5]s";
       proxy_buffering off; proxy_request_buffering off;
     }
   }
 }
-`, dir, addr, upstream), 0o600)
+`, dir, addr, upstream, agentctl.HeaderInstanceKey, to.key), 0o600)
 			return nil, []string{b.o.nginx, "-c", conf, "-p", dir}, err
 		}},
 		{"haproxy", func(addr, dir string) ([]string, []string, error) {
+			upstream := to.addr
+			if to.network == "unix" {
+				upstream = "unix@" + to.addr
+			}
 			conf := filepath.Join(dir, "haproxy.cfg")
 			err := os.WriteFile(conf, fmt.Appendf(nil, `
 global
@@ -89,12 +109,16 @@ frontend in
   bind %s
   default_backend up
 backend up
+  http-request set-header %s "%s"
   server s1 %s
-`, addr, upstream), 0o600)
+`, addr, agentctl.HeaderInstanceKey, to.key, upstream), 0o600)
 			return nil, []string{b.o.haproxy, "-db", "-f", conf}, err
 		}},
+		{"also", func(addr, _ string) ([]string, []string, error) {
+			return nil, []string{b.o.also, addr, to.network, to.addr, to.key}, nil
+		}},
 	} {
-		if !b.wanted(p.name) {
+		if !b.wanted(p.name) || p.name == "also" && b.o.also == "" {
 			continue
 		}
 		addr, err := proc.FreeAddr()

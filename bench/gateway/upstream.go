@@ -3,9 +3,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -15,6 +17,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"panal/internal/runner/agentctl"
 )
 
 // smallAnswer is what a prediction looks like: 200 bytes.
@@ -51,15 +55,19 @@ func upstream(addr string) error {
 }
 
 // floor is the standard library's reverse proxy, as bare as it comes.
-func floor(addr, to string) error {
-	target, err := url.Parse("http://" + to)
-	if err != nil {
-		return fmt.Errorf("upstream %q: %w", to, err)
+func floor(addr string, to way) error {
+	target := &url.URL{Scheme: "http", Host: "upstream"}
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, to.network, to.addr)
 	}
 	return serve(addr, &httputil.ReverseProxy{
-		Transport:     &http.Transport{MaxIdleConnsPerHost: 1024, DisableCompression: true},
+		Transport:     &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 1024, DisableCompression: true},
 		FlushInterval: -1,
-		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(target) },
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.Out.Header.Set(agentctl.HeaderInstanceKey, to.key)
+		},
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime/multipart"
@@ -17,6 +18,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"panal/internal/plat"
 )
 
 // Asynchronous requests (compute.md §8.3): taken with 202, answered by user code
@@ -39,13 +42,26 @@ const (
 // asyncJob is a request whose answer nobody waits for here.
 type asyncJob struct {
 	id, token, requestID string
-	req                  runtimeRequest
 	files                *body
+	answer               asyncTurn
+}
+
+// asyncTurn has a request answered when its turn comes. failure, when it is not empty,
+// tells the caller why there is no answer.
+type asyncTurn func() (a asyncAnswer, failure string)
+
+// asyncAnswer is what user code answered. body may be nil; it is closed by whoever
+// got the answer.
+type asyncAnswer struct {
+	status  int
+	headers map[string]string // in lower case
+	body    *os.File
 }
 
 // asyncs are the asynchronous requests of a service.
 type asyncs struct {
 	s     *service
+	read  func(w http.ResponseWriter, r *http.Request, requestID string) (asyncTurn, *body, error)
 	ctx   context.Context // of bringing results; ends a while after stop
 	end   context.CancelFunc
 	queue chan *asyncJob
@@ -53,10 +69,11 @@ type asyncs struct {
 	loops sync.WaitGroup
 }
 
-func (s *service) startAsync() {
+// startAsync takes asynchronous requests, of which so many are answered at a time.
+func (s *service) startAsync(atATime int, read func(w http.ResponseWriter, r *http.Request, requestID string) (asyncTurn, *body, error)) {
 	ctx, cancel := context.WithCancel(s.a.sink.ctx)
-	s.async = &asyncs{s: s, ctx: ctx, end: cancel, queue: make(chan *asyncJob, asyncQueue), stop: make(chan struct{})}
-	for range s.a.cfg.workers {
+	s.async = &asyncs{s: s, read: read, ctx: ctx, end: cancel, queue: make(chan *asyncJob, asyncQueue), stop: make(chan struct{})}
+	for range atATime {
 		s.async.loops.Go(s.async.loop)
 	}
 }
@@ -71,7 +88,7 @@ func (q *asyncs) accept(w http.ResponseWriter, r *http.Request, requestID string
 		return &httpError{http.StatusServiceUnavailable, textUnavailable}
 	}
 	var err error
-	j.req, j.files, err = readRequest(w, r, q.s.bodies, q.s.a.cfg.maxRequest)
+	j.answer, j.files, err = q.read(w, r, requestID)
 	if err != nil {
 		j.files.remove()
 		return err
@@ -110,55 +127,74 @@ func (q *asyncs) loop() {
 
 // work has a job answered and brings the result.
 func (q *asyncs) work(j *asyncJob) {
-	s := q.s
 	defer j.files.remove()
+	a, failure := j.answer()
+	if a.body != nil {
+		defer func() { _ = a.body.Close() }()
+	}
+	if failure != "" {
+		q.fail(j, failure)
+		return
+	}
+	q.bring(j, a)
+}
+
+// readAsync reads an asynchronous request to a handler.
+func (s *service) readAsync(w http.ResponseWriter, r *http.Request, requestID string) (asyncTurn, *body, error) {
+	req, files, err := readRequest(w, r, s.bodies, s.a.cfg.maxRequest)
+	return func() (asyncAnswer, string) { return s.answerAsync(req, requestID) }, files, err
+}
+
+// answerAsync has a worker answer.
+func (s *service) answerAsync(req runtimeRequest, requestID string) (asyncAnswer, string) {
 	var wk *worker
 	select {
 	case wk = <-s.pool.idle:
-	case <-q.stop:
-		q.fail(j, textUnavailable)
-		return
+	case <-s.async.stop:
+		return asyncAnswer{}, textUnavailable
 	}
-	wk.child.tag(j.requestID)
-	resp, err := wk.call(j.req, asyncLimit)
+	wk.child.tag(requestID)
+	resp, err := wk.call(req, asyncLimit)
 	wk.child.tag("")
 	if err != nil {
-		_ = s.lost(wk, j.requestID, err)
-		q.fail(j, textLost)
-		return
+		_ = s.lost(wk, requestID, err)
+		return asyncAnswer{}, textLost
 	}
 	out, err := s.open(resp)
 	s.pool.idle <- wk
+	a := asyncAnswer{status: http.StatusOK, headers: s.commonAsync(), body: out}
 	if resp.ErrorMessage != "" || err != nil { // the runtime has logged the traceback
-		q.fail(j, textRaised)
-		return
+		return a, textRaised
 	}
-	if out != nil {
-		defer func() { _ = out.Close() }()
-	}
-	q.bring(j, resp, out)
-}
-
-// bring stores an answer of user code as the result.
-func (q *asyncs) bring(j *asyncJob, resp runtimeResponse, out *os.File) {
-	status, kind := http.StatusOK, "application/json"
 	if resp.StatusCode != nil {
-		status = *resp.StatusCode
+		a.status = *resp.StatusCode
 	}
+	for k, v := range resp.Metadata {
+		a.headers[strings.ToLower(k)] = v
+	}
+	kind := "application/json"
 	if resp.ContentType != nil {
 		kind = strings.Map(printable, *resp.ContentType)
 	}
-	headers := map[string]string{}
-	for name := range q.s.common {
-		headers[strings.ToLower(name)] = q.s.common.Get(name)
-	}
-	for k, v := range resp.Metadata {
-		headers[strings.ToLower(k)] = v
-	}
 	if kind != "" {
-		headers["content-type"] = kind
+		a.headers["content-type"] = kind
 	}
-	text, err := json.Marshal(headers)
+	return a, ""
+}
+
+// commonAsync returns the headers of every answer.
+func (s *service) commonAsync() map[string]string {
+	headers := map[string]string{}
+	for name := range s.common {
+		headers[strings.ToLower(name)] = s.common.Get(name)
+	}
+	return headers
+}
+
+// bring stores an answer of user code as the result. One that the API refuses (it is
+// too long, say) becomes a failure.
+func (q *asyncs) bring(j *asyncJob, a asyncAnswer) {
+	text, err := json.Marshal(a.headers)
 	if err != nil {
 		q.fail(j, textRaised)
 		return
@@ -175,26 +211,29 @@ func (q *asyncs) bring(j *asyncJob, resp runtimeResponse, out *os.File) {
 			panic("BUG: agent: writing to memory fails: " + err.Error())
 		}
 	}
-	part("status", "text/plain", strconv.Itoa(status))
+	part("status", "text/plain", strconv.Itoa(a.status))
 	part("headers", "application/json", string(text))
-	part("body", orDefault(kind, "application/octet-stream"), "")
+	part("body", orDefault(a.headers["content-type"], "application/octet-stream"), "")
 	tail := "\r\n--" + mw.Boundary() + "--\r\n"
 	var size int64
-	if out != nil {
-		info, err := out.Stat()
+	if a.body != nil {
+		info, err := a.body.Stat()
 		if err != nil {
 			q.fail(j, textRaised)
 			return
 		}
 		size = info.Size()
 	}
-	q.put(j, mw.FormDataContentType(), int64(head.Len())+size+int64(len(tail)), func() (io.Reader, error) {
+	err = q.put(j, mw.FormDataContentType(), int64(head.Len())+size+int64(len(tail)), func() (io.Reader, error) {
 		parts := []io.Reader{bytes.NewReader(head.Bytes())}
-		if out != nil {
-			parts = append(parts, io.NewSectionReader(out, 0, size))
+		if a.body != nil {
+			parts = append(parts, io.NewSectionReader(a.body, 0, size))
 		}
 		return io.MultiReader(append(parts, strings.NewReader(tail))...), nil
 	})
+	if errors.Is(err, plat.ErrInvalid) {
+		q.fail(j, "the result was refused: "+err.Error())
+	}
 }
 
 // fail stores a failure as the result.
@@ -206,11 +245,11 @@ func (q *asyncs) fail(j *asyncJob, text string) {
 	if err != nil {
 		panic("BUG: agent: a failure does not encode: " + err.Error())
 	}
-	q.put(j, "application/json", int64(len(data)), func() (io.Reader, error) { return bytes.NewReader(data), nil })
+	_ = q.put(j, "application/json", int64(len(data)), func() (io.Reader, error) { return bytes.NewReader(data), nil }) // it has said so
 }
 
-// put brings a result, again while the server is away.
-func (q *asyncs) put(j *asyncJob, kind string, size int64, open func() (io.Reader, error)) {
+// put brings a result, again while the server is away. It logs its error.
+func (q *asyncs) put(j *asyncJob, kind string, size int64, open func() (io.Reader, error)) error {
 	c := q.s.a.api
 	path := fmt.Sprintf("organizations/%s/deployments/%s/results/%s", url.PathEscape(q.s.a.cfg.org), url.PathEscape(q.s.a.cfg.deployment), url.PathEscape(j.id))
 	err := retry(q.ctx, asyncTries, func(ctx context.Context) error {
@@ -223,6 +262,7 @@ func (q *asyncs) put(j *asyncJob, kind string, size int64, open func() (io.Reade
 	if err != nil {
 		q.s.a.sink.sayFor(j.requestID, "error", "the result of an asynchronous request could not be brought: %v", err)
 	}
+	return err
 }
 
 // putResult does one try.
@@ -280,8 +320,6 @@ func (q *asyncs) finish() {
 	failing.Wait()
 	q.loops.Wait()
 }
-
-var errAsyncCommand = &httpError{http.StatusNotImplemented, "asynchronous requests need a handler; this service runs a command"}
 
 // asksAsync tells whether a request is to be answered later.
 func asksAsync(r *http.Request) bool { return r.Header.Get(headerAsyncID) != "" }

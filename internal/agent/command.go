@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -47,9 +48,15 @@ type command struct {
 	client *http.Transport
 	proxy  *httputil.ReverseProxy
 	bufs   copyBuffers
+	// taking has a token for each request that the command works on, so that those
+	// which are answered later count as the others do.
+	taking chan struct{}
+
+	failing atomic.Pointer[string] // why its last probe failed; nil: it did not
 
 	mu       sync.Mutex
-	inflight int
+	inflight int       // requests whose callers wait
+	later    int       // those that are answered later
 	answered time.Time // last time it began an answer, or got its first request
 }
 
@@ -61,7 +68,7 @@ func (s *service) runCommand(ctx context.Context, root, site string) error {
 	if err != nil {
 		return err
 	}
-	c := &command{s: s, addr: addr, client: &http.Transport{
+	c := &command{s: s, addr: addr, taking: make(chan struct{}, a.cfg.concurrency), client: &http.Transport{
 		DisableCompression: true, MaxIdleConnsPerHost: a.cfg.concurrency, IdleConnTimeout: time.Minute, Proxy: nil,
 	}}
 	c.proxy = &httputil.ReverseProxy{
@@ -83,6 +90,7 @@ func (s *service) runCommand(ctx context.Context, root, site string) error {
 	if c.child, err = a.startChild(argv, root, env); err != nil {
 		return plat.Errorf(plat.ErrInvalid, "the command can't be started: %v", err)
 	}
+	s.startAsync(a.cfg.concurrency, c.readAsync)
 	s.command.Store(c)
 	return c.watch(ctx)
 }
@@ -193,6 +201,14 @@ func (c *command) watch(ctx context.Context) error {
 		case <-tick.C:
 		}
 		err := c.probe(ctx)
+		c.failing.Store(nil)
+		if err != nil {
+			text := err.Error()
+			if pe, ok := errors.AsType[*plat.Error](err); ok {
+				text = pe.Public
+			}
+			c.failing.Store(&text)
+		}
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -242,10 +258,15 @@ func (c *command) probe(ctx context.Context) error {
 	return nil
 }
 
+// busy tells whether bad probes may come from work. A request that is answered later
+// may take as long as it likes; one whose caller waits may not.
 func (c *command) busy() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.inflight > 0 && time.Since(c.answered) < busyLimit
+	if c.inflight == 0 {
+		return c.later > 0
+	}
+	return time.Since(c.answered) < busyLimit
 }
 
 // serve passes one request on, whatever it is: bodies as they come, upgrades too.
@@ -254,17 +275,39 @@ func (c *command) serve(w http.ResponseWriter, r *http.Request) {
 	// Transport that has just sent the last byte of it then takes the connection,
 	// and the answer with it, for broken.
 	_ = http.NewResponseController(w).EnableFullDuplex() // only HTTP/1.0 can't
+	select {
+	case c.taking <- struct{}{}:
+	default:
+		wait := time.NewTimer(c.s.a.cfg.handlerTimeout)
+		defer wait.Stop()
+		select {
+		case c.taking <- struct{}{}:
+		case <-wait.C:
+			maps.Copy(w.Header(), c.s.common)
+			c.s.refuse(w, requestID(r), errUnhandled)
+			return
+		case <-r.Context().Done():
+			return // nobody reads the answer
+		}
+	}
+	defer c.begin(&c.inflight)()
+	c.proxy.ServeHTTP(w, r)
+}
+
+// begin counts a request that has its token among those under way; the returned
+// function counts it out and gives the token back.
+func (c *command) begin(n *int) (end func()) {
 	c.mu.Lock()
-	if c.inflight++; c.inflight == 1 {
+	if *n++; *n == 1 {
 		c.answered = time.Now()
 	}
 	c.mu.Unlock()
-	defer func() {
+	return func() {
 		c.mu.Lock()
-		c.inflight--
+		*n--
 		c.mu.Unlock()
-	}()
-	c.proxy.ServeHTTP(w, r)
+		<-c.taking
+	}
 }
 
 // rewrite keeps the request as the gateway made it.
@@ -305,7 +348,7 @@ func (c *command) failed(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() == nil {
 		c.s.a.sink.sayFor(requestID(r), "error", "request: %v", err)
 	}
-	writeJSON(w, http.StatusBadGateway, statusBody("the command failed while it handled the request"))
+	writeJSON(w, http.StatusBadGateway, statusBody(textCommandFailed))
 }
 
 // stop asks the command and all that it started to end, and kills what is left.

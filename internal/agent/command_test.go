@@ -16,8 +16,9 @@ import (
 
 // webServer is a user's program: any path tells what it was asked; some misbehave.
 const webServer = `
-import http.server, json, os, signal, socketserver, sys, urllib.request
+import http.server, json, os, signal, socketserver, sys, threading, time, urllib.request
 sick = False
+lock, now, most = threading.Lock(), 0, 0
 class H(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do(self):
@@ -34,6 +35,16 @@ class H(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(b"2\r\n%d\n\r\n" % i); self.wfile.flush()
             self.wfile.write(b"0\r\n\r\n")
             return
+        if path == "/most":
+            global now, most
+            with lock:
+                now += 1; most = max(most, now)
+            time.sleep(0.05)
+            with lock:
+                now -= 1
+            body = str(most).encode()
+        if path == "/never":
+            time.sleep(600)
         if path == "/out":
             body = urllib.request.urlopen(os.environ["ABEJA_API_URL"] + "/blob/echo").read()
         out = json.dumps({"method": self.command, "path": self.path, "body": body.decode(), "argv": sys.argv[1:], "port": os.environ["PORT"],
@@ -185,12 +196,24 @@ func TestCommandFails(t *testing.T) {
 			t.Errorf("exit %+v", e)
 		}
 	})
+	t.Run("never healthy", func(t *testing.T) {
+		t.Parallel()
+		_, p := startCommand(t, map[string]string{
+			agentctl.EnvCommand: `["python3", "-c", "print('loading', flush=True); import time; time.sleep(600)"]`,
+		})
+		p.until("the reason", func(s agentctl.State) bool {
+			return strings.HasPrefix(s.Problem, "its health check fails: ") && strings.Contains(s.Problem, "connection refused") && strings.HasSuffix(s.Problem, "loading")
+		})
+	})
 	t.Run("sick", func(t *testing.T) {
 		t.Parallel()
 		_, p := startCommand(t, nil)
 		p.ready()
 		p.call("GET", "/sick", "", "")
 		p.until("sickness", func(s agentctl.State) bool { return s.Phase == "running" && !s.Healthy })
+		p.until("the reason", func(s agentctl.State) bool {
+			return strings.HasPrefix(s.Problem, "its health check fails: GET /ready answers 503 Service Unavailable\n")
+		})
 	})
 }
 

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -35,6 +36,8 @@ const (
 	// calls that are on their way here, of which nobody could say whether user
 	// code has seen them.
 	turnAway = 250 * time.Millisecond
+	// explainEvery is how often a service that is not healthy says why.
+	explainEvery = 3 * time.Second
 	// protocolVersion is what the agent calls itself in answers.
 	protocolVersion = "panal/1"
 )
@@ -96,8 +99,13 @@ func (a *agent) serve(ctx context.Context) error {
 			stops = append(stops, serveHTTP(ln, s.handler(i == 1), func(err error) { a.sink.say("error", "listener: %v", err) }))
 		}
 	}
+	telling, told := context.WithCancel(ctx)
+	var explain sync.WaitGroup
+	explain.Go(func() { s.explain(telling) })
 	err := s.run(ctx)
-	a.state.update(func(st *agentctl.State) { st.Healthy = false })
+	told()
+	explain.Wait()
+	a.state.update(func(st *agentctl.State) { st.Healthy, st.Problem = false, "" })
 	s.health.CompareAndSwap(healthStarting, healthEnded)
 	s.health.CompareAndSwap(healthReady, healthEnded)
 	begun := time.Now()
@@ -177,7 +185,7 @@ func (s *service) run(ctx context.Context) error {
 	if err := s.pool.start(); err != nil {
 		return err
 	}
-	s.startAsync()
+	s.startAsync(a.cfg.workers, s.readAsync)
 	s.health.Store(healthReady)
 	a.state.update(func(st *agentctl.State) {
 		st.Phase, st.Step, st.Healthy, st.Limit = string(runner.PhaseRunning), "", s.ready.Load() > 0, a.cfg.workers
@@ -193,6 +201,43 @@ func (s *service) run(ctx context.Context) error {
 		}
 		return err
 	}
+}
+
+// explain says, while the service is not healthy, what it is at and what it wrote last.
+func (s *service) explain(ctx context.Context) {
+	tick := time.NewTicker(explainEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		problem := s.problem()
+		if problem != "" {
+			problem = strings.TrimSpace(problem + "\n" + s.a.sink.lastLines())
+		}
+		if st, _ := s.a.state.get(); st.Problem != problem {
+			s.a.state.update(func(st *agentctl.State) { st.Problem = problem })
+		}
+	}
+}
+
+// problem says why the service is not healthy; "" when it is.
+func (s *service) problem() string {
+	healthy := s.health.Load() == healthReady && s.ready.Load() > 0
+	if c := s.command.Load(); c != nil && !healthy {
+		if text := c.failing.Load(); text != nil {
+			return "its health check fails: " + *text
+		}
+	}
+	switch st, _ := s.a.state.get(); {
+	case healthy:
+		return ""
+	case st.Step != "":
+		return "it is at the step " + st.Step
+	}
+	return "no worker of it answers"
 }
 
 // readyChanged notes how many workers there are.
@@ -221,17 +266,17 @@ func (s *service) handler(probesOnly bool) http.Handler {
 
 // pass hands a request to the command.
 func (s *service) pass(w http.ResponseWriter, r *http.Request) {
-	if asksAsync(r) {
-		writeJSON(w, errAsyncCommand.code, statusBody(errAsyncCommand.text))
-		return
-	}
-	if c := s.command.Load(); c != nil && s.health.Load() == healthReady {
+	c := s.command.Load()
+	switch {
+	case c == nil || s.health.Load() != healthReady:
+		maps.Copy(w.Header(), s.common)
+		s.refuse(w, requestID(r), errUnhandled)
+	case asksAsync(r):
+		maps.Copy(w.Header(), s.common)
+		s.refuse(w, requestID(r), s.async.accept(w, r, requestID(r)))
+	default:
 		c.serve(w, r)
-		return
 	}
-	maps.Copy(w.Header(), s.common)
-	w.Header().Set(agentctl.HeaderUnhandled, "1")
-	writeJSON(w, http.StatusServiceUnavailable, statusBody(textUnavailable))
 }
 
 func (s *service) healthCheck(w http.ResponseWriter) {
@@ -249,7 +294,11 @@ func (s *service) healthCheck(w http.ResponseWriter) {
 func (s *service) infer(w http.ResponseWriter, r *http.Request) {
 	maps.Copy(w.Header(), s.common)
 	id := requestID(r)
-	err := s.tryInfer(w, r, id)
+	s.refuse(w, id, s.tryInfer(w, r, id))
+}
+
+// refuse answers a request that ended with an error; nil is none.
+func (s *service) refuse(w http.ResponseWriter, id string, err error) {
 	var he *httpError
 	switch {
 	case err == nil:

@@ -288,6 +288,19 @@ func TestImportFails(t *testing.T) {
 	}
 }
 
+// A service that takes long to start says where it is, with its last lines.
+func TestSlowImport(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	s.pack("main.py", "import os, time\nprint('reading weights', flush=True)\nwhile not os.path.exists('go'): time.sleep(.1)\ndef handler(r, c): return {}\n")
+	p := start(t, s, "service", nil)
+	p.until("the reason", func(s agentctl.State) bool { return s.Problem == "it is at the step import\nreading weights" })
+	if err := os.WriteFile(filepath.Join(p.work, "code", "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.until("its end", func(s agentctl.State) bool { return s.Healthy && s.Problem == "" })
+}
+
 func TestModelDownload(t *testing.T) {
 	for name, env := range map[string]map[string]string{
 		"model":  {"ABEJA_TRAINING_MODEL_DOWNLOAD": "organizations/" + org + "/training/definitions/digits/models/172/download"},

@@ -106,6 +106,7 @@ type API struct {
 
 	metrics *metrics
 	ops     []operation
+	inferBy map[string]http.HandlerFunc // by pattern
 	// fullSecond is when a full disk was last logged.
 	fullSecond atomic.Int64
 	// apiHost is the host of PublicURL; organizations are sub-domains of it.
@@ -198,7 +199,13 @@ func (a *API) resources() []func() {
 // Handler returns the API with its middleware: request ids, lenient paths, panics
 // turned into 500, the base URL in the context.
 func (a *API) Handler() http.Handler {
-	return a.middleware(a.router)
+	return a.middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if infer := a.inferBy[inferencePattern(r)]; infer != nil {
+			infer(w, r)
+			return
+		}
+		a.router.ServeHTTP(w, r)
+	}))
 }
 
 // allowed lists the methods of a path.

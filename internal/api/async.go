@@ -4,6 +4,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"panal/internal/authn"
 	"panal/internal/authz"
@@ -27,10 +29,15 @@ import (
 const (
 	pathResult        = pathDeployment + "/results/{request_id}"
 	pathGatewayResult = "/deployments/{deployment_id}/results/{request_id}"
+	// headerResult marks an answer that is a result, whatever its status, from those of
+	// this API. User code can't set it.
+	headerResult = "X-Panal-Result"
 	// maxResultHeaders bounds the headers of a result, and maxResultFailure the
 	// JSON that tells of a failure.
 	maxResultHeaders = 64 << 10
 	maxResultFailure = 1 << 20
+	// takenLimit bounds the noting of who took a call, or that nobody did.
+	takenLimit = 10 * time.Second
 )
 
 // Accepted is the answer to an asynchronous call, and to a look at one that has no
@@ -44,7 +51,7 @@ func (a *API) addResults() {
 	for _, p := range []struct{ id, path string }{{"get-result", pathResult}, {"infer-result", pathGatewayResult}} {
 		a.raw(operation{
 			ID: p.id, Method: http.MethodGet, Path: p.path, Op: authz.Infer, Family: familyCompute, Tag: "inference",
-			Summary: "Fetch the result of an asynchronous call: 202 until it is there, then as user code answered; kept for 24 h",
+			Summary: "Fetch the result of an asynchronous call: 202 until it is there, then as user code answered, with the header X-Panal-Result; kept for 24 h",
 		}, a.getResult)
 	}
 	a.raw(operation{
@@ -62,9 +69,17 @@ func (a *API) inferAsync(w http.ResponseWriter, r *http.Request, call dataplane.
 		a.fail(w, r, familyCompute, err)
 		return
 	}
-	call.Async = &dataplane.Async{ID: c.ID, Token: token}
+	// From its 202 on the instance works on the call, whatever becomes of the caller.
+	taken := false
+	call.Async = &dataplane.Async{ID: c.ID, Token: token, Taken: func(instance plat.WorkloadID) {
+		taken = true
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), takenLimit)
+		defer cancel()
+		if err := a.Deploy.AsyncTaken(ctx, c, instance); err != nil { // the result will come all the same; only a lost instance goes unnoticed
+			a.log.LogAttrs(ctx, slog.LevelWarn, "who took an asynchronous call is not on record", slog.String(plat.LogError, err.Error()))
+		}
+	}}
 	aw := &asyncWriter{ResponseWriter: w}
-	aw.taken = func() error { return a.Deploy.AsyncTaken(r.Context(), c, call.Async.Workload) }
 	aw.accept = func() {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Del("Content-Length")
@@ -72,14 +87,13 @@ func (a *API) inferAsync(w http.ResponseWriter, r *http.Request, call dataplane.
 		_ = json.NewEncoder(w).Encode(Accepted{RequestID: c.ID}) // the caller may be gone
 	}
 	defer func() {
-		if aw.accepted {
-			if aw.err != nil { // the result will come all the same; only a lost instance goes unnoticed
-				a.log.LogAttrs(r.Context(), slog.LevelWarn, "who took an asynchronous call is not on record", slog.String(plat.LogError, aw.err.Error()))
-			}
+		if taken {
 			return
 		}
-		if err := a.Deploy.DropAsync(r.Context(), c); err != nil {
-			a.log.LogAttrs(r.Context(), slog.LevelWarn, "forget an asynchronous call", slog.String(plat.LogError, err.Error()))
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), takenLimit)
+		defer cancel()
+		if err := a.Deploy.DropAsync(ctx, c); err != nil {
+			a.log.LogAttrs(ctx, slog.LevelWarn, "forget an asynchronous call", slog.String(plat.LogError, err.Error()))
 		}
 	}()
 	a.Gateway.ServeCall(aw, r, call)
@@ -88,10 +102,8 @@ func (a *API) inferAsync(w http.ResponseWriter, r *http.Request, call dataplane.
 // asyncWriter turns an instance's 202 into ours. Everything else passes.
 type asyncWriter struct {
 	http.ResponseWriter
-	taken    func() error
 	accept   func()
 	accepted bool
-	err      error
 }
 
 // Unwrap implements the contract of http.ResponseController.
@@ -101,7 +113,6 @@ func (w *asyncWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 func (w *asyncWriter) WriteHeader(status int) {
 	if status == http.StatusAccepted && !w.accepted {
 		w.accepted = true
-		w.err = w.taken()
 		w.accept()
 		return
 	}
@@ -142,6 +153,7 @@ func (a *API) getResult(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	dataplane.AnswerHeaders(h, c.Headers)
 	h.Set(HeaderRequestID, requestID(r.Context()))
+	h.Set(headerResult, "stored")
 	bare := c.Status == http.StatusNoContent || c.Status == http.StatusNotModified
 	if !bare {
 		h.Set("Content-Length", strconv.FormatInt(c.Size, 10))

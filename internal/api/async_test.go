@@ -61,14 +61,14 @@ func TestAsyncWire(t *testing.T) {
 	req, call := begin()
 	gateway, control := "/deployments/"+id+"/results/"+req, dep+"/results/"+req
 	for _, p := range []string{gateway, control} {
-		if resp, body := w.send("GET", p, "", "Authorization", user); resp.StatusCode != 202 || body != `{"request_id":"`+req+`","status":"processing"}`+"\n" {
+		if resp, body := w.send("GET", p, "", "Authorization", user); resp.StatusCode != 202 || body != `{"request_id":"`+req+`","status":"processing"}`+"\n" || resp.Header.Get("X-Panal-Result") != "" {
 			t.Errorf("GET %s = %d %s", p, resp.StatusCode, body)
 		}
 	}
 	// The original agent's form: chunked, and no quotes around the names.
 	form := "--b\r\nContent-Disposition: form-data; name=status\r\nContent-Type: text/plain\r\n\r\n418\r\n" +
 		"--b\r\nContent-Disposition: form-data; name=headers\r\nContent-Type: application/json\r\n\r\n" +
-		`{"X-Note":"ok","connection":"close","set-cookie":"a=b","content-length":"99","x-panal-instance-key":"k","X-Abeja-Request-Id":"forged"}` + "\r\n" +
+		`{"X-Note":"ok","connection":"close","set-cookie":"a=b","content-length":"99","x-panal-instance-key":"k","x-panal-result":"forged","X-Abeja-Request-Id":"forged"}` + "\r\n" +
 		"--b\r\nContent-Disposition: form-data; name=body\r\nContent-Type: text/x-tea\r\n\r\nshort\r\nand stout\r\n--b--\r\n"
 	kind := "multipart/form-data; boundary=b"
 	for what, headers := range map[string][]string{
@@ -99,7 +99,7 @@ func TestAsyncWire(t *testing.T) {
 		resp, body := w.send("GET", p, "", "Authorization", user)
 		h := resp.Header
 		if resp.StatusCode != 418 || body != "short\r\nand stout" || h.Get("X-Note") != "ok" || h.Get("Content-Type") != "text/x-tea" ||
-			h.Get("Set-Cookie") != "" || h.Get("X-Panal-Instance-Key") != "" || h.Get("X-Abeja-Request-Id") == "forged" || resp.ContentLength != 16 {
+			h.Get("Set-Cookie") != "" || h.Get("X-Panal-Instance-Key") != "" || h.Get("X-Abeja-Request-Id") == "forged" || h.Get("X-Panal-Result") != "stored" || resp.ContentLength != 16 {
 			t.Errorf("GET %s = %d %q %v", p, resp.StatusCode, body, h)
 		}
 		if resp, _ := w.send("GET", strings.Replace(p, "acme", "other", 1), "", "Authorization", other); resp.StatusCode != 404 {

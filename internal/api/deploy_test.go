@@ -398,7 +398,8 @@ func TestServiceWire(t *testing.T) {
 	want := map[string]any{
 		"service_id": id, "deployment_id": dep[len(w.deps)+1:], "model_version": "0.0.1", "model_version_id": ver,
 		"models": map[string]any{"alias": "1720000000055"}, "status": "IN_PROGRESS", "status_message": got["status_message"], "instance_type": "cpu-1",
-		"instance_number": 2.0, "min_instance_number": 2.0, "max_instance_number": 4.0, "enable_autoscale": false, "record_channel_id": nil,
+		"instance_number": 2.0, "min_instance_number": 2.0, "max_instance_number": 4.0, "enable_autoscale": false, "record_channel_id": nil, "record_outputs": false,
+		"rate_limit": nil, "concurrency_limit": nil,
 		"user_env_vars": map[string]any{"TOP_K": "5"}, "merged_env_vars": map[string]any{"STAGE": "stg", "TOP_K": "5"}, "metrics_url": nil,
 		"target_concurrency": nil, "idle_timeout": nil, "desired_instance_number": 2.0, "scale_message": nil,
 		"service_process_type": "multi", "disruptable": true, "creator": got["creator"], "created_at": got["created_at"], "modified_at": got["modified_at"],
@@ -426,6 +427,13 @@ func TestServiceWire(t *testing.T) {
 		"negative idle":         `{"version_id":"` + ver + `","idle_timeout":-1}`,
 		"reserved variable":     `{"version_id":"` + ver + `","environment":{"ABEJA_SERVICE_ID":"x"}}`,
 		"wrong type":            `{"version_id":"` + ver + `","instance_number":"two"}`,
+		"negative rate":         `{"version_id":"` + ver + `","rate_limit":-1}`,
+		"rate too small":        `{"version_id":"` + ver + `","rate_limit":0.0001}`,
+		"rate too large":        `{"version_id":"` + ver + `","rate_limit":1e300}`,
+		"negative concurrency":  `{"version_id":"` + ver + `","concurrency_limit":-1}`,
+		"concurrency too large": `{"version_id":"` + ver + `","concurrency_limit":1000001}`,
+		"part of a call":        `{"version_id":"` + ver + `","concurrency_limit":1.5}`,
+		"outputs without place": `{"version_id":"` + ver + `","record_outputs":true}`,
 	} {
 		w.refused(what, "POST", dep+"/services", body, 400)
 	}
@@ -445,6 +453,12 @@ func TestServiceWire(t *testing.T) {
 		t.Errorf("patched %v", got)
 	}
 	if got := w.call("PATCH", one, `{"target_concurrency":0,"idle_timeout":0}`); got["target_concurrency"] != nil || got["idle_timeout"] != nil {
+		t.Errorf("patched back %v", got)
+	}
+	if got := w.call("PATCH", one, `{"rate_limit":0.5,"concurrency_limit":3}`); got["rate_limit"] != 0.5 || got["concurrency_limit"] != 3.0 {
+		t.Errorf("patched %v", got)
+	}
+	if got := w.call("PATCH", one, `{"rate_limit":0}`); got["rate_limit"] != nil || got["concurrency_limit"] != 3.0 {
 		t.Errorf("patched back %v", got)
 	}
 	w.call("PATCH", one, ``) // may be empty

@@ -24,14 +24,16 @@ import (
 // addInference mounts the gateway (compute.md §8.1): the same paths on every
 // host, for every method. Bodies are streamed, never held here.
 func (a *API) addInference() {
+	a.inferBy = map[string]http.HandlerFunc{}
 	for _, p := range []struct{ id, path, summary string }{
-		{"default", "/deployments/{deployment_id}", "by the endpoint default"},
-		{"alias", "/deployments/{deployment_id}/{custom_alias}", "by an endpoint"},
-		{"service", "/deployments/{deployment_id}/services/{service_id}", "by a service"},
+		{inferDefault, "/deployments/{deployment_id}", "by the endpoint default"},
+		{inferAlias, "/deployments/{deployment_id}/{custom_alias}", "by an endpoint"},
+		{inferService, "/deployments/{deployment_id}/services/{service_id}", "by a service"},
 	} {
 		infer := a.metrics.counting("infer-"+p.id, a.infer)
+		a.inferBy[p.id] = infer
 		a.router.HandleFunc(p.path, infer)
-		if p.id != "default" {
+		if p.id != inferDefault {
 			a.router.HandleFunc(p.path+"/*", infer)
 		}
 		for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodPut} {
@@ -47,6 +49,35 @@ func (a *API) addInference() {
 			op.Responses = map[string]*huma.Response{"default": {Description: "whatever user code answers; the gateway's own errors have the API's error body"}}
 			a.huma.OpenAPI().AddOperation(&op)
 		}
+	}
+}
+
+// The router's three patterns of calls.
+const (
+	inferDefault = "default"
+	inferAlias   = "alias"
+	inferService = "service"
+)
+
+// inferencePattern returns the pattern that the router would find for the path of most
+// calls, and "" for whatever it should look at itself.
+func inferencePattern(r *http.Request) string {
+	path, ok := strings.CutPrefix(r.URL.Path, "/deployments/")
+	if !ok || r.URL.RawPath != "" || r.Method != http.MethodPost && r.Method != http.MethodGet && r.Method != http.MethodPut {
+		return ""
+	}
+	dep, path, more := strings.Cut(path, "/")
+	alias, path, _ := strings.Cut(path, "/")
+	service, _, _ := strings.Cut(path, "/")
+	switch {
+	case dep == "" || more && alias == "" || alias == "results" || alias == "services" && service == "":
+		return ""
+	case !more:
+		return inferDefault
+	case alias == "services":
+		return inferService
+	default:
+		return inferAlias
 	}
 }
 

@@ -23,8 +23,10 @@ const HeaderRequestID = "X-Abeja-Request-Id"
 // requestInfo is what the middleware knows of a request.
 type requestInfo struct {
 	id string
-	// base is the base of absolute URLs, without a slash at the end.
-	base string
+	// base is the base of absolute URLs, without a slash at the end; where it is empty,
+	// they are on the host that the request names.
+	base, host string
+	secure     bool
 	// peer is from where it comes.
 	peer httpx.Peer
 	// org and user are who is asking, once that is known.
@@ -34,6 +36,14 @@ type requestInfo struct {
 	operation *operationMetrics
 	// audit is the row that the request leaves, until its answer begins; nil: none.
 	audit *audited
+}
+
+// tracked is what the middleware keeps of a request, in one piece.
+type tracked struct {
+	requestInfo
+	body     countedBody
+	watched  watchedBody
+	recorder recorder
 }
 
 type ctxKey struct{}
@@ -55,35 +65,40 @@ func requestID(ctx context.Context) string {
 // baseURL returns the base of absolute URLs for this request, without a slash at the end.
 func baseURL(ctx context.Context) string {
 	if info := infoOf(ctx); info != nil {
-		return info.base
+		switch {
+		case info.base != "":
+			return info.base
+		case info.secure:
+			return "https://" + info.host
+		default:
+			return "http://" + info.host
+		}
 	}
 	return ""
 }
 
 func (a *API) middleware(next http.Handler) http.Handler {
+	base := strings.TrimSuffix(a.PublicURL, "/")
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		id, path := plat.NewUUID(), ""
 		if a.AccessLog != nil {
 			path = plat.HideTokens(r.URL.EscapedPath()) // as it was sent, without the query
 		}
-		base := strings.TrimSuffix(a.PublicURL, "/")
-		if base == "" {
-			scheme := "http"
-			if r.TLS != nil {
-				scheme = "https"
-			}
-			base = scheme + "://" + r.Host
-		}
-		info := &requestInfo{id: id, base: base, peer: httpx.PeerOf(r, a.TrustedProxies), operation: a.metrics.none}
+		t := &tracked{requestInfo: requestInfo{
+			id: id, base: base, host: r.Host, secure: r.TLS != nil, peer: httpx.PeerOf(r, a.TrustedProxies), operation: a.metrics.none,
+		}}
+		info := &t.requestInfo
 		ctx := context.WithValue(r.Context(), ctxKey{}, info)
 		r = r.WithContext(ctx)
-		body := &countedBody{ReadCloser: r.Body}
+		body := &t.body
+		body.ReadCloser = r.Body
 		if r.Body != http.NoBody { // whose identity says that there is nothing to read
 			r.Body = body
 		}
 		w.Header().Set(HeaderRequestID, id)
-		rec := &recorder{ResponseWriter: w, before: func(status int) { a.answering(ctx, info, status) }}
+		rec := &t.recorder
+		rec.ResponseWriter, rec.before = w, func(status int) { a.answering(ctx, info, status) }
 		defer func() {
 			defer func() {
 				a.answering(ctx, info, rec.status) // a call that ends without an answer leaves its row all the same
@@ -106,6 +121,9 @@ func (a *API) middleware(next http.Handler) http.Handler {
 					writeError(rec, newError(http.StatusInternalServerError, "something went wrong on the server; its log has the details under this request id", nil))
 				}
 			}
+			if !a.log.Enabled(ctx, slog.LevelDebug) {
+				return
+			}
 			a.log.LogAttrs(ctx, slog.LevelDebug, "request", slog.String(plat.LogRequest, id), slog.String(plat.LogMethod, r.Method),
 				slog.String(plat.LogPath, plat.HideTokens(r.URL.Path)), slog.Int(plat.LogStatus, rec.status), slog.Duration(plat.LogDuration, time.Since(start)))
 		}()
@@ -115,7 +133,8 @@ func (a *API) middleware(next http.Handler) http.Handler {
 		}
 		normalize(r)
 		if r.Body != nil && r.Body != http.NoBody {
-			b := &watchedBody{ReadCloser: r.Body}
+			b := &t.watched
+			b.ReadCloser = r.Body
 			r.Body = b
 			next.ServeHTTP(rec, r)
 			if rec.status >= http.StatusBadRequest {

@@ -31,7 +31,10 @@ type Service struct {
 	IdleTimeout        *float64         `json:"idle_timeout" doc:"seconds without a request after which it sleeps, with min_instance_number 0; null: the installation's"`
 	DesiredNumber      int              `json:"desired_instance_number" doc:"instances that are meant to be up; 0: asleep, the next request wakes it"`
 	ScaleMessage       *string          `json:"scale_message" doc:"why so many"`
+	RateLimit          *float64         `json:"rate_limit" doc:"calls a second that it takes; what is over it is 429; null: no limit"`
+	ConcurrencyLimit   *int             `json:"concurrency_limit" doc:"calls that may be under way, those that wait for an instance included; null: no limit"`
 	RecordChannelID    *string          `json:"record_channel_id"`
+	RecordOutputs      bool             `json:"record_outputs" doc:"whether the channel gets the answers too"`
 	UserEnvVars        compat.StringMap `json:"user_env_vars"`
 	MergedEnvVars      compat.StringMap `json:"merged_env_vars"`
 	MetricsURL         *string          `json:"metrics_url"`
@@ -71,13 +74,13 @@ func wireService(s deploy.Service, u *users) (Service, error) {
 		Models: models, Status: string(s.Status), StatusMessage: orNull(s.StatusMessage), InstanceType: s.InstanceType,
 		InstanceNumber: s.Number, MinInstanceNumber: s.Min, MaxInstanceNumber: s.Max, EnableAutoscale: s.Autoscale,
 		TargetConcurrency: numberOrNull(target), IdleTimeout: numberOrNull(idle), DesiredNumber: desired, ScaleMessage: orNull(s.ScaleMessage),
-		RecordChannelID: orNull(string(s.RecordChannel)), UserEnvVars: s.Environment, MergedEnvVars: s.Merged,
+		RateLimit: numberOrNull(s.RateLimit), ConcurrencyLimit: numberOrNull(s.CallLimit), RecordChannelID: orNull(string(s.RecordChannel)), RecordOutputs: s.RecordOutputs, UserEnvVars: s.Environment, MergedEnvVars: s.Merged,
 		ServiceProcessType: "multi", Disruptable: true, Creator: creator, CreatedAt: micro(s.CreatedAt), ModifiedAt: micro(s.ModifiedAt),
 	}, err
 }
 
 // numberOrNull is null for 0.
-func numberOrNull(v float64) *float64 {
+func numberOrNull[T int | float64](v T) *T {
 	if v == 0 {
 		return nil
 	}
@@ -96,14 +99,17 @@ type serviceBody struct {
 	EnableAutoscale   *compat.Bool     `json:"enable_autoscale" doc:"default true; false: always instance_number"`
 	TargetConcurrency *float64         `json:"target_concurrency" doc:"requests at a time per instance, 0.01 to 10000; 0, the default: 0.7 of its workers"`
 	IdleTimeout       *float64         `json:"idle_timeout" doc:"seconds without a request before it sleeps, 1 to 2592000; 0, the default: the installation's"`
+	RateLimit         *float64         `json:"rate_limit" doc:"calls a second, 0.001 to 1000000; 0, the default: no limit"`
+	ConcurrencyLimit  *int             `json:"concurrency_limit" doc:"calls under way, 1 to 1000000; 0, the default: no limit"`
 	RecordChannelID   *string          `json:"record_channel_id" doc:"channel that gets a copy of each input; PANAL_RECORD_PERCENT in the environment takes a sample"`
+	RecordOutputs     *compat.Bool     `json:"record_outputs" doc:"true: the channel gets a copy of each recorded input's answer too; default false"`
 }
 
 func (b serviceBody) spec() deploy.ServiceSpec {
 	s := deploy.ServiceSpec{
 		Environment: b.Environment, InstanceType: b.InstanceType, Number: b.InstanceNumber, Min: b.MinInstanceNumber,
 		Max: b.MaxInstanceNumber, Autoscale: (*bool)(b.EnableAutoscale), RecordChannel: (*plat.ChannelID)(b.RecordChannelID),
-		Target: b.TargetConcurrency,
+		RecordOutputs: (*bool)(b.RecordOutputs), Target: b.TargetConcurrency, RateLimit: b.RateLimit, CallLimit: b.ConcurrencyLimit,
 	}
 	if b.IdleTimeout != nil {
 		idle := seconds(*b.IdleTimeout)

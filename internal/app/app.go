@@ -55,6 +55,7 @@ type App struct {
 
 	countLate    func()                    // the gateway counts new calls apart
 	drainTunnels func(ctx context.Context) // waits for WebSockets
+	streams      func()                    // ends the streams of events under way
 	closers      []func() error            // what Build opened, to be closed in reverse order
 
 	control *sqlstore.DB // organizations, tokens, jobs, services
@@ -226,7 +227,7 @@ func (a *App) Run(ctx context.Context, handOver <-chan os.Signal) error {
 		}
 	}
 	a.group.Add("http", a.serve(func(ctx context.Context, drain func() time.Duration) error {
-		return serveHTTP(ctx, a.log, a.listener, a.handler, a.cfg.HeaderBytes, drain, &a.draining, nil)
+		return serveHTTP(ctx, a.log, a.listener, a.handler, a.cfg.HeaderBytes, drain, &a.draining, nil, isInference)
 	}))
 	a.group.Add("end", a.awaitEnd(ctx, handOver))
 	level, _ := a.runner.Isolation()
@@ -249,7 +250,7 @@ func (a *App) addAdminListener(ctx context.Context) error {
 	}
 	var draining atomic.Bool
 	a.group.Add("admin", func(ctx context.Context) error {
-		return serveHTTP(ctx, a.log, l, pprofHandler(), a.cfg.HeaderBytes, func() time.Duration { return a.cfg.Drain }, &draining, nil)
+		return serveHTTP(ctx, a.log, l, pprofHandler(), a.cfg.HeaderBytes, func() time.Duration { return a.cfg.Drain }, &draining, nil, isNothing)
 	})
 	return nil
 }

@@ -70,7 +70,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	services := service.New(service.Config{
 		Log: a.log.With(slog.String(plat.LogComponent, "service")), Now: a.now, Store: deploys, Models: modelRefs{training},
 		Runner: a.runner, Tokens: orgs, Routes: table, Commands: a.commands, IngestSpool: spool, APIURL: a.agents,
-		SleepAfter: a.cfg.SleepAfter, ScaleWindow: a.cfg.ScaleWindow, Metrics: a.metrics,
+		SleepAfter: a.cfg.SleepAfter, ScaleWindow: a.cfg.ScaleWindow, DrainLimit: a.cfg.StreamGrace, Metrics: a.metrics,
 	})
 	if err := services.Prime(ctx); err != nil {
 		return fmt.Errorf("routes: %w", err)
@@ -97,6 +97,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 		SpoolDir: filepath.Join(a.cfg.Data, dirUploads), MaxSpool: a.cfg.SpoolMB << 20,
 		Log: a.log.With(slog.String(plat.LogComponent, "gateway")), Metrics: a.metrics, Limits: a.inferLimits(),
 	})
+	a.streams = func() { proxy.EndStreams(dataplane.EndGateway) }
 	a.group.Add("recordings", func(ctx context.Context) error {
 		proxy.StoreRecordings(ctx, func(ctx context.Context, r *dataplane.Recording) error { return storeRecording(ctx, files, r) })
 		return nil

@@ -185,13 +185,18 @@ func (a *App) serve(run func(ctx context.Context, drain func() time.Duration) er
 	return func(ctx context.Context) error {
 		done, closed := make(chan error, 1), make(chan struct{})
 		go func() {
-			done <- run(ctx, func() time.Duration {
+			over := func() {}
+			err := run(ctx, func() time.Duration {
 				close(closed) // nobody is let in any more
+				limit := a.cfg.Drain
 				if a.leaving.over.Load() {
-					return a.cfg.StreamGrace
+					limit = a.cfg.StreamGrace
 				}
-				return a.cfg.Drain
+				over = a.endStreams(limit)
+				return limit
 			})
+			over()
+			done <- err
 		}()
 		select {
 		case err := <-done:

@@ -57,7 +57,7 @@ func (h *held) serve(handler http.Handler, secure *tls.Config) (lame, end func()
 	var draining atomic.Bool
 	done := make(chan error, 1)
 	go func() {
-		done <- serveHTTP(ctx, slog.New(slog.DiscardHandler), d.limit(l, secure == nil), leaving.counted(handler), 0, func() time.Duration { return 10 * time.Second }, &draining, secure)
+		done <- serveHTTP(ctx, slog.New(slog.DiscardHandler), d.limit(l, secure == nil), leaving.counted(handler), 0, func() time.Duration { return 10 * time.Second }, &draining, secure, isNothing)
 	}()
 	return func() { leaving.lame.Store(true) }, func() {
 		cancel()

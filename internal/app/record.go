@@ -5,6 +5,7 @@ package app
 import (
 	"bytes"
 	"context"
+	"maps"
 	"strconv"
 	"time"
 
@@ -13,7 +14,7 @@ import (
 	"panal/internal/plat"
 )
 
-// recordChannel returns ErrNotFound unless inputs can be recorded to the channel.
+// recordChannel returns ErrNotFound unless calls can be recorded to the channel.
 func recordChannel(ctx context.Context, files *lake.Service, org plat.OrgID, id plat.ChannelID) error {
 	c, err := files.Channel(ctx, org, id)
 	if err == nil && (c.Archived || c.Linked) {
@@ -22,23 +23,34 @@ func recordChannel(ctx context.Context, files *lake.Service, org plat.OrgID, id 
 	return err
 }
 
-// storeRecording makes a recorded input a file of its channel.
+// storeRecording makes a recorded input a file of its channel, and so its output, which
+// names the input's file.
 func storeRecording(ctx context.Context, files *lake.Service, r *dataplane.Recording) error {
-	recorded := "whole"
-	if r.Cut {
-		recorded = "cut"
+	in, err := storeRecorded(ctx, files, r, &r.Input, lake.Metadata{"part": "input"})
+	if err != nil || r.Output == nil {
+		return err
 	}
-	kind := r.ContentType
+	_, err = storeRecorded(ctx, files, r, r.Output, lake.Metadata{"part": "output", "input": string(in.ID)})
+	return err
+}
+
+func storeRecorded(ctx context.Context, files *lake.Service, r *dataplane.Recording, body *dataplane.Recorded, meta lake.Metadata) (lake.File, error) {
+	maps.Copy(meta, lake.Metadata{
+		"deployment": string(r.Deployment), "service": string(r.Service), "version": r.Version, "request": r.RequestID, "method": r.Method,
+		"status": strconv.Itoa(r.Status), "latency-ms": strconv.FormatInt(r.Took.Milliseconds(), 10),
+		"time": r.At.UTC().Format(time.RFC3339Nano), "recorded": "whole",
+	})
+	if body.Cut {
+		meta["recorded"] = "cut"
+	}
+	if coding := body.ContentEncoding; coding != "" && len(coding) <= 255 {
+		meta["encoding"] = coding
+	}
+	kind := body.ContentType
 	if len(kind) > 255 {
 		kind = ""
 	}
-	_, err := files.Upload(ctx, lake.Upload{
-		Org: r.Org, Channel: r.Channel, ContentType: kind, Body: bytes.NewReader(r.Body), Size: int64(len(r.Body)),
-		Metadata: lake.Metadata{
-			"deployment": string(r.Deployment), "service": string(r.Service), "version": r.Version, "request": r.RequestID, "method": r.Method,
-			"status": strconv.Itoa(r.Status), "latency-ms": strconv.FormatInt(r.Took.Milliseconds(), 10),
-			"time": r.At.UTC().Format(time.RFC3339Nano), "recorded": recorded,
-		},
+	return files.Upload(ctx, lake.Upload{
+		Org: r.Org, Channel: r.Channel, ContentType: kind, Body: bytes.NewReader(body.Body), Size: int64(len(body.Body)), Metadata: meta,
 	})
-	return err
 }

@@ -11,12 +11,14 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"panal/internal/plat"
+	"panal/internal/x/front"
 )
 
 // maxHeaderBytes is where net/http cuts a request's headers off. What lies between
@@ -68,8 +70,9 @@ func writeStatus(w http.ResponseWriter, status int, body string) {
 // serveHTTP serves h on l until ctx ends, then drains: no new connections, and
 // requests in flight get as long to finish as drain then says. It speaks HTTP/1.1 and HTTP/2, over
 // TLS when secure is given; without, HTTP/2 is for clients that begin with it (h2c with
-// prior knowledge: a proxy in front that took TLS off).
-func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Handler, headers int, drain func() time.Duration, draining *atomic.Bool, secure *tls.Config) error {
+// prior knowledge: a proxy in front that took TLS off), and what takes says of ordinary
+// requests is served without net/http (ADR 20).
+func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Handler, headers int, drain func() time.Duration, draining *atomic.Bool, secure *tls.Config, takes func(target string) bool) error {
 	srv := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
@@ -95,14 +98,17 @@ func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Han
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetHTTP2(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
+	var server interface { // of which srv is one
+		Shutdown(ctx context.Context) error
+		Close() error
+	} = srv
+	serve := func() error { return srv.ServeTLS(l, "", "") }
+	if secure == nil {
+		f := front.New(srv, takes)
+		server, serve = f, func() error { return f.Serve(l) }
+	}
 	done := make(chan error, 1)
-	go func() {
-		if secure != nil {
-			done <- srv.ServeTLS(l, "", "")
-		} else {
-			done <- srv.Serve(l)
-		}
-	}()
+	go func() { done <- serve() }()
 	select {
 	case err := <-done:
 		return err
@@ -116,15 +122,21 @@ func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Han
 	log.LogAttrs(ctx, slog.LevelInfo, "draining", slog.Duration(plat.LogDuration, limit))
 	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
-	if err := srv.Shutdown(dctx); err != nil {
+	if err := server.Shutdown(dctx); err != nil {
 		log.LogAttrs(ctx, slog.LevelWarn, "requests were still running when the drain ended", slog.String(plat.LogError, err.Error()))
-		_ = srv.Close() // cuts them; Serve's error below is the one that counts
+		_ = server.Close() // cuts them; Serve's error below is the one that counts
 	}
 	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
 }
+
+// isInference tells the targets whose handlers are the gateway's, and so end with their
+// calls, as internal/x/front wants it. Everything else is net/http's.
+func isInference(target string) bool { return strings.HasPrefix(target, "/deployments/") }
+
+func isNothing(string) bool { return false }
 
 // pprofHandler serves the profiler, on the admin listener only.
 func pprofHandler() http.Handler {

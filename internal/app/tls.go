@@ -109,7 +109,7 @@ func (a *App) addTLS(ctx context.Context) error {
 	a.group.Add("https", a.serve(func(ctx context.Context, drain func() time.Duration) error {
 		return serveHTTP(ctx, a.log, a.door.limit(l, false), a.handler, a.cfg.HeaderBytes, drain, &a.draining, &tls.Config{
 			MinVersion: tls.VersionTLS12, GetCertificate: cert.get,
-		})
+		}, nil)
 	}))
 	a.log.LogAttrs(ctx, slog.LevelInfo, "TLS", slog.String(plat.LogAddress, "https://"+l.Addr().String()), slog.String(plat.LogPath, a.cfg.TLSCert))
 	return nil

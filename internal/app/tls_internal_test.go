@@ -146,7 +146,7 @@ func TestProtocols(t *testing.T) {
 		}
 		go func() {
 			var draining atomic.Bool
-			done <- serveHTTP(ctx, slog.New(slog.DiscardHandler), l, echo, 0, func() time.Duration { return time.Second }, &draining, conf)
+			done <- serveHTTP(ctx, slog.New(slog.DiscardHandler), l, echo, 0, func() time.Duration { return time.Second }, &draining, conf, isNothing)
 		}()
 		for _, two := range []bool{false, true} {
 			tr := &http.Transport{Protocols: new(http.Protocols), TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}

@@ -116,7 +116,8 @@ type Store interface {
 // HashToken returns the form in which a token is stored.
 func HashToken(secret string) string {
 	sum := sha256.Sum256([]byte(secret))
-	return hex.EncodeToString(sum[:])
+	var text [2 * sha256.Size]byte
+	return string(hex.AppendEncode(text[:0], sum[:]))
 }
 
 const (
@@ -202,9 +203,8 @@ func (a *Authenticator) Header(ctx context.Context, h string) (Identity, error) 
 // token authenticates by secret; own tells whether the token is that of the name
 // that came with it.
 func (a *Authenticator) token(ctx context.Context, secret string, own func(Token) bool) (Identity, error) {
-	wrong := plat.Errorf(plat.ErrUnauthenticated, textWrong)
 	if secret == "" {
-		return Identity{}, wrong
+		return Identity{}, plat.Errorf(plat.ErrUnauthenticated, textWrong)
 	}
 	hash := HashToken(secret)
 	c, err := a.lookup(ctx, hash)
@@ -212,11 +212,8 @@ func (a *Authenticator) token(ctx context.Context, secret string, own func(Token
 		return Identity{}, err
 	}
 	t, now := c.token, a.now()
-	switch {
-	case !t.ExpiresAt.IsZero() && !now.Before(t.ExpiresAt):
-		return Identity{}, wrong
-	case !own(t):
-		return Identity{}, wrong
+	if !t.ExpiresAt.IsZero() && !now.Before(t.ExpiresAt) || !own(t) {
+		return Identity{}, plat.Errorf(plat.ErrUnauthenticated, textWrong)
 	}
 	return Identity{
 		Kind: t.Kind, Org: t.Org, User: t.User, Role: c.role, Scope: t.Scope, Ended: !t.EndedAt.IsZero(),

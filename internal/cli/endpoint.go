@@ -4,10 +4,6 @@ package cli
 
 import (
 	"context"
-	"io"
-	"mime"
-	"os"
-	"path/filepath"
 	"time"
 
 	"panal/internal/client"
@@ -24,6 +20,7 @@ type endpointCmd struct {
 	History  endpointHistoryCmd  `cmd:"" help:"List the changes of an endpoint, newest first."`
 	Rollback endpointRollbackCmd `cmd:"" help:"Point an endpoint to what it pointed to before."`
 	Call     endpointCallCmd     `cmd:"" help:"Send a file to a model and print its answer."`
+	Result   endpointResultCmd   `cmd:"" help:"Print the result of an asynchronous call."`
 	Delete   endpointDeleteCmd   `cmd:"" help:"Delete an endpoint."`
 }
 
@@ -131,48 +128,6 @@ func (c endpointSwitchCmd) Run(e *env) error {
 		return plat.Errorf(plat.ErrConflict, "%s", v.StatusMessage)
 	}
 	return nil
-}
-
-type endpointCallCmd struct {
-	deploymentArg
-	File        string `arg:"" help:"What to send; - for stdin."`
-	Alias       string `help:"Endpoint, by alias. Default: the one named default." xor:"target"`
-	Service     string `help:"Call this service instead of an endpoint." xor:"target"`
-	ContentType string `name:"content-type" help:"Default: by the file's extension."`
-}
-
-// Run calls the model.
-func (c endpointCallCmd) Run(e *env) error {
-	id, err := c.id(e)
-	if err != nil {
-		return err
-	}
-	call := client.Call{Deployment: id, Alias: c.Alias, Service: c.Service, ContentType: c.ContentType, Body: e.stdin, Size: -1}
-	if c.File != "-" {
-		f, err := os.Open(filepath.Clean(c.File))
-		if err != nil {
-			return plat.InvalidField("file", "%v", err)
-		}
-		defer func() { _ = f.Close() }()
-		info, err := f.Stat()
-		if err != nil || !info.Mode().IsRegular() {
-			return plat.InvalidField("file", "%s is no file", c.File)
-		}
-		call.Body, call.Size = f, info.Size()
-		if call.ContentType == "" {
-			call.ContentType = mime.TypeByExtension(filepath.Ext(c.File))
-		}
-	}
-	if call.ContentType == "" {
-		call.ContentType = "application/octet-stream"
-	}
-	res, err := e.api.Infer(e.ctx, call)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = res.Body.Close() }()
-	_, err = io.Copy(e.stdout, res.Body)
-	return err
 }
 
 type endpointDeleteCmd struct{ endpointArg }

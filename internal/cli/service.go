@@ -58,24 +58,27 @@ func (e *env) showService(s client.Service) error {
 
 // serviceFlags are what a service is made of.
 type serviceFlags struct {
-	Model        string            `help:"Training model for the code, by id."`
-	Env          map[string]string `help:"Variables over the deployment's and the version's: --env TOP_K=5." short:"e" mapsep:"none"`
-	InstanceType string            `name:"instance-type" help:"cpu-0.25 (the default), cpu-1, cpu-2, cpu-4, cpu-8, cpu-16, gpu-1, …"`
-	Number       int               `help:"How many instances, 1 to 300." short:"n"`
-	Min          *int              `help:"Fewest instances, and how many make it READY; default: the number. 0: it sleeps while nobody calls it." aliases:"min-instances"`
-	Max          int               `help:"Most instances; default: twice the number." aliases:"max-instances"`
-	Target       *float64          `name:"target-concurrency" help:"Requests at a time per instance to aim at; default (0): 0.7 of its workers."`
-	Idle         *time.Duration    `name:"idle-timeout" help:"How long without a request before it sleeps; default (0s): the installation's."`
-	Autoscale    *bool             `help:"Follow the load between --min and --max; --no-autoscale: always --number." negatable:""`
-	Record       string            `help:"Channel that gets a copy of each input, by id, or none; a sample of them with --env PANAL_RECORD_PERCENT=10." placeholder:"CHANNEL"`
-	Wait         bool              `help:"Wait until it is READY." short:"w"`
+	Model         string            `help:"Training model for the code, by id."`
+	Env           map[string]string `help:"Variables over the deployment's and the version's: --env TOP_K=5." short:"e" mapsep:"none"`
+	InstanceType  string            `name:"instance-type" help:"cpu-0.25 (the default), cpu-1, cpu-2, cpu-4, cpu-8, cpu-16, gpu-1, …"`
+	Number        int               `help:"How many instances, 1 to 300." short:"n"`
+	Min           *int              `help:"Fewest instances, and how many make it READY; default: the number. 0: it sleeps while nobody calls it." aliases:"min-instances"`
+	Max           int               `help:"Most instances; default: twice the number." aliases:"max-instances"`
+	Target        *float64          `name:"target-concurrency" help:"Requests at a time per instance to aim at; default (0): 0.7 of its workers."`
+	Idle          *time.Duration    `name:"idle-timeout" help:"How long without a request before it sleeps; default (0s): the installation's."`
+	Autoscale     *bool             `help:"Follow the load between --min and --max; --no-autoscale: always --number." negatable:""`
+	Rate          *float64          `help:"Requests a second that it takes; more get 429. 0, the default: no limit."`
+	Concurrency   *int              `help:"Requests that may be under way, those that wait for an instance included; more get 429. 0, the default: no limit."`
+	Record        string            `help:"Channel that gets a copy of each input, by id, or none; a sample of them with --env PANAL_RECORD_PERCENT=10." placeholder:"CHANNEL"`
+	RecordOutputs *bool             `name:"record-outputs" help:"The channel of --record gets a copy of each recorded input's answer too; --no-record-outputs: inputs alone." negatable:""`
+	Wait          bool              `help:"Wait until it is READY." short:"w"`
 }
 
 // recordNothing is the channel that ends recording.
 const recordNothing = "none"
 
 func (f serviceFlags) params() client.ServiceParams {
-	p := client.ServiceParams{Environment: f.Env, InstanceType: f.InstanceType, Number: f.Number, Min: f.Min, Max: f.Max, Target: f.Target, Autoscale: f.Autoscale}
+	p := client.ServiceParams{Environment: f.Env, InstanceType: f.InstanceType, Number: f.Number, Min: f.Min, Max: f.Max, Target: f.Target, Autoscale: f.Autoscale, RecordOutput: f.RecordOutputs, RateLimit: f.Rate, CallLimit: f.Concurrency}
 	if f.Record == recordNothing {
 		p.Record = new(string)
 	} else if f.Record != "" {
@@ -245,6 +248,9 @@ func scaleRows(s client.Service, all []client.Instance) [][2]string {
 		{"why", why},
 		{"bounds", bounds},
 	}
+	if limits := limitsOf(s); limits != "" {
+		rows = append(rows, [2]string{"limits", limits})
+	}
 	if s.Autoscale {
 		rows = append(rows, [2]string{"target", target})
 		if s.Min == 0 {
@@ -252,6 +258,18 @@ func scaleRows(s client.Service, all []client.Instance) [][2]string {
 		}
 	}
 	return rows
+}
+
+// limitsOf says what requests a service takes at most; "" for any.
+func limitsOf(s client.Service) string {
+	var all []string
+	if s.RateLimit > 0 {
+		all = append(all, strconv.FormatFloat(s.RateLimit, 'g', -1, 64)+" requests a second")
+	}
+	if s.CallLimit > 0 {
+		all = append(all, strconv.Itoa(s.CallLimit)+" under way")
+	}
+	return strings.Join(all, ", ")
 }
 
 type serviceWaitCmd struct {

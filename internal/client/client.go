@@ -58,6 +58,7 @@ type Error struct {
 	Description string              `json:"error_description"`
 	Detail      map[string][]string `json:"error_detail"`
 	Body        []byte              `json:"-"` // the whole answer
+	Header      http.Header         `json:"-"`
 	// RetryAfter is how long the server asks to wait; 0 when it doesn't say.
 	RetryAfter time.Duration `json:"-"`
 }
@@ -160,7 +161,7 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 	}
 	defer func() { _ = res.Body.Close() }()
 	b, _ := io.ReadAll(io.LimitReader(res.Body, 1<<20)) // what there is of it will do
-	e := &Error{Status: res.StatusCode, Body: b}
+	e := &Error{Status: res.StatusCode, Body: b, Header: res.Header}
 	if n, err := strconv.Atoi(res.Header.Get("Retry-After")); err == nil && n > 0 {
 		e.RetryAfter = time.Duration(n) * time.Second
 	}

@@ -4,10 +4,13 @@ package client
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"panal/internal/plat"
 )
@@ -69,7 +72,10 @@ type Service struct {
 	Number        int               `json:"instance_number"`
 	Min           int               `json:"min_instance_number"`
 	Max           int               `json:"max_instance_number"`
+	RateLimit     float64           `json:"rate_limit"`        // calls a second; 0: no limit
+	CallLimit     int               `json:"concurrency_limit"` // calls under way; 0: no limit
 	RecordChannel string            `json:"record_channel_id,omitempty"`
+	RecordOutputs bool              `json:"record_outputs"`
 	Autoscale     bool              `json:"enable_autoscale"`
 	Target        float64           `json:"target_concurrency"`
 	IdleTimeout   float64           `json:"idle_timeout"` // seconds
@@ -92,6 +98,9 @@ type ServiceParams struct {
 	Min          *int              `json:"min_instance_number,omitempty"`
 	Max          int               `json:"max_instance_number,omitempty"`
 	Record       *string           `json:"record_channel_id,omitempty"` // "" ends recording
+	RecordOutput *bool             `json:"record_outputs,omitempty"`
+	RateLimit    *float64          `json:"rate_limit,omitempty"`        // 0 ends it
+	CallLimit    *int              `json:"concurrency_limit,omitempty"` // 0 ends it
 	Autoscale    *bool             `json:"enable_autoscale,omitempty"`
 	Target       *float64          `json:"target_concurrency,omitempty"`
 	IdleTimeout  *float64          `json:"idle_timeout,omitempty"` // seconds
@@ -377,6 +386,7 @@ type Call struct {
 	Deployment  string
 	Service     string // its service, or
 	Alias       string // its endpoint; "" is the endpoint default
+	Path        string // what follows in the URL, escaped; for services that run a command
 	ContentType string
 	Query       url.Values
 	Body        io.Reader
@@ -385,6 +395,42 @@ type Call struct {
 
 // Infer calls a model and returns its answer, whose body the caller closes.
 func (c *Client) Infer(ctx context.Context, q Call) (*http.Response, error) {
+	return c.infer(ctx, q, http.Header{"Content-Type": {q.ContentType}})
+}
+
+// InferLater has a model called, and returns the id to fetch the result by.
+func (c *Client) InferLater(ctx context.Context, q Call) (request string, err error) {
+	res, err := c.infer(ctx, q, http.Header{"Content-Type": {q.ContentType}, "X-Abeja-Arms-Async": {"true"}})
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = res.Body.Close() }()
+	var out struct {
+		ID string `json:"request_id"`
+	}
+	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&out); err != nil || res.StatusCode != http.StatusAccepted || out.ID == "" {
+		return "", plat.Errorf(plat.ErrUnsupported, "the server took no asynchronous call: it answered %s", res.Status)
+	}
+	return out.ID, nil
+}
+
+// Result fetches the result of an asynchronous call, whose body the caller closes; nil
+// while there is none. A result of 400 or more is an *Error, as from Infer; stored
+// tells it from an error of the server.
+func (c *Client) Result(ctx context.Context, dep, request string) (res *http.Response, stored bool, err error) {
+	const mark = "X-Panal-Result"
+	res, err = c.Do(ctx, Request{Method: http.MethodGet, Path: Path("deployments", dep, "results", request)})
+	if err != nil {
+		e, ok := errors.AsType[*Error](err)
+		return nil, ok && e.Header.Get(mark) != "", err
+	}
+	if res.Header.Get(mark) == "" {
+		return nil, false, res.Body.Close()
+	}
+	return res, true, nil
+}
+
+func (c *Client) infer(ctx context.Context, q Call, header http.Header) (*http.Response, error) {
 	segs := []string{"deployments", q.Deployment}
 	switch {
 	case q.Service != "":
@@ -392,7 +438,9 @@ func (c *Client) Infer(ctx context.Context, q Call) (*http.Response, error) {
 	case q.Alias != "":
 		segs = append(segs, q.Alias)
 	}
-	return c.Do(ctx, Request{
-		Method: http.MethodPost, Path: Path(segs...), Query: q.Query, Header: http.Header{"Content-Type": {q.ContentType}}, Body: q.Body, Size: q.Size,
-	})
+	path := Path(segs...)
+	if q.Path != "" {
+		path += "/" + strings.TrimPrefix(q.Path, "/")
+	}
+	return c.Do(ctx, Request{Method: http.MethodPost, Path: path, Query: q.Query, Header: header, Body: q.Body, Size: q.Size})
 }

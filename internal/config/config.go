@@ -45,7 +45,7 @@ type Server struct {
 	Admin         string            `name:"admin-listen" help:"Loopback address for pprof; empty: none." env:"PANAL_ADMIN_LISTEN"`
 	Drain         time.Duration     `help:"How long a shutdown waits for requests in flight." default:"30s" env:"PANAL_DRAIN"`
 	LameDuck      time.Duration     `name:"lame-duck" help:"How long a server whose listening sockets are held by its starter (panal supervise, systemd) goes on as usual once it is told to end, with Connection: close on its answers, so that no kept connection is closed under a request." default:"2s" env:"PANAL_LAME_DUCK"`
-	StreamGrace   time.Duration     `name:"stream-grace" help:"How long inference calls that instances have, streams and WebSockets among them, go on in the old server after a hand-over." default:"10m" env:"PANAL_STREAM_GRACE"`
+	StreamGrace   time.Duration     `name:"stream-grace" help:"How long streams and WebSockets go on once their service is stopped or their instance replaced, and in the old server after a hand-over. Then a stream of events ends with an event, a WebSocket with a close frame, and what else is under way is broken off." default:"10m" env:"PANAL_STREAM_GRACE"`
 	LockWait      time.Duration     `name:"lock-wait" help:"How long to wait for another server to give the data directory up; panal supervise sets it for the server that takes over." default:"0s" env:"PANAL_LOCK_WAIT"`
 	Python        string            `help:"Interpreter of the built-in profiles (abeja-inc/*)." default:"/usr/bin/python3" env:"PANAL_PYTHON"`
 	Profiles      map[string]string `help:"Further images: NAME=INTERPRETER;…, e.g. custom/*=/opt/py/bin/python3." env:"PANAL_PROFILES"`
@@ -149,6 +149,9 @@ func (c *Server) Validate() error {
 	}
 	if c.CollectGrace < time.Second && c.CollectGrace != 0 {
 		return plat.InvalidField("collect-grace", "must be at least 1s")
+	}
+	if c.StreamGrace < time.Second && c.StreamGrace != 0 {
+		return plat.InvalidField("stream-grace", "must be at least 1s")
 	}
 	if c.ScaleWindow < 3*time.Second || c.ScaleWindow > time.Hour {
 		return plat.InvalidField("scale-window", "must be 3s to 1h")

@@ -44,27 +44,45 @@ func (u *upstream) end(keep bool) {
 // answer copies the instance's answer to the caller.
 func (x *exchange) answer(u *upstream, resp *http.Response) {
 	h := x.w.Header()
-	copyHeaders(h, resp)
-	h.Set(headerRequestID, x.call.RequestID)
+	if resp.Request != nil { // not an ordinary one, whose headers are there
+		copyHeaders(h, resp)
+	}
+	x.identify(h)
 	x.class, x.status = classOf(resp.StatusCode), resp.StatusCode
 	x.closeUnlessPumped()
+	x.beginOutput(resp.Header)
 
 	// Most answers come whole, together with their head: then the instance is
 	// free before the caller gets a byte, and the caller gets it in one piece.
 	begun := false
+	var f *flow
+	defer func() { f.leave() }()
 	if u.conn.br.Buffered() == 0 && resp.Body != http.NoBody {
 		begun = true
+		f = u.flows(x.r, resp)
 		x.w.WriteHeader(resp.StatusCode)
 		x.give(nil, u.idle, true)
 	}
 	for {
 		if u.conn.br.Buffered() == 0 {
+			u.conn.by = time.Time{}
 			u.conn.readBy(time.Now().Add(u.idle))
+			if f != nil {
+				f.look()
+			}
 		}
 		n, err := resp.Body.Read(x.buf)
 		whole := err == io.EOF
+		end := -1
+		if !whole {
+			if end = f.endAt(x.buf[:n]); end >= 0 {
+				n = end
+			}
+		}
+		x.keepOutput(x.buf[:n])
 		if whole {
-			u.end(!resp.Close && x.pumped())
+			x.whole = true
+			u.end(f.leave() && !resp.Close && x.pumped()) // a late ask may still touch the connection
 			copyTrailers(h, resp)
 		}
 		if !begun {
@@ -74,21 +92,36 @@ func (x *exchange) answer(u *upstream, resp *http.Response) {
 				return
 			}
 			begun = true
+			f = u.flows(x.r, resp)
 		}
-		x.give(x.buf[:n], u.idle, whole || u.conn.br.Buffered() == 0)
+		x.give(x.buf[:n], u.idle, whole || end >= 0 || u.conn.br.Buffered() == 0)
+		f.gave(x.buf[:n])
 		switch {
 		case whole:
 			x.callerTakesBy(time.Time{})
 			return
+		case end >= 0:
+			x.endEvents(u, f)
+			return
 		case err != nil:
-			if x.r.Context().Err() != nil {
+			switch {
+			case x.r.Context().Err() != nil:
 				x.class = classGone
-			} else {
+			case f.asked():
+				x.class = classCut
+			default:
 				x.class = classCut
 				x.logFailure(u.in, "answer broke off", err)
 			}
 			panic(http.ErrAbortHandler)
 		}
+	}
+}
+
+// identify sets the request's id, unless it is there: the edge sets it first of all.
+func (x *exchange) identify(h http.Header) {
+	if v := h[canonicalRequestID]; len(v) != 1 || v[0] != x.call.RequestID {
+		h[canonicalRequestID] = []string{x.call.RequestID}
 	}
 }
 
@@ -147,7 +180,7 @@ func startPump(x *exchange, u *upstream) *pump {
 			if x.spool != nil {
 				x.spool.interrupt()
 			} else {
-				x.callerSendsBy(time.Unix(1, 0)) // long ago: ends a read that waits
+				x.callerSendsBy(longAgo())
 			}
 			<-m.done
 		}
@@ -174,7 +207,7 @@ func (m *pump) run(u *upstream) {
 		now := time.Now()
 		var sendErr error
 		if n > 0 {
-			x.keep(b[chunkRoom : chunkRoom+n])
+			x.keepInput(b[chunkRoom : chunkRoom+n])
 			u.conn.writeBy(now.Add(u.idle))
 			if chunked {
 				sendErr = u.conn.sendChunk(b, n)
@@ -252,7 +285,7 @@ func (x *exchange) failWith(status int, description string, detail map[string][]
 	x.class, x.status = classOf(status), status
 	x.closeUnlessPumped()
 	h := x.w.Header()
-	h.Set(headerRequestID, x.call.RequestID)
+	x.identify(h)
 	h.Set("Content-Type", "application/json")
 	if retryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))

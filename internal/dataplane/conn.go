@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"syscall"
 	"time"
 )
@@ -40,6 +41,15 @@ type conn struct {
 	peek  func(fd uintptr)
 	quiet bool // peek's answer
 	kept  bool // has served a call before
+
+	// ask is sendAndWait's step, made once, and out, asked, wrote and wroteErr are its.
+	ask      func(fd uintptr) bool
+	out      []byte
+	asked    bool
+	wrote    int
+	wroteErr error
+
+	by time.Time // of both deadlines, as far as that is known
 }
 
 // boundedReader reads the connection. While bounded it gives out at most left
@@ -80,6 +90,18 @@ func newConn(nc net.Conn) (*conn, error) {
 		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		c.quiet = err == syscall.EAGAIN || err == syscall.EINTR
 	}
+	c.ask = func(fd uintptr) bool {
+		if c.asked {
+			return true
+		}
+		c.asked = true
+		for {
+			if c.wrote, c.wroteErr = syscall.Write(int(fd), c.out); !errors.Is(c.wroteErr, syscall.EINTR) {
+				break
+			}
+		}
+		return c.wroteErr != nil || c.wrote < len(c.out)
+	}
 	return c, nil
 }
 
@@ -97,10 +119,14 @@ func (c *conn) close() { _ = c.nc.Close() }
 
 // readAnswer reads the head of the answer to r, past interim ones. Its body
 // reads from the connection and must not be closed: closing it would read on. An
-// answer 101 is final, and is only taken when upgrade says that it was asked for.
-func (c *conn) readAnswer(r *http.Request, upgrade bool) (*http.Response, error) {
+// answer 101 is final, and is only taken when upgrade says that it was asked for. An
+// ordinary answer's headers, those that are for the caller, are in h already.
+func (c *conn) readAnswer(r *http.Request, upgrade bool, h http.Header) (*http.Response, error) {
 	c.src.bounded, c.src.left = true, maxAnswerHead
 	defer func() { c.src.bounded = false }()
+	if resp := readOrdinary(c.br, r.Method, h); resp != nil {
+		return resp, nil
+	}
 	for range maxInterim {
 		resp, err := http.ReadResponse(c.br, r)
 		if err != nil {
@@ -130,6 +156,32 @@ func (c *conn) send(head, body []byte) (sent bool, err error) {
 	n, err := bufs.WriteTo(c.nc)
 	return n > 0, err
 }
+
+// sendAndWait is send for a call whose body is whole, and waits for the answer's first
+// byte. It asks the poller before it writes, so that the answer can be waited for
+// without a read that finds nothing; what went wrong with waiting shows at the next read.
+func (c *conn) sendAndWait(head, body []byte) (sent bool, err error) {
+	if len(body) > maxCopied {
+		return c.send(head, body)
+	}
+	c.head = append(head, body...)
+	c.out, c.asked, c.wrote, c.wroteErr = c.head, false, 0, nil
+	err = c.raw.Read(c.ask)
+	n := max(c.wrote, 0)
+	switch {
+	case !c.asked:
+		return false, err
+	case c.wroteErr != nil && !errors.Is(c.wroteErr, syscall.EAGAIN):
+		return n > 0, os.NewSyscallError("write", c.wroteErr)
+	case n < len(c.out):
+		more, err := c.nc.Write(c.out[n:])
+		return n+more > 0, err
+	}
+	return true, nil
+}
+
+// maxCopied is the longest body that is copied behind its head, to be written with it.
+const maxCopied = 4 << 10
 
 // chunkRoom is the space for a chunk's size line before its data; two bytes
 // follow it.
@@ -171,6 +223,16 @@ func (c *conn) sendLastChunk(trailers http.Header) error {
 	}
 	_, err := c.nc.Write(append(b, "\r\n\r\n"...))
 	return err
+}
+
+// bothBy bounds reads and writes by limit from now, or some more: most calls then find
+// the deadline of the one before good enough.
+func (c *conn) bothBy(limit time.Duration) {
+	least := time.Now().Add(limit)
+	if most := least.Add(limit / 4); c.by.Before(least) || c.by.After(most) {
+		c.by = most
+		_ = c.nc.SetDeadline(most)
+	}
 }
 
 // deadline helpers: an error means that the connection is closed, which the next

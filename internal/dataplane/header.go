@@ -12,9 +12,10 @@ import (
 
 // Headers that the gateway sets, as they go over the wire.
 const (
-	headerRequestID   = "x-abeja-request-id"
-	headerRequesterID = "x-abeja-requester-id"
-	headerInstanceKey = "X-Panal-Instance-Key"
+	headerRequestID    = "x-abeja-request-id"
+	canonicalRequestID = "X-Abeja-Request-Id"
+	headerRequesterID  = "x-abeja-requester-id"
+	headerInstanceKey  = "X-Panal-Instance-Key"
 	// headerUnhandled marks an agent's 503 for a call that no user code has seen:
 	// its instance is ending, and the call is safe to send to another.
 	headerUnhandled = "X-Panal-Unhandled"
@@ -63,7 +64,7 @@ func private(name string) bool {
 func platformOnly(name string) bool {
 	switch name {
 	case "Set-Cookie", "Set-Cookie2", "Clear-Site-Data", "Strict-Transport-Security", "Alt-Svc",
-		"Public-Key-Pins", "Service-Worker-Allowed", "X-Abeja-Request-Id":
+		"Public-Key-Pins", "Service-Worker-Allowed", canonicalRequestID:
 		return true
 	}
 	return strings.HasPrefix(name, "X-Panal-")

@@ -29,7 +29,8 @@ type instance struct {
 	// Guarded by mu: kept connections, the one used last on top.
 	mu     sync.Mutex
 	idle   []*conn
-	closed bool // keep none
+	closed bool                 // keep none
+	flows  map[*ending]struct{} // answers that flow
 }
 
 func newInstance(s *service, r *Instance) *instance {

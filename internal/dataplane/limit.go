@@ -22,7 +22,8 @@ type Limits struct {
 	// more of them than are then still free, so that one alone has half at most
 	// and the next one always finds room.
 	Calls int
-	// Token, Org and Service hold for each of its kind.
+	// Token, Org and Service hold for each of its kind. A service's own limit
+	// (Service.Limit) holds beside the one for all: of both the lower.
 	Token, Org, Service Limit
 }
 
@@ -34,10 +35,20 @@ type Limit struct {
 	Calls int
 }
 
+// with is both limits at once.
+func (l Limit) with(m Limit) Limit {
+	if m.Rate > 0 && (l.Rate == 0 || m.Rate < l.Rate) {
+		l.Rate = m.Rate
+	}
+	if m.Calls > 0 && (l.Calls == 0 || m.Calls < l.Calls) {
+		l.Calls = m.Calls
+	}
+	return l
+}
+
 const (
 	defaultCalls = 10_000
-	// maxMeters bounds the tokens, and the services, that are counted one by one per
-	// organization. What is over it shares one meter: an organization that makes up
+	// maxMeters bounds the tokens that are counted one by one per organization. What is over it shares one meter: an organization that makes up
 	// thousands of tokens gets less, and nobody else notices.
 	maxMeters = 1000
 	// maxTenants is how many organizations are remembered before the quiet ones are
@@ -79,13 +90,12 @@ type limiter struct {
 type tenant struct {
 	held atomic.Int64 // bytes of calls that wait
 
-	mu       sync.Mutex
-	self     meter
-	tokens   meters
-	services meters
+	mu     sync.Mutex
+	self   meter
+	tokens meters
 }
 
-// meters are those of an organization's tokens, or services.
+// meters are those of an organization's tokens.
 type meters struct {
 	byName   map[string]*meter
 	overflow meter
@@ -99,10 +109,17 @@ type meter struct {
 	earned time.Duration
 }
 
+// quota is a service's own meter. It lives as long as the service is routed.
+type quota struct {
+	mu sync.Mutex
+	meter
+}
+
 // ticket is a call that was admitted.
 type ticket struct {
-	tenant         *tenant
-	token, service *meter
+	tenant  *tenant
+	token   *meter
+	service *quota
 }
 
 // refusal is why a call was not.
@@ -117,8 +134,9 @@ func newLimiter(l Limits) *limiter {
 	return &limiter{limits: l, epoch: time.Now(), tenants: map[plat.OrgID]*tenant{}}
 }
 
-// admit counts a call in, or says which limit it is over: then nothing is counted.
-func (l *limiter) admit(org plat.OrgID, token string, service plat.ServiceID) (ticket, *refusal) {
+// admit counts a call to a service with a limit of its own in, or says which limit it
+// is over: then nothing is counted.
+func (l *limiter) admit(org plat.OrgID, token string, service *quota, own Limit) (ticket, *refusal) {
 	now := time.Since(l.epoch)
 	t := l.tenant(org, now)
 	k := ticket{tenant: t}
@@ -135,14 +153,18 @@ func (l *limiter) admit(org plat.OrgID, token string, service plat.ServiceID) (t
 	if l.limits.Token != (Limit{}) {
 		k.token = t.tokens.get(token, now)
 	}
-	if l.limits.Service != (Limit{}) {
-		k.service = t.services.get(string(service), now)
+	var toService *meter
+	serviceLimit := l.limits.Service.with(own)
+	if serviceLimit != (Limit{}) {
+		k.service, toService = service, &service.meter
+		service.mu.Lock()
+		defer service.mu.Unlock()
 	}
 	taken := [...]struct {
 		m     *meter
 		limit *Limit
 		scope scope
-	}{{k.token, &l.limits.Token, ofToken}, {k.service, &l.limits.Service, ofService}, {&t.self, &l.limits.Org, ofOrg}}
+	}{{k.token, &l.limits.Token, ofToken}, {toService, &serviceLimit, ofService}, {&t.self, &l.limits.Org, ofOrg}}
 	for _, c := range taken {
 		if c.m == nil {
 			continue
@@ -166,12 +188,16 @@ func (l *limiter) done(k ticket) {
 		return
 	}
 	k.tenant.mu.Lock()
-	for _, m := range [...]*meter{k.token, k.service, &k.tenant.self} {
-		if m != nil {
-			m.calls--
-		}
+	k.tenant.self.calls--
+	if k.token != nil {
+		k.token.calls--
 	}
 	k.tenant.mu.Unlock()
+	if k.service != nil {
+		k.service.mu.Lock()
+		k.service.calls--
+		k.service.mu.Unlock()
+	}
 	l.calls.Add(-1)
 }
 
@@ -242,7 +268,7 @@ func (m *meter) refuses(l *Limit, s scope, now time.Duration) *refusal {
 		if wait := max(m.earned, now) + l.each() - now - l.burst(); wait > 0 {
 			return &refusal{
 				limit: int(s), wait: wait,
-				text: fmt.Sprintf("the %s makes more than %g calls a second, which is its limit", s, l.Rate),
+				text: fmt.Sprintf("the %s has more than %g calls a second, which is its limit", s, l.Rate),
 			}
 		}
 	}

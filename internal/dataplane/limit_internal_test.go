@@ -19,7 +19,7 @@ func TestMetersAreBounded(t *testing.T) {
 		l := newLimiter(Limits{Token: Limit{Rate: 1}})
 		admitted := 0
 		for i := range 10 * maxMeters {
-			k, r := l.admit("noisy", fmt.Sprint("token", i), "s")
+			k, r := l.admit("noisy", fmt.Sprint("token", i), &quota{}, Limit{})
 			if r == nil {
 				admitted++
 				l.done(k)
@@ -31,13 +31,13 @@ func TestMetersAreBounded(t *testing.T) {
 		if n := len(l.tenants["noisy"].tokens.byName); n != maxMeters {
 			t.Errorf("%d tokens are counted, want %d", n, maxMeters)
 		}
-		if _, r := l.admit("quiet", "token", "s"); r != nil {
+		if _, r := l.admit("quiet", "token", &quota{}, Limit{}); r != nil {
 			t.Errorf("another organization: %s", r.text)
 		}
 		// Those that have gone quiet are forgotten, none that still owes.
 		time.Sleep(time.Minute)
 		for i := range 3 {
-			if _, r := l.admit("noisy", "new", "s"); (r != nil) != (i == 2) {
+			if _, r := l.admit("noisy", "new", &quota{}, Limit{}); (r != nil) != (i == 2) {
 				t.Errorf("call %d of a new token: %v", i, r)
 			}
 		}
@@ -51,11 +51,11 @@ func TestMetersAreBounded(t *testing.T) {
 func TestTenantsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimiter(Limits{Org: Limit{Calls: 1}})
-		if _, r := l.admit("busy", "", ""); r != nil {
+		if _, r := l.admit("busy", "", &quota{}, Limit{}); r != nil {
 			t.Fatal(r.text)
 		}
 		for i := range maxTenants + 1 {
-			k, r := l.admit(plat.OrgID(fmt.Sprint(i)), "", "")
+			k, r := l.admit(plat.OrgID(fmt.Sprint(i)), "", &quota{}, Limit{})
 			if r != nil {
 				t.Fatal(r.text)
 			}
@@ -65,7 +65,7 @@ func TestTenantsAreForgotten(t *testing.T) {
 		if n := len(l.tenants); n > 10 {
 			t.Errorf("%d organizations are remembered", n)
 		}
-		if _, r := l.admit("busy", "", ""); r == nil || limited[r.limit] != "organization_concurrency" {
+		if _, r := l.admit("busy", "", &quota{}, Limit{}); r == nil || limited[r.limit] != "organization_concurrency" {
 			t.Errorf("an organization with a call under way was forgotten: %v", r)
 		}
 	})
@@ -78,7 +78,7 @@ func TestRateIsKept(t *testing.T) {
 		l := newLimiter(Limits{Org: Limit{Rate: 10}})
 		start, admitted := time.Now(), 0
 		for i := range 2000 {
-			k, r := l.admit("o", "", "")
+			k, r := l.admit("o", "", &quota{}, Limit{})
 			if r == nil {
 				admitted++
 				l.done(k)
@@ -86,11 +86,11 @@ func TestRateIsKept(t *testing.T) {
 			}
 			if i%3 == 0 {
 				time.Sleep(r.wait - time.Nanosecond)
-				if _, r := l.admit("o", "", ""); r == nil {
+				if _, r := l.admit("o", "", &quota{}, Limit{}); r == nil {
 					t.Fatal("a call was admitted before its time")
 				}
 				time.Sleep(time.Nanosecond)
-				k, r := l.admit("o", "", "")
+				k, r := l.admit("o", "", &quota{}, Limit{})
 				if r != nil {
 					t.Fatalf("a call that waited as told was refused: %s, %v more", r.text, r.wait)
 				}
@@ -131,9 +131,9 @@ func TestHeldBytesAreShared(t *testing.T) {
 func TestAdmitAllocatesNothing(t *testing.T) {
 	all := Limit{Rate: 1e6, Calls: 1000}
 	l := newLimiter(Limits{Token: all, Org: all, Service: all})
-	token := "5b2c" + fmt.Sprint(t.Name())
+	token, q := "5b2c"+fmt.Sprint(t.Name()), &quota{}
 	if n := testing.AllocsPerRun(1000, func() {
-		k, r := l.admit("1480000000017", token, "ser-000000000000000a")
+		k, r := l.admit("1480000000017", token, q, all)
 		if r != nil {
 			t.Fatal(r.text)
 		}
@@ -147,10 +147,11 @@ func TestAdmitAllocatesNothing(t *testing.T) {
 func TestCountsComeBack(t *testing.T) {
 	l := newLimiter(Limits{Calls: 50, Token: Limit{Calls: 5}, Org: Limit{Calls: 20}, Service: Limit{Calls: 8}})
 	var all sync.WaitGroup
+	var services [5]quota
 	for g := range 32 {
 		all.Go(func() {
 			for i := range 500 {
-				k, r := l.admit(plat.OrgID(fmt.Sprint(g%3)), fmt.Sprint(i%7), plat.ServiceID(fmt.Sprint(i%5)))
+				k, r := l.admit(plat.OrgID(fmt.Sprint(g%3)), fmt.Sprint(i%7), &services[i%5], Limit{Calls: 1 + i%9})
 				if r == nil {
 					l.done(k)
 				}
@@ -165,12 +166,15 @@ func TestCountsComeBack(t *testing.T) {
 		if tn.self.calls != 0 {
 			t.Errorf("%d calls of %s under way", tn.self.calls, id)
 		}
-		for _, m := range []meters{tn.tokens, tn.services} {
-			for name, c := range m.byName {
-				if c.calls != 0 {
-					t.Errorf("%d calls of %s under way", c.calls, name)
-				}
+		for name, c := range tn.tokens.byName {
+			if c.calls != 0 {
+				t.Errorf("%d calls of %s under way", c.calls, name)
 			}
+		}
+	}
+	for i := range services {
+		if n := services[i].calls; n != 0 {
+			t.Errorf("%d calls of service %d under way", n, i)
 		}
 	}
 }
@@ -178,9 +182,10 @@ func TestCountsComeBack(t *testing.T) {
 func BenchmarkAdmit(b *testing.B) {
 	all := Limit{Rate: 1e6, Calls: 1 << 30}
 	l := newLimiter(Limits{Calls: 1 << 30, Token: all, Org: all, Service: all})
+	q := &quota{}
 	b.ReportAllocs()
 	for b.Loop() {
-		if k, r := l.admit("1480000000017", "token", "ser-000000000000000a"); r == nil {
+		if k, r := l.admit("1480000000017", "token", q, all); r == nil {
 			l.done(k)
 		}
 	}

@@ -164,6 +164,69 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// TestServiceLimit: a service's own limit holds beside the one for all, of both the
+// lower, and as it is now: it is set, changed and ended while calls go on, whose
+// numbers are right all the while.
+func TestServiceLimit(t *testing.T) {
+	for _, all := range []dataplane.Limit{{}, {Calls: 3}} {
+		table := dataplane.NewTable()
+		t.Cleanup(func() { table.Replace(dataplane.Snapshot{Version: 1 << 60}) })
+		release, running := make(chan struct{}), atomic.Int64{}
+		in, _ := upstream(t, 16, func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Test-Token") == "hold" {
+				running.Add(1)
+				<-release
+			}
+			say("ok")(w, r)
+		})
+		version := uint64(0)
+		limit := func(l dataplane.Limit) {
+			version++
+			a, b := serviceOf(svA, in), serviceOf(svB, in)
+			a.Limit = l
+			apply(t, table, version, routes(svA, a, b))
+		}
+		s := server(t, dataplane.NewProxy(table, dataplane.Options{Limits: dataplane.Limits{Service: all}}))
+		status := func(service plat.ServiceID) int {
+			return as(t.Context(), t, s, "Test-Service", string(service)).status
+		}
+		limit(dataplane.Limit{Calls: 2})
+		var held sync.WaitGroup
+		hold := func() {
+			n := running.Load()
+			held.Go(func() {
+				if a := as(t.Context(), t, s, "Test-Token", "hold"); a.status != 200 {
+					t.Errorf("a held call = %+v", a)
+				}
+			})
+			eventually(t, "the call runs", func() bool { return running.Load() == n+1 })
+		}
+		hold()
+		hold()
+		is429(t, as(t.Context(), t, s), "service_concurrency")
+		if got := status(svB); got != 200 {
+			t.Errorf("the other service = %d", got)
+		}
+		limit(dataplane.Limit{Calls: 5}) // changed: where all have 3, that is the lower
+		hold()
+		if got, want := status(svA), 200; all.Calls == 0 && got != want || all.Calls > 0 && got != 429 {
+			t.Errorf("with 3 under way, a limit of 5 and one of %d for all: %d", all.Calls, got)
+		}
+		limit(dataplane.Limit{Rate: 0.001})
+		if all.Calls == 0 {
+			if got := status(svA); got != 200 { // the only one in a quarter of an hour
+				t.Errorf("the first call = %d", got)
+			}
+			is429(t, as(t.Context(), t, s), "service_rate")
+		}
+		limit(dataplane.Limit{})
+		close(release)
+		held.Wait()
+		limit(dataplane.Limit{Calls: 1})
+		eventually(t, "the calls are counted out", func() bool { return status(svA) == 200 })
+	}
+}
+
 // TestNoisyNeighbour: two organizations with the same share; one asks for ten times
 // its own. The other one, within its share, has every call answered, and the noisy
 // one still gets what is its.

@@ -16,12 +16,34 @@ type Load struct {
 	Arrivals    uint64
 	InFlight    int // now; Waiting of them without an instance
 	Waiting     int
+	// Missed counts the calls that would have been for the service, as a part of a split,
+	// had it had an instance. Others answered them.
+	Missed uint64
 }
 
 // load counts the calls of a service. service.mu guards it.
 type load struct {
 	Load
-	at time.Time // until when CallSeconds counts
+	at      time.Time // until when CallSeconds counts
+	knocked time.Time // by the last missed call that did
+}
+
+// knockEvery bounds how often missed calls knock: the first has been heard.
+const knockEvery = 100 * time.Millisecond
+
+// miss counts a call that goes elsewhere because nothing is here to take it.
+func (s *service) miss() {
+	now := time.Now()
+	s.mu.Lock()
+	s.load.Missed++
+	knock := now.Sub(s.load.knocked) >= knockEvery
+	if knock {
+		s.load.knocked = now
+	}
+	s.mu.Unlock()
+	if knock {
+		s.table.knock(s.id)
+	}
 }
 
 // add counts n calls more or less from now on.
@@ -51,11 +73,11 @@ func (t *Table) Load(dep plat.DeploymentID, id plat.ServiceID) (Load, bool) {
 	return l, true
 }
 
-// Knocks receives when a call has begun to wait at a service that has no instance:
-// Knocked tells at which.
+// Knocks receives when a call has begun to wait at a service that has no instance, or
+// was missed there: Knocked tells at which.
 func (t *Table) Knocks() <-chan struct{} { return t.knocks }
 
-// Knocked returns the services that calls have begun to wait at since the last look.
+// Knocked returns the services that calls have begun to wait at, or missed, since the last look.
 func (t *Table) Knocked() []plat.ServiceID {
 	t.knockMu.Lock()
 	defer t.knockMu.Unlock()
@@ -67,7 +89,7 @@ func (t *Table) Knocked() []plat.ServiceID {
 	return ids
 }
 
-// knock notes that a call waits where nothing answers.
+// knock notes that a call came where nothing answers.
 func (t *Table) knock(id plat.ServiceID) {
 	t.knockMu.Lock()
 	t.knocked[id] = struct{}{}

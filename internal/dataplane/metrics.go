@@ -66,12 +66,12 @@ func newMetrics(reg prometheus.Registerer, t *Table) *metrics {
 	return m
 }
 
-// recordings registers what is recorded of inputs.
+// recordings registers what is recorded of calls.
 func (m *metrics) recordings(reg prometheus.Registerer, r *recorder) {
 	if reg != nil {
-		reg.MustRegister(gauge("panal_gateway_recording_bytes", "Memory held by inputs that are being recorded.", r.bytes.Load),
+		reg.MustRegister(gauge("panal_gateway_recording_bytes", "Memory held by inputs and outputs that are being recorded.", r.bytes.Load),
 			prometheus.NewCounterFunc(prometheus.CounterOpts{
-				Name: "panal_gateway_recordings_lost_total", Help: "Inputs that should have been recorded: there was no room, or they could not be stored.",
+				Name: "panal_gateway_recordings_lost_total", Help: "Calls that should have been recorded: there was no room, or they could not be stored.",
 			}, func() float64 { return float64(r.dropped.Load() + r.failed.Load()) }))
 	}
 }

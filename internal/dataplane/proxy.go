@@ -119,9 +119,9 @@ type Call struct {
 type Async struct {
 	// ID and Token are what the instance brings the result with.
 	ID, Token string
-	// Workload is the instance that answered 202; ServeCall sets it before it answers
-	// the caller.
-	Workload plat.WorkloadID
+	// Taken is told which instance answered 202. The instance has the call under way
+	// until Taken returns: whoever waits for it to drain finds the call noted.
+	Taken func(plat.WorkloadID)
 }
 
 // ServeCall answers r by an instance of the service that the call names, or
@@ -165,6 +165,7 @@ type exchange struct {
 	live   *service   // that the call is for, as far as it is known
 	rec    *Recording // of the call, when it is one of those that are recorded
 	status int        // of the answer; 0 before it begins
+	whole  bool       // the instance's answer came to its end
 	buf    []byte     // holds body until an answer begins, then the answer's pieces
 
 	body   []byte // a small body, whole
@@ -175,9 +176,8 @@ type exchange struct {
 	ticket ticket // of the limiter
 	late   bool   // it began after CountLate
 
-	upgrade string          // the protocol that the caller wants to switch to
-	tunnel  bool            // it has switched
-	ended   context.Context //nolint:containedctx // ends when the tunnel must
+	upgrade string // the protocol that the caller wants to switch to
+	tunnel  bool   // it has switched
 }
 
 // result is what became of one try.
@@ -205,7 +205,7 @@ func (x *exchange) serve(start time.Time) {
 	}
 	x.live = rt.live
 	var over *refusal
-	if x.ticket, over = x.p.limiter.admit(x.call.Org, x.call.Credential, rt.id); over != nil {
+	if x.ticket, over = x.p.limiter.admit(x.call.Org, x.call.Credential, &rt.live.quota, rt.limit); over != nil {
 		x.refuseLimit(over)
 		return
 	}
@@ -403,8 +403,12 @@ func (x *exchange) try(in *instance, rt *Route, tries int, until time.Time) resu
 		x.upgrade = upgradeOf(x.r)
 	}
 	c.head = appendHead(c.head[:0], x.r, x.call, rt, in.key, length)
-	_ = c.nc.SetDeadline(time.Now().Add(u.firstByte)) // fails only when closed; send tells
-	sent, err := c.send(c.head, x.body)
+	c.bothBy(u.firstByte)
+	send := c.sendAndWait
+	if x.stream {
+		send, c.by = c.send, time.Time{} // the pump moves them
+	}
+	sent, err := send(c.head, x.body)
 	if err != nil && !sent {
 		if ctx.Err() != nil {
 			x.class = classGone
@@ -421,7 +425,7 @@ func (x *exchange) try(in *instance, rt *Route, tries int, until time.Time) resu
 		x.pump = startPump(x, u)
 		defer x.pump.stop()
 	}
-	resp, err := c.readAnswer(x.r, x.upgrade != "") //nolint:bodyclose // answer closes it, with the connection
+	resp, err := c.readAnswer(x.r, x.upgrade != "", x.w.Header()) //nolint:bodyclose // answer closes it, with the connection
 	if err != nil {
 		return x.noAnswer(u, err, tries)
 	}
@@ -430,7 +434,7 @@ func (x *exchange) try(in *instance, rt *Route, tries int, until time.Time) resu
 		return result{untouched: true, again: true, avoid: in}
 	}
 	if x.call.Async != nil && resp.StatusCode == http.StatusAccepted {
-		x.call.Async.Workload = in.id
+		x.call.Async.Taken(in.id)
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		x.switchProtocols(u, resp)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"sync"
@@ -229,6 +230,32 @@ func TestWaitingCallerLeaves(t *testing.T) {
 
 // TestDrain: an instance that left finishes what it has, gets nothing new, and
 // counts as drained only then.
+// TestAsyncNotedBeforeRelease: an instance that has taken an asynchronous call is not
+// drained before that is noted, so that whoever drains it finds the call.
+func TestAsyncNotedBeforeRelease(t *testing.T) {
+	table := dataplane.NewTable()
+	p := dataplane.NewProxy(table, dataplane.Options{})
+	in, _ := upstream(t, 1, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) })
+	apply(t, table, 1, routes(svA, serviceOf(svA, in)))
+	noted := false
+	req := httptest.NewRequest(http.MethodPost, "/", http.NoBody)
+	p.ServeCall(httptest.NewRecorder(), req, dataplane.Call{
+		Target: dataplane.Target{Org: org, Deployment: dep}, RequestID: "req-1",
+		Async: &dataplane.Async{ID: "id", Token: "token", Taken: func(id plat.WorkloadID) {
+			apply(t, table, 2, routes(svA, serviceOf(svA)))
+			ended, cancel := context.WithCancel(t.Context())
+			cancel()
+			if err := table.Drained(ended, id); id != in.ID || err == nil {
+				t.Errorf("%s is drained before it is noted that it took the call", id)
+			}
+			noted = true
+		}},
+	})
+	if err := table.Drained(t.Context(), in.ID); !noted || err != nil {
+		t.Errorf("noted %t, then drained: %v", noted, err)
+	}
+}
+
 func TestDrain(t *testing.T) {
 	release, started := make(chan struct{}), make(chan struct{}, 1)
 	a, _ := upstream(t, 2, func(w http.ResponseWriter, r *http.Request) {

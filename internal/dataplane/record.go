@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,11 +25,12 @@ const (
 	recordReport    = time.Minute
 )
 
-// Record says that the inputs of a service are recorded.
+// Record says that the inputs of a service are recorded, and its answers.
 type Record struct {
 	Channel plat.ChannelID
 	Percent int    // of its calls, chosen at random
 	Version string // label of the service's version
+	Outputs bool   // of those calls, the answers too
 }
 
 // is compares by value; both may be nil.
@@ -39,17 +41,38 @@ func (r *Record) is(other *Record) bool {
 // Recording is the input of one call, and what became of it.
 type Recording struct {
 	Record
-	Org         plat.OrgID
-	Deployment  plat.DeploymentID
-	Service     plat.ServiceID
-	RequestID   string
-	Method      string
-	ContentType string
-	Body        []byte
-	Cut         bool // Body is only the beginning of what was sent
-	Status      int
-	At          time.Time
-	Took        time.Duration
+	Org        plat.OrgID
+	Deployment plat.DeploymentID
+	Service    plat.ServiceID
+	RequestID  string
+	Method     string
+	Input      Recorded
+	// Output is what the service answered; nil when that is not recorded or it answered
+	// nothing. An asynchronous call's 202 is no answer.
+	Output *Recorded
+	Status int
+	At     time.Time
+	Took   time.Duration
+}
+
+// Recorded is a body as it was sent, or its beginning.
+type Recorded struct {
+	ContentType, ContentEncoding string
+	Body                         []byte
+	Cut                          bool // Body is only the beginning
+}
+
+// held is the memory that the recording keeps.
+func (r *Recording) held() int64 {
+	n := len(r.Input.Body)
+	if r.Output != nil {
+		n += len(r.Output.Body)
+	}
+	return int64(n)
+}
+
+func recordedOf(h http.Header) Recorded {
+	return Recorded{ContentType: h.Get("Content-Type"), ContentEncoding: h.Get("Content-Encoding")}
 }
 
 // recorder keeps recordings until they are stored. It never makes a call wait: what
@@ -69,23 +92,44 @@ func (x *exchange) begin(rt *Route) {
 		return
 	}
 	x.rec = &Recording{
-		Record: *rt.record, Org: x.call.Org, Deployment: x.call.Deployment, RequestID: x.call.RequestID, Method: x.r.Method, ContentType: x.r.Header.Get("Content-Type"),
+		Record: *rt.record, Org: x.call.Org, Deployment: x.call.Deployment, RequestID: x.call.RequestID, Method: x.r.Method, Input: recordedOf(x.r.Header),
 	}
-	x.keep(x.body)
+	x.keepInput(x.body)
 }
 
-// keep adds a piece of the body to the recording, unless that was cut already.
-func (x *exchange) keep(b []byte) {
-	r := x.rec
-	if r == nil || r.Cut {
+// beginOutput starts the recording of an instance's answer, if it is recorded.
+func (x *exchange) beginOutput(h http.Header) {
+	if x.rec != nil && x.rec.Outputs && x.call.Async == nil {
+		out := recordedOf(h)
+		x.rec.Output = &out
+	}
+}
+
+// keepInput and keepOutput add a piece to what is recorded, if it is. Each has one
+// goroutine that calls it.
+func (x *exchange) keepInput(b []byte) {
+	if x.rec != nil {
+		x.p.rec.keep(&x.rec.Input, b)
+	}
+}
+
+func (x *exchange) keepOutput(b []byte) {
+	if x.rec != nil && x.rec.Output != nil {
+		x.p.rec.keep(x.rec.Output, b)
+	}
+}
+
+// keep adds a piece of a body, unless that was cut already.
+func (rec *recorder) keep(r *Recorded, b []byte) {
+	if r.Cut {
 		return
 	}
 	if room := MaxRecordedBody - len(r.Body); len(b) > room {
 		b, r.Cut = b[:room], true
 	}
 	n := int64(len(b))
-	if x.p.rec.bytes.Add(n) > maxRecordBytes {
-		x.p.rec.bytes.Add(-n)
+	if rec.bytes.Add(n) > maxRecordBytes {
+		rec.bytes.Add(-n)
 		r.Cut = true
 		return
 	}
@@ -99,15 +143,18 @@ func (x *exchange) recorded(start, end time.Time) {
 		return
 	}
 	if x.status == 0 || x.tunnel { // nothing was answered, or there is no end of it
-		x.p.rec.bytes.Add(-int64(len(r.Body)))
+		x.p.rec.bytes.Add(-r.held())
 		return
 	}
 	r.Service, r.Status, r.At, r.Took = x.live.id, x.status, start, end.Sub(start)
-	r.Cut = r.Cut || !x.pumped() || x.stream && x.pump == nil
+	r.Input.Cut = r.Input.Cut || !x.pumped() || x.stream && x.pump == nil
+	if r.Output != nil {
+		r.Output.Cut = r.Output.Cut || !x.whole
+	}
 	select {
 	case x.p.rec.queue <- r:
 	default:
-		x.p.rec.bytes.Add(-int64(len(r.Body)))
+		x.p.rec.bytes.Add(-r.held())
 		x.p.rec.dropped.Add(1)
 	}
 }
@@ -129,7 +176,7 @@ func (p *Proxy) StoreRecordings(ctx context.Context, store func(ctx context.Cont
 			last.Store(&why)
 			p.rec.failed.Add(1)
 		}
-		p.rec.bytes.Add(-int64(len(r.Body)))
+		p.rec.bytes.Add(-r.held())
 	}
 	for range recordWorkers {
 		workers.Go(func() {
@@ -161,7 +208,7 @@ func (p *Proxy) StoreRecordings(ctx context.Context, store func(ctx context.Cont
 		if s := last.Swap(nil); s != nil {
 			why = *s
 		}
-		p.opt.Log.LogAttrs(late, slog.LevelWarn, "inputs of services were not recorded",
+		p.opt.Log.LogAttrs(late, slog.LevelWarn, "calls of services were not recorded",
 			slog.Int64("dropped", dropped), slog.Int64("failed", failed), slog.String(plat.LogError, why))
 	}
 	tick := time.NewTicker(recordReport)

@@ -56,13 +56,85 @@ func TestRecord(t *testing.T) {
 			t.Fatalf("status = %d", status)
 		}
 		r := <-got
-		if string(r.Body) != c.body[:c.want] || r.Cut != c.cut {
-			t.Errorf("recorded %d bytes (cut %t) of %d", len(r.Body), r.Cut, len(c.body))
+		if string(r.Input.Body) != c.body[:c.want] || r.Input.Cut != c.cut || r.Output != nil {
+			t.Errorf("recorded %d bytes (cut %t) of %d", len(r.Input.Body), r.Input.Cut, len(c.body))
 		}
 		if r.Status != http.StatusTeapot || r.Channel != "1590000000099" || r.Version != "1.2" || r.Service != svA || r.Org != org || r.Deployment != dep ||
 			r.RequestID != "req-1" || r.Method != "POST" || r.Took <= 0 || r.At.IsZero() {
 			t.Errorf("recorded as %+v", r.Record)
 		}
+	}
+	eventually(t, "all memory is given back", func() bool { return reg.get("panal_gateway_recording_bytes") == 0 })
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// TestRecordOutput: answers are recorded as they came: whole, streamed, too long, broken
+// off. What is the gateway's own word, a tunnel's or an acceptance is no output.
+func TestRecordOutput(t *testing.T) {
+	got := make(chan *dataplane.Recording, 10)
+	table, url, reg := recording(t, func(_ context.Context, r *dataplane.Recording) error { got <- r; return nil })
+	long := strings.Repeat("0123456789", 300_000)
+	in, _ := upstream(t, 4, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "text/"+r.URL.Path[1:])
+		rc := http.NewResponseController(w)
+		switch r.URL.Path {
+		case "/whole":
+			_, _ = io.WriteString(w, "an answer")
+		case "/none":
+			w.WriteHeader(http.StatusNoContent)
+		case "/stream":
+			for _, piece := range []string{"a", "b", "c"} {
+				_, _ = io.WriteString(w, piece)
+				_ = rc.Flush()
+			}
+		case "/long":
+			_, _ = io.WriteString(w, long)
+		case "/broken":
+			_, _ = io.WriteString(w, "half an")
+			_ = rc.Flush()
+			panic(http.ErrAbortHandler)
+		case "/nothing":
+			panic(http.ErrAbortHandler)
+		}
+	})
+	d := recorded(100, in)
+	d.Services[0].Record.Outputs = true
+	apply(t, table, 1, d)
+	for _, c := range []struct {
+		path   string
+		status int
+		want   string
+		cut    bool
+	}{
+		{"/whole", 200, "an answer", false},
+		{"/none", 204, "", false},
+		{"/stream", 200, "abc", false},
+		{"/long", 200, long[:dataplane.MaxRecordedBody], true},
+		{"/broken", 200, "half an", true},
+	} {
+		resp, err := http.Post(url+c.path, "text/plain", strings.NewReader("question"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+		r := <-got
+		if r.Output == nil {
+			t.Fatalf("%s: no output", c.path)
+		}
+		if string(r.Output.Body) != c.want || r.Output.Cut != c.cut || r.Output.ContentType != "text"+c.path || r.Status != c.status {
+			t.Errorf("%s: recorded %d bytes (cut %t) of %q, status %d", c.path, len(r.Output.Body), r.Output.Cut, r.Output.ContentType, r.Status)
+		}
+		if string(r.Input.Body) != "question" || r.Input.ContentType != "text/plain" {
+			t.Errorf("%s: input %q of %q", c.path, r.Input.Body, r.Input.ContentType)
+		}
+	}
+	if status, _ := call(t, http.DefaultClient, "POST", url+"/nothing", "question"); status != http.StatusBadGateway {
+		t.Errorf("status = %d", status)
+	}
+	if r := <-got; r.Output != nil || r.Status != http.StatusBadGateway {
+		t.Errorf("the gateway's own answer is recorded as %+v", r.Output)
 	}
 	eventually(t, "all memory is given back", func() bool { return reg.get("panal_gateway_recording_bytes") == 0 })
 	http.DefaultClient.CloseIdleConnections()
@@ -104,16 +176,21 @@ func TestRecordNeverHarms(t *testing.T) {
 		<-hang
 		return plat.Errorf(plat.ErrNotFound, "the channel was deleted")
 	})
-	in, _ := upstream(t, 8, say("ok"))
-	apply(t, table, 1, recorded(100, in))
+	in, _ := upstream(t, 8, func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		_, _ = w.Write(b)
+	})
+	d := recorded(100, in)
+	d.Services[0].Record.Outputs = true
+	apply(t, table, 1, d)
 	const calls = 1200
-	body := strings.Repeat("x", 100<<10) // 120 MB in all
+	body := strings.Repeat("x", 50<<10) // in and out 120 MB in all
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
 			for range calls / 8 {
-				if status, text := call(t, http.DefaultClient, "POST", url, body); status != 200 || text != "ok" {
-					t.Errorf("%d %s", status, text)
+				if status, text := call(t, http.DefaultClient, "POST", url, body); status != 200 || text != body {
+					t.Errorf("%d %.80s", status, text)
 					return
 				}
 			}

@@ -23,6 +23,7 @@ type service struct {
 	id    plat.ServiceID
 
 	recent atomic.Pointer[recent] // nil until the first call
+	quota  quota
 
 	mu        sync.Mutex
 	instances []*instance

@@ -26,12 +26,16 @@ type Part struct {
 //
 // Parts that have no ready instance are not in the schedule while others do, so
 // the rest share what they would have got, by their weights. As every change of an
-// instance makes new routes, no call has to look.
+// instance makes new routes, no call has to look. But their share of the calls is
+// counted with them: a service that sleeps is woken by what it would have got.
 type split struct {
 	parts    []Part // as they were asked for
 	schedule []*Route
-	idle     int            // parts that are left out
-	next     *atomic.Uint64 // shared with the splits before and after
+	// missing is a round of all parts, with the services that have no ready instance in
+	// their places and nil in the others; nil when nothing is to be counted.
+	missing []*service
+	idle    int            // parts that are left out
+	next    *atomic.Uint64 // shared with the splits before and after
 }
 
 func newSplit(parts []Part, services []*Route, old *aliasRoute) *split {
@@ -58,6 +62,15 @@ func newSplit(parts []Part, services []*Route, old *aliasRoute) *split {
 	switch {
 	case len(ready) > 0:
 		s.schedule = spread(ready)
+		if slices.ContainsFunc(waiting, func(w weighted) bool { return !w.route.ready }) {
+			for _, r := range spread(all) {
+				var live *service
+				if !r.ready && r.refuse == nil {
+					live = r.live
+				}
+				s.missing = append(s.missing, live)
+			}
+		}
 	case len(waiting) > 0: // calls are held until one comes
 		s.schedule = spread(waiting)
 	default:
@@ -130,12 +143,18 @@ func (a *aliasRoute) sendAway() {
 }
 
 // Enter is Lookup for a call that comes in: where the alias is split, it takes the
-// call's turn, which counts for every Lookup of that target from then on.
+// call's turn, which counts for every Lookup of that target from then on. A turn of a
+// part without an instance goes to the others, and knocks there.
 func (t *Table) Enter(to *Target) (*Route, error) {
 	d := t.snap.Load().shards[shardOf(to.Deployment)][to.Deployment]
 	if to.Service == "" && d != nil && d.org == to.Org {
 		if a := d.alias(cmp.Or(to.Alias, DefaultAlias)); a != nil && a.split != nil {
 			to.turn = a.split.next.Add(1) - 1
+			if m := a.split.missing; m != nil {
+				if s := m[to.turn%uint64(len(m))]; s != nil {
+					s.miss()
+				}
+			}
 		}
 	}
 	return t.Lookup(*to)

@@ -86,6 +86,63 @@ func TestSplitShares(t *testing.T) {
 	})
 }
 
+// TestSplitWakes: of each round of calls a part that sleeps misses exactly its weight,
+// and is knocked at; one that is ready or refuses calls misses none. When no part is
+// ready nothing is missed: calls wait where they were meant for.
+func TestSplitWakes(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		table := dataplane.NewTable()
+		n := rapid.IntRange(2, 10).Draw(rt, "parts")
+		var parts []dataplane.Part
+		var services []dataplane.Service
+		asleep, ready := map[plat.ServiceID]int{}, map[plat.ServiceID]bool{}
+		left := 100
+		for i := range n {
+			w := left - (n - 1 - i)
+			if i < n-1 {
+				w = rapid.IntRange(1, w).Draw(rt, "weight")
+			}
+			left -= w
+			s := serviceOf(plat.ServiceID(fmt.Sprintf("ser-%016x", i)))
+			switch rapid.SampledFrom([]string{"ready", "asleep", "refuses"}).Draw(rt, "state") {
+			case "ready":
+				s.Instances = []dataplane.Instance{{ID: plat.WorkloadID(s.ID), Network: "unix", Address: "/nowhere"}}
+				ready[s.ID] = true
+			case "asleep":
+				asleep[s.ID] = w
+			case "refuses":
+				s.Refuse = "the service is STOPPED"
+			}
+			parts, services = append(parts, dataplane.Part{Service: s.ID, Weight: w}), append(services, s)
+		}
+		apply(t, table, 1, splitRoutes(parts, services...))
+		rounds := rapid.IntRange(1, 4).Draw(rt, "rounds")
+		for range 100 * rounds {
+			to := dataplane.Target{Org: org, Deployment: dep}
+			route, err := table.Enter(&to)
+			if err != nil {
+				rt.Fatal(err)
+			}
+			if len(ready) > 0 && !ready[route.Service()] {
+				rt.Fatalf("a call goes to %s, which is not ready", route.Service())
+			}
+		}
+		knocked := table.Knocked()
+		for _, p := range parts {
+			want := uint64(0)
+			if len(ready) > 0 {
+				want = uint64(asleep[p.Service] * rounds)
+			}
+			if l, _ := table.Load(dep, p.Service); l.Missed != want {
+				rt.Errorf("%s with weight %d missed %d calls in %d rounds, want %d", p.Service, p.Weight, l.Missed, rounds, want)
+			}
+			if slices.Contains(knocked, p.Service) != (want > 0) {
+				rt.Errorf("%s missed %d calls; knocked at are %v", p.Service, want, knocked)
+			}
+		}
+	})
+}
+
 // TestSplitSharesOfCallers: shares are exact whoever calls, and choosing allocates nothing.
 func TestSplitSharesOfCallers(t *testing.T) {
 	table := dataplane.NewTable()

@@ -41,8 +41,11 @@ type Service struct {
 	// Command is true for versions that name a command: they get the remaining
 	// path of the URL. Handlers always get "/".
 	Command bool
-	// Record, when not nil, has inputs recorded.
+	// Record, when not nil, has inputs and perhaps outputs recorded.
 	Record *Record
+	// Limit is the service's own, beside the one for all services (Limits.Service). It
+	// holds for calls that come in from now on.
+	Limit Limit
 	// FirstByte and Idle override the proxy's deadlines when positive.
 	FirstByte, Idle time.Duration
 }
@@ -101,7 +104,8 @@ type Route struct {
 	id              plat.ServiceID
 	command         bool
 	firstByte, idle time.Duration
-	record          *Record     // nil: nothing is recorded
+	record          *Record // nil: nothing is recorded
+	limit           Limit
 	refuse          *plat.Error // not nil: no call is held
 	ready           bool        // there were instances when it was made
 	live            *service
@@ -307,7 +311,7 @@ func (t *Table) build(version uint64, d *Deployment, old *deployment) *deploymen
 			live = &service{table: t, id: s.ID}
 		}
 		live.setInstances(s.Instances)
-		r := &Route{id: s.ID, command: s.Command, firstByte: s.FirstByte, idle: s.Idle, live: live, ready: len(s.Instances) > 0, record: s.Record}
+		r := &Route{id: s.ID, command: s.Command, firstByte: s.FirstByte, idle: s.Idle, live: live, ready: len(s.Instances) > 0, record: s.Record, limit: s.Limit}
 		if s.Refuse != "" && len(s.Instances) == 0 {
 			r.refuse = plat.Errorf(plat.ErrUnavailable, "%s", s.Refuse)
 		}
@@ -342,7 +346,7 @@ func (d *deployment) same(in *Deployment) bool {
 			return false
 		}
 		r := d.services[k]
-		if refuses := s.Refuse != "" && len(s.Instances) == 0; refuses != (r.refuse != nil) || r.command != s.Command || !r.record.is(s.Record) || r.firstByte != s.FirstByte || r.idle != s.Idle || !r.live.has(s.Instances) {
+		if refuses := s.Refuse != "" && len(s.Instances) == 0; refuses != (r.refuse != nil) || r.command != s.Command || !r.record.is(s.Record) || r.limit != s.Limit || r.firstByte != s.FirstByte || r.idle != s.Idle || !r.live.has(s.Instances) {
 			return false
 		}
 	}

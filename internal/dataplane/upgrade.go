@@ -16,9 +16,10 @@ import (
 )
 
 // An upgrade (WebSocket) turns a call into a tunnel: after the instance has agreed,
-// bytes go both ways as they come, and nothing of them is looked at. A tunnel is a
-// call under way on its instance until both sides have ended, so it counts against
-// the instance's limit, and a drain waits for it.
+// bytes go both ways as they come, and nothing of them is looked at but where a
+// WebSocket's frames to the caller begin. A tunnel is a call under way on its instance
+// until both sides have ended, so it counts against the instance's limit, and a drain
+// waits for it.
 
 var errNotAgreed = errors.New("the instance switches to another protocol than the one it was asked for")
 
@@ -67,11 +68,12 @@ func (x *exchange) switchProtocols(u *upstream, resp *http.Response) {
 		return
 	}
 	tunnels := &x.p.tunnels
-	if !tunnels.begin(x) {
+	e := &ending{tunnel: true, orderly: strings.EqualFold(x.upgrade, "websocket"), wake: func() { u.conn.readBy(longAgo()) }, cut: u.conn.close}
+	if !tunnels.begin(e) {
 		x.fail(http.StatusServiceUnavailable, "the gateway is ending; connect again", time.Second)
 		return
 	}
-	defer tunnels.end(x)
+	defer tunnels.end(e)
 	caller, buffered, err := x.rc.Hijack()
 	if err != nil { // a recorder, or a server that can't
 		x.fail(http.StatusNotImplemented, "this connection can't switch protocols", 0)
@@ -81,7 +83,7 @@ func (x *exchange) switchProtocols(u *upstream, resp *http.Response) {
 	defer func() { _ = caller.Close() }() // the deadlines below have told all there is
 	h := http.Header{}
 	copyHeaders(h, resp)
-	h.Set(headerRequestID, x.call.RequestID)
+	x.identify(h)
 	h.Set("Connection", "Upgrade")
 	h.Set("Upgrade", resp.Header.Get("Upgrade"))
 	head := append(x.buf[:0], "HTTP/1.1 101 Switching Protocols"...)
@@ -100,15 +102,12 @@ func (x *exchange) switchProtocols(u *upstream, resp *http.Response) {
 	x.class = classOf(resp.StatusCode)
 	t := &tunnel{idle: x.p.opt.TunnelIdle}
 	t.progress.Store(time.Now().UnixNano())
-	stop := context.AfterFunc(x.ended, func() { // the drain's time is up
-		_ = caller.Close()
-		u.conn.close()
-	})
-	defer stop()
+	u.in.flow(e)
+	defer u.in.flown(e)
 	// What either side has said already is in the buffers.
 	var both sync.WaitGroup
-	both.Go(func() { t.copy(u.conn.nc, caller, buffered.Reader) })
-	t.copy(caller, u.conn.nc, u.conn.br)
+	both.Go(func() { t.copy(u.conn.nc, caller, buffered.Reader, nil) })
+	t.copy(caller, u.conn.nc, u.conn.br, e)
 	both.Wait()
 }
 
@@ -119,18 +118,39 @@ type tunnel struct {
 }
 
 // copy carries one direction until its source ends, which it passes on, or until
-// nothing has gone either way for too long; then it closes both.
-func (t *tunnel) copy(dst, src net.Conn, from io.Reader) {
+// nothing has gone either way for too long; then it closes both. A direction that e
+// may end is a WebSocket's to its caller if e is orderly.
+func (t *tunnel) copy(dst, src net.Conn, from io.Reader, e *ending) {
 	buf := make([]byte, 16<<10)
+	var fr *frames
+	if e != nil && e.orderly {
+		fr = &frames{}
+		e.between.Store(true)
+	}
 	for {
 		_ = src.SetReadDeadline(time.Unix(0, t.progress.Load()).Add(t.idle))
+		e.look()
 		n, err := from.Read(buf)
+		end := false
+		if fr != nil {
+			last := fr.pass(buf[:n])
+			if end = last >= 0 && e.asked(); end {
+				n = last
+			}
+		}
 		if n > 0 {
 			t.progress.Store(time.Now().UnixNano())
 			_ = dst.SetWriteDeadline(time.Now().Add(t.idle))
 			if _, err := dst.Write(buf[:n]); err != nil {
 				break
 			}
+		}
+		if end {
+			t.goodbye(dst, fr, e)
+			return
+		}
+		if fr != nil {
+			e.between.Store(fr.between())
 		}
 		switch {
 		case err == nil:
@@ -148,6 +168,20 @@ func (t *tunnel) copy(dst, src net.Conn, from io.Reader) {
 	_ = src.Close()
 }
 
+// goodbye tells a WebSocket's caller that its other side goes away, and leaves it some
+// time to say so, too.
+func (t *tunnel) goodbye(caller net.Conn, fr *frames, e *ending) {
+	_ = caller.SetWriteDeadline(time.Now().Add(endPatience))
+	if !fr.closed {
+		_, _ = caller.Write(goingAway(e.why.Load().text())) // it may be gone: the end is the same
+	}
+	if half, ok := caller.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
+		_ = caller.Close()
+		return
+	}
+	time.AfterFunc(endPatience, func() { _ = caller.Close() })
+}
+
 func isTimeout(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) && ne.Timeout()
@@ -157,30 +191,27 @@ func isTimeout(err error) bool {
 type tunnels struct {
 	mu     sync.Mutex
 	closed bool
-	all    map[*exchange]context.CancelFunc
+	all    map[*ending]struct{}
 	none   chan struct{} // not nil: somebody waits; closed when the last one ends
 }
 
-func (t *tunnels) begin(x *exchange) bool {
+func (t *tunnels) begin(e *ending) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
 		return false
 	}
 	if t.all == nil {
-		t.all = map[*exchange]context.CancelFunc{}
+		t.all = map[*ending]struct{}{}
 	}
-	x.ended, t.all[x] = context.WithCancel(context.WithoutCancel(x.r.Context()))
+	t.all[e] = struct{}{}
 	return true
 }
 
-func (t *tunnels) end(x *exchange) {
+func (t *tunnels) end(e *ending) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if cancel := t.all[x]; cancel != nil {
-		cancel()
-		delete(t.all, x)
-	}
+	delete(t.all, e)
 	if t.closed && len(t.all) == 0 && t.none != nil {
 		close(t.none)
 		t.none = nil
@@ -194,7 +225,7 @@ func (t *tunnels) count() int64 {
 }
 
 // Drain refuses new tunnels (upgraded calls) and waits until those under way have
-// ended; when ctx ends it cuts them. http.Server.Shutdown does not wait for them.
+// ended; when ctx ends it ends them. http.Server.Shutdown does not wait for them.
 // Call it once.
 func (p *Proxy) Drain(ctx context.Context) {
 	t := &p.tunnels
@@ -213,8 +244,8 @@ func (p *Proxy) Drain(ctx context.Context) {
 	case <-ctx.Done():
 	}
 	t.mu.Lock()
-	for _, cancel := range t.all {
-		cancel()
+	for e := range t.all {
+		e.ask(EndGateway)
 	}
 	t.mu.Unlock()
 	<-none

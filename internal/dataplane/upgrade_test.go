@@ -161,12 +161,13 @@ func TestUpgradeEnds(t *testing.T) {
 		p := dataplane.NewProxy(table, dataplane.Options{})
 		gw := serving(t, p)
 		apply(t, table, 1, routes(svA, serviceOf(svA, echoes(t))))
-		_, br, _ := tunnel(t, gw, askUpgrade)
+		other := strings.Replace(askUpgrade, "websocket", "other", 1)
+		_, br, _ := tunnel(t, gw, other)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); p.Drain(ctx) }()
 		eventually(t, "new tunnels refused", func() bool {
-			_, _, resp := tunnel(t, gw, askUpgrade)
+			_, _, resp := tunnel(t, gw, other)
 			return resp.StatusCode == 503
 		})
 		select {

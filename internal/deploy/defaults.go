@@ -25,6 +25,12 @@ const (
 	MinIdle = time.Second
 	// MaxIdle is the most.
 	MaxIdle = 30 * 24 * time.Hour
+	// MinRate is the least rate limit of a service: a call in a quarter of an hour.
+	MinRate = 1e-3
+	// MaxRate is the most.
+	MaxRate = 1e6
+	// MaxCalls is the most that a service's concurrency limit may be.
+	MaxCalls = 1_000_000
 	// MaxSourceBytes is the most that a version's archive may have.
 	MaxSourceBytes = 5 << 30
 )

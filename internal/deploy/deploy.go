@@ -63,7 +63,10 @@ type Service struct {
 	Autoscale     bool
 	Target        float64       // requests at a time per instance; 0: by its workers
 	IdleTimeout   time.Duration // without a request before it sleeps; 0: the installation's
+	RateLimit     float64       // calls a second that it takes; 0: no limit
+	CallLimit     int           // calls that may be under way; 0: no limit
 	RecordChannel plat.ChannelID
+	RecordOutputs bool              // there, the answers too
 	Environment   map[string]string // its own
 	Merged        map[string]string // what user code gets; see MergeEnvironment
 	Creator       plat.UserID

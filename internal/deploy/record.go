@@ -11,11 +11,11 @@ import (
 	"panal/internal/plat"
 )
 
-// RecordPercentVariable of a service's environment is how many of its inputs are
+// RecordPercentVariable of a service's environment is how many of its calls are
 // recorded, in percent: a whole number from 0 to 100.
 const RecordPercentVariable = "PANAL_RECORD_PERCENT"
 
-// RecordPercent is how many of the service's inputs are recorded.
+// RecordPercent is how many of the service's calls are recorded.
 func (s Service) RecordPercent() int {
 	text, ok := s.Merged[RecordPercentVariable]
 	if !ok {
@@ -28,9 +28,13 @@ func (s Service) RecordPercent() int {
 	return n
 }
 
-// checkRecord returns ErrInvalid unless the service's inputs can be recorded as it says.
+// checkRecord returns ErrInvalid unless the service's calls can be recorded as it says.
 func (m *Manager) checkRecord(ctx context.Context, s Service) error {
-	if s.RecordChannel == "" {
+	switch {
+	case s.RecordChannel != "":
+	case s.RecordOutputs:
+		return plat.InvalidField("record_outputs", "needs record_channel_id, the channel that gets them beside the inputs")
+	default:
 		return nil
 	}
 	if text, ok := s.Merged[RecordPercentVariable]; ok {

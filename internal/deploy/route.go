@@ -19,9 +19,12 @@ type Brief struct {
 	IdleTimeout                 time.Duration
 	Autoscale, Command          bool
 	Messages                    bool // there is a status message
-	// RecordChannel is where its inputs are recorded. The next two are only set when
+	RateLimit                   float64
+	CallLimit                   int
+	// RecordChannel is where its calls are recorded. The next three are only set when
 	// it is.
 	RecordChannel plat.ChannelID
+	RecordOutputs bool
 	RecordPercent int
 	VersionLabel  string
 }
@@ -31,7 +34,8 @@ func (b Brief) Service() Service {
 	return Service{
 		ID: b.ID, Status: b.Status, Generation: b.Generation, ReadyGeneration: b.ReadyGeneration,
 		Number: b.Number, Min: b.Min, Max: b.Max, Desired: b.Desired, Target: b.Target, IdleTimeout: b.IdleTimeout,
-		Autoscale: b.Autoscale, Command: b.Command, RecordChannel: b.RecordChannel, VersionLabel: b.VersionLabel,
+		Autoscale: b.Autoscale, Command: b.Command, RateLimit: b.RateLimit, CallLimit: b.CallLimit,
+		RecordChannel: b.RecordChannel, RecordOutputs: b.RecordOutputs, VersionLabel: b.VersionLabel,
 	}
 }
 
@@ -40,10 +44,10 @@ func (s Service) Brief() Brief {
 	b := Brief{
 		ID: s.ID, Status: s.Status, Generation: s.Generation, ReadyGeneration: s.ReadyGeneration,
 		Number: s.Number, Min: s.Min, Max: s.Max, Desired: s.Desired, Target: s.Target, IdleTimeout: s.IdleTimeout,
-		Autoscale: s.Autoscale, Command: s.Command, Messages: s.StatusMessage != "",
+		Autoscale: s.Autoscale, Command: s.Command, RateLimit: s.RateLimit, CallLimit: s.CallLimit, Messages: s.StatusMessage != "",
 	}
 	if s.RecordChannel != "" {
-		b.RecordChannel, b.RecordPercent, b.VersionLabel = s.RecordChannel, s.RecordPercent(), s.VersionLabel
+		b.RecordChannel, b.RecordOutputs, b.RecordPercent, b.VersionLabel = s.RecordChannel, s.RecordOutputs, s.RecordPercent(), s.VersionLabel
 	}
 	return b
 }

@@ -26,7 +26,10 @@ type ServiceSpec struct {
 	Autoscale     *bool
 	Target        *float64
 	IdleTimeout   *time.Duration
+	RateLimit     *float64
+	CallLimit     *int
 	RecordChannel *plat.ChannelID
+	RecordOutputs *bool
 }
 
 // CreateService makes a service of a code version whose source is there. It
@@ -114,8 +117,18 @@ func (in ServiceSpec) apply(s *Service, deployment, version map[string]string) {
 	if in.IdleTimeout != nil {
 		s.IdleTimeout = *in.IdleTimeout
 	}
+	if in.RateLimit != nil {
+		s.RateLimit = *in.RateLimit
+	}
+	if in.CallLimit != nil {
+		s.CallLimit = *in.CallLimit
+	}
 	if in.RecordChannel != nil {
 		s.RecordChannel = *in.RecordChannel
+		s.RecordOutputs = s.RecordOutputs && s.RecordChannel != ""
+	}
+	if in.RecordOutputs != nil {
+		s.RecordOutputs = *in.RecordOutputs
 	}
 }
 

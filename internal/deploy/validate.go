@@ -91,6 +91,12 @@ func checkCounts(s Service) error {
 	if s.IdleTimeout != 0 && (s.IdleTimeout < MinIdle || s.IdleTimeout > MaxIdle) {
 		return plat.InvalidField("idle_timeout", "must be %g to %g seconds, or 0 for the default", MinIdle.Seconds(), MaxIdle.Seconds())
 	}
+	if !(s.RateLimit == 0 || s.RateLimit >= MinRate && s.RateLimit <= MaxRate) { // also not a number
+		return plat.InvalidField("rate_limit", "must be %g to %.0f calls a second, or 0 for no limit", MinRate, MaxRate)
+	}
+	if s.CallLimit < 0 || s.CallLimit > MaxCalls {
+		return plat.InvalidField("concurrency_limit", "must be 1 to %d calls, or 0 for no limit", MaxCalls)
+	}
 	if s.Min > s.Max {
 		return plat.InvalidField("min_instance_number", "is more than max_instance_number")
 	}

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
-	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
@@ -81,7 +80,15 @@ func NewUUID() string {
 	mustRand(u[:])
 	u[6] = u[6]&0x0f | 0x40
 	u[8] = u[8]&0x3f | 0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", u[0:4], u[4:6], u[6:8], u[8:10], u[10:])
+	var text [36]byte
+	b := text[:0]
+	for _, part := range [...][]byte{u[0:4], u[4:6], u[6:8], u[8:10], u[10:]} {
+		if len(b) > 0 {
+			b = append(b, '-')
+		}
+		b = hex.AppendEncode(b, part)
+	}
+	return string(b)
 }
 
 // NewToken returns a fresh bearer secret: 40 lower-case hex digits (160 bits),

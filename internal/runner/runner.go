@@ -110,7 +110,10 @@ type Status struct {
 	LogStream string
 	Phase     Phase
 	// Healthy is true while a running service's runtime answers its health check.
-	Healthy   bool
+	Healthy bool
+	// Problem says why a service that goes on is not healthy, with the last lines of
+	// its log after a newline; empty when it is, or that is not known.
+	Problem   string
 	PID       int // of the agent, on this machine; 0 elsewhere
 	StartedAt time.Time
 	// Addr is where the gateway reaches a service instance; zero for training.

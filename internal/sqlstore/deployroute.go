@@ -14,8 +14,8 @@ import (
 // routeColumns are those of deploy.Brief. What only recording needs is left out of the
 // rows of services that record nothing.
 const routeColumns = `deployment_id, org_id, id, status, generation, ready_generation, number, min_number, max_number, desired,
-	target_concurrency, idle_timeout, autoscale, command, status_message <> '', record_channel,
-	CASE WHEN record_channel = '' THEN '' ELSE version_label END, CASE WHEN record_channel = '' THEN '' ELSE merged END`
+	target_concurrency, idle_timeout, autoscale, command, status_message <> '', rate_limit, call_limit,
+	record_channel, record_channel <> '' AND record_outputs, CASE WHEN record_channel = '' THEN '' ELSE version_label END, CASE WHEN record_channel = '' THEN '' ELSE merged END`
 
 // briefRow is a service on its way into its deployment.
 type briefRow struct {
@@ -29,7 +29,7 @@ func scanBrief(r scanner) (briefRow, error) {
 	var idle int64
 	var merged string
 	if err := r.Scan(&b.dep, &b.org, &b.ID, &b.Status, &b.Generation, &b.ReadyGeneration, &b.Number, &b.Min, &b.Max, &b.Desired,
-		&b.Target, &idle, &b.Autoscale, &b.Command, &b.Messages, &b.RecordChannel, &b.VersionLabel, &merged); err != nil {
+		&b.Target, &idle, &b.Autoscale, &b.Command, &b.Messages, &b.RateLimit, &b.CallLimit, &b.RecordChannel, &b.RecordOutputs, &b.VersionLabel, &merged); err != nil {
 		return b, err
 	}
 	for s := range deploy.Transitions() { // one text for all of that status

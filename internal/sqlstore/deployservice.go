@@ -14,7 +14,7 @@ import (
 const serviceColumns = `id, org_id, deployment_id, version_id, version_label, models, status, status_message, instance_type,
 	number, min_number, max_number, autoscale, record_channel, environment, merged, creator, created_at, modified_at,
 	generation, ready_generation, failures, last_failure, retry_at, command,
-	target_concurrency, idle_timeout, desired, scaled_at, scale_message`
+	target_concurrency, idle_timeout, desired, scaled_at, scale_message, record_outputs, rate_limit, call_limit`
 
 func scanService(r scanner) (deploy.Service, error) {
 	var s deploy.Service
@@ -23,7 +23,7 @@ func scanService(r scanner) (deploy.Service, error) {
 	if err := r.Scan(&s.ID, &s.Org, &s.Deployment, &s.Version, &s.VersionLabel, &models, &s.Status, &s.StatusMessage, &s.InstanceType,
 		&s.Number, &s.Min, &s.Max, &s.Autoscale, &s.RecordChannel, &env, &merged, &s.Creator, &created, &modified,
 		&s.Generation, &s.ReadyGeneration, &s.Failures, &failed, &retry, &s.Command,
-		&s.Target, &idle, &s.Desired, &scaled, &s.ScaleMessage); err != nil {
+		&s.Target, &idle, &s.Desired, &scaled, &s.ScaleMessage, &s.RecordOutputs, &s.RateLimit, &s.CallLimit); err != nil {
 		return s, err
 	}
 	s.CreatedAt, s.ModifiedAt, s.LastFailure, s.RetryAt = fromMicros(created), fromMicros(modified), fromMicros(failed), fromMicros(retry)
@@ -55,12 +55,12 @@ func (s *Deploys) services(ctx context.Context, q Querier, where string, args ..
 func (s *Deploys) CreateService(ctx context.Context, v deploy.Service) error {
 	err := s.db.Write(ctx, func(tx *Tx) error {
 		if _, err := tx.ExecContext(ctx, `INSERT INTO service (`+serviceColumns+`)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30)`,
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33)`,
 			string(v.ID), string(v.Org), string(v.Deployment), string(v.Version), v.VersionLabel, modelsJSON(v.Models),
 			string(v.Status), v.StatusMessage, v.InstanceType, v.Number, v.Min, v.Max, v.Autoscale, string(v.RecordChannel),
 			toJSON(v.Environment), toJSON(v.Merged), string(v.Creator), micros(v.CreatedAt), micros(v.ModifiedAt),
 			v.Generation, v.ReadyGeneration, v.Failures, micros(v.LastFailure), micros(v.RetryAt), v.Command,
-			v.Target, v.IdleTimeout.Microseconds(), v.Desired, micros(v.ScaledAt), v.ScaleMessage); err != nil {
+			v.Target, v.IdleTimeout.Microseconds(), v.Desired, micros(v.ScaledAt), v.ScaleMessage, v.RecordOutputs, v.RateLimit, v.CallLimit); err != nil {
 			return err
 		}
 		return tx.Event(ctx, deploy.TopicService, string(v.ID), "created", v.CreatedAt)
@@ -110,11 +110,11 @@ func (s *Deploys) UpdateService(ctx context.Context, id plat.ServiceID, change f
 		if _, err := tx.ExecContext(ctx, `UPDATE service SET models = $1, status = $2, status_message = $3, instance_type = $4,
 			number = $5, min_number = $6, max_number = $7, autoscale = $8, record_channel = $9, environment = $10, merged = $11,
 			modified_at = $12, generation = $13, ready_generation = $14, failures = $15, last_failure = $16, retry_at = $17,
-			target_concurrency = $18, idle_timeout = $19, desired = $20, scaled_at = $21, scale_message = $22 WHERE id = $23`,
+			target_concurrency = $18, idle_timeout = $19, desired = $20, scaled_at = $21, scale_message = $22, record_outputs = $23, rate_limit = $24, call_limit = $25 WHERE id = $26`,
 			modelsJSON(v.Models), string(v.Status), v.StatusMessage, v.InstanceType, v.Number, v.Min, v.Max, v.Autoscale,
 			string(v.RecordChannel), toJSON(v.Environment), toJSON(v.Merged), micros(v.ModifiedAt),
 			v.Generation, v.ReadyGeneration, v.Failures, micros(v.LastFailure), micros(v.RetryAt),
-			v.Target, v.IdleTimeout.Microseconds(), v.Desired, micros(v.ScaledAt), v.ScaleMessage, string(id)); err != nil {
+			v.Target, v.IdleTimeout.Microseconds(), v.Desired, micros(v.ScaledAt), v.ScaleMessage, v.RecordOutputs, v.RateLimit, v.CallLimit, string(id)); err != nil {
 			return err
 		}
 		what := "changed"

@@ -17,6 +17,7 @@ import (
 type view struct {
 	deploy.Instance
 	healthy bool
+	problem string // why it is not, as it says
 }
 
 // decision is what a service needs next.

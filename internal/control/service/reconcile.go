@@ -6,8 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
+	"panal/internal/dataplane"
 	"panal/internal/deploy"
 	"panal/internal/plat"
 	"panal/internal/runner"
@@ -91,7 +94,42 @@ func (c *Controller) step(ctx context.Context, id plat.ServiceID) error {
 	if d.start == 0 {
 		c.feed(id)
 	}
-	return errors.Join(append(errs, c.settle(ctx, s, d))...)
+	errs = append(errs, c.settle(ctx, s, d))
+	return errors.Join(append(errs, c.explain(ctx, s, up))...)
+}
+
+// explain has the status message of a service that waits for an instance say what the
+// instance says: the oldest that is not healthy, unless a failure tells more. Its last
+// lines are as of the moment when its first one changed.
+func (c *Controller) explain(ctx context.Context, s deploy.Service, up []view) error {
+	if s.Status != deploy.InProgress || s.Failures > 0 {
+		return nil
+	}
+	k := slices.IndexFunc(up, func(v view) bool { return v.Generation == s.Generation && !v.healthy && v.problem != "" })
+	if k < 0 {
+		return nil
+	}
+	text := message("an instance is not ready: " + up[k].problem)
+	same := func(s *deploy.Service) bool { return firstLine(s.StatusMessage) == firstLine(text) }
+	if same(&s) {
+		return nil
+	}
+	_, err := c.Store.UpdateService(ctx, s.ID, func(cur *deploy.Service) error {
+		if cur.Generation != s.Generation || cur.Status != deploy.InProgress || cur.Failures > 0 || same(cur) {
+			return errUnchanged
+		}
+		cur.StatusMessage, cur.ModifiedAt = text, c.Now()
+		return nil
+	})
+	if errors.Is(err, errUnchanged) || errors.Is(err, plat.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
 }
 
 // feed notes that a service waits for no room, and tells whether it did.
@@ -158,7 +196,7 @@ func (c *Controller) check(ctx context.Context, s *deploy.Service, i deploy.Inst
 	if healthy && i.ReadyAt.IsZero() {
 		i.ReadyAt = now
 		if err := c.Store.UpdateInstance(ctx, i); err != nil {
-			return view{i, false}, true, fmt.Errorf("record readiness: %w", err)
+			return view{Instance: i}, true, fmt.Errorf("record readiness: %w", err)
 		}
 		c.reg.add(i)
 	}
@@ -181,9 +219,12 @@ func (c *Controller) check(ctx context.Context, s *deploy.Service, i deploy.Inst
 		if !healthy {
 			c.again(i.Service, since.Add(limit).Sub(now))
 		}
-		return view{i, healthy}, true, nil
+		return view{i, healthy, st.Problem}, true, nil
 	}
 	reason := fmt.Sprintf(why, limit)
+	if st.Problem != "" {
+		reason += ": " + st.Problem
+	}
 	if err := c.failed(ctx, s, i, reason); err != nil {
 		return view{Instance: i}, true, err
 	}
@@ -242,7 +283,8 @@ func (c *Controller) leave(ctx context.Context, s deploy.Service, i deploy.Insta
 	return c.drained(ctx, s, i)
 }
 
-// drained tells an instance to end once its last request has been answered; of a
+// drained tells an instance to end once its last request has been answered, or ended
+// after the drain's time; of a
 // service that goes on also the asynchronous ones, which the gateway does not see. It
 // does not wait: whoever waits has the service looked at again.
 func (c *Controller) drained(ctx context.Context, s deploy.Service, i deploy.Instance) error {
@@ -252,10 +294,19 @@ func (c *Controller) drained(ctx context.Context, s deploy.Service, i deploy.Ins
 	if d == nil {
 		d = &drain{until: c.Now().Add(c.DrainLimit)}
 		c.drains[i.Workload] = d
+		why := dataplane.EndReplaced
+		if s.Status == deploy.Stopped {
+			why = dataplane.EndStopped
+		}
 		c.bg.Go(func() {
 			limited, cancel := context.WithTimeout(ctx, c.DrainLimit)
 			defer cancel()
-			_ = c.Routes.Drained(limited, i.Workload) // drained, or its time is up
+			if c.Routes.Drained(limited, i.Workload) != nil && ctx.Err() == nil { // its time is up
+				c.Routes.End(i.Workload, why)
+				limited, cancel := context.WithTimeout(ctx, endLimit)
+				defer cancel()
+				_ = c.Routes.Drained(limited, i.Workload) // what goes on now ends with the instance
+			}
 			if ctx.Err() != nil {
 				return
 			}

@@ -20,6 +20,7 @@ type Routes interface {
 	Apply(d dataplane.Delta) bool
 	Replace(s dataplane.Snapshot)
 	Drained(ctx context.Context, id plat.WorkloadID) error
+	End(id plat.WorkloadID, why dataplane.Ending)
 	Load(dep plat.DeploymentID, id plat.ServiceID) (dataplane.Load, bool)
 	Called() []plat.ServiceID
 	Knocks() <-chan struct{}
@@ -274,9 +275,9 @@ func (recs *records) build() dataplane.Deployment {
 		}
 	}
 	for _, k := range recs.services {
-		out := dataplane.Service{ID: k.ID, Command: k.Command}
+		out := dataplane.Service{ID: k.ID, Command: k.Command, Limit: dataplane.Limit{Rate: k.RateLimit, Calls: k.CallLimit}}
 		if k.RecordChannel != "" {
-			out.Record = &dataplane.Record{Channel: k.RecordChannel, Percent: k.RecordPercent, Version: k.VersionLabel}
+			out.Record = &dataplane.Record{Channel: k.RecordChannel, Percent: k.RecordPercent, Version: k.VersionLabel, Outputs: k.RecordOutputs}
 		}
 		switch k.Status {
 		case deploy.Stopped:

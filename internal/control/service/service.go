@@ -54,7 +54,7 @@ type Config struct {
 	// before it is replaced; default 1 min.
 	SickLimit time.Duration
 	// DrainLimit is how long a draining instance may go on with the requests it
-	// has; default 10 min (streams).
+	// has; default 10 min. Then streams that it still answers with are ended.
 	DrainLimit time.Duration
 	// ScaleWindow is the time over which load is averaged to scale up, and for which
 	// it must have fallen to scale down; default 1 min. Bursts are seen in a tenth.
@@ -74,6 +74,8 @@ const (
 	tokenGrace = time.Hour
 	// parallel is how many services are looked after at once.
 	parallel = 4
+	// endLimit is how long streams may take to end once they are told to.
+	endLimit = 5 * time.Second
 	// primeLimit bounds the wait for instances that were healthy to be so again
 	// after a restart.
 	primeLimit = 2 * time.Second

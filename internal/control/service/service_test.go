@@ -50,6 +50,16 @@ type routes struct {
 	mu   sync.Mutex
 	deps map[plat.DeploymentID]dataplane.Deployment
 	hold chan struct{} // nil: drained at once
+
+	end   func() // what End does
+	ended map[plat.WorkloadID]dataplane.Ending
+}
+
+func (r *routes) End(id plat.WorkloadID, why dataplane.Ending) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended[id] = why
+	r.end()
 }
 
 func (r *routes) Apply(d dataplane.Delta) bool {
@@ -75,9 +85,12 @@ func (r *routes) Replace(s dataplane.Snapshot) {
 }
 
 func (r *routes) Drained(ctx context.Context, id plat.WorkloadID) error {
-	if r.hold != nil {
+	r.mu.Lock()
+	hold := r.hold
+	r.mu.Unlock()
+	if hold != nil {
 		select {
-		case <-r.hold:
+		case <-hold:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -153,7 +166,7 @@ func newWorld(t *testing.T, cfg fakerunner.Config) *world {
 // open makes a controller and a manager, as a start of the server does.
 func (w *world) open() {
 	w.t.Helper()
-	w.routes = &routes{Table: dataplane.NewTable(), deps: map[plat.DeploymentID]dataplane.Deployment{}}
+	w.routes = &routes{Table: dataplane.NewTable(), deps: map[plat.DeploymentID]dataplane.Deployment{}, ended: map[plat.WorkloadID]dataplane.Ending{}}
 	w.ctl = service.New(service.Config{
 		Log: slogTo(w.t), Now: w.now, Store: w.store, Models: models{w.org}, Runner: w.run, Tokens: w.tokens, Routes: w.routes,
 		APIURL: "http://127.0.0.1:8600", Resync: 200 * time.Millisecond, SickLimit: 300 * time.Millisecond,
@@ -511,6 +524,73 @@ func TestStopDrainsFirst(t *testing.T) {
 		t.Errorf("second start = %v", err)
 	}
 	w.becomes(s.ID, deploy.Ready)
+}
+
+// TestStatusMessageOfTheUnready: a service that isn't READY because an instance starts
+// slowly, or fails its health check, says what the instance says, with its last lines;
+// so does one whose instance was given up for that.
+func TestStatusMessageOfTheUnready(t *testing.T) {
+	w := newWorld(t, fakerunner.Config{}) // instances start when the test says so
+	w.ctl.StartLimit = time.Second
+	w.start()
+	s := w.create(1)
+	says := func(want ...string) {
+		t.Helper()
+		w.eventually(fmt.Sprint(want), func() bool {
+			got := w.get(s.ID).StatusMessage
+			return !slices.ContainsFunc(want, func(part string) bool { return !strings.Contains(got, part) })
+		})
+	}
+	w.eventually("a start", func() bool { return len(w.run.Started()) == 1 })
+	w.run.SetProblem(w.run.Started()[0].ID, "it is at the step import\nreading weights")
+	says("an instance is not ready: it is at the step import\nreading weights")
+	says("it was not ready within 1s of its start: it is at the step import\nreading weights", "failures in a row: 1")
+	// The next one gets ready, and sick.
+	w.eventually("another start", func() bool { return len(w.run.Started()) == 2 })
+	id := w.run.Started()[1].ID
+	w.run.SetPhase(id, runner.PhaseRunning, true)
+	if got := w.becomes(s.ID, deploy.Ready); got.StatusMessage != "" {
+		t.Errorf("message of a READY service: %q", got.StatusMessage)
+	}
+	w.run.SetPhase(id, runner.PhaseRunning, false)
+	w.run.SetProblem(id, "its health check fails: GET / answers 500\nTraceback")
+	says("it failed its health check for 300ms: its health check fails: GET / answers 500\nTraceback")
+}
+
+// TestStreamsEndWithTheirGrace: what an instance still has when the grace is over is
+// ended, with the reason, and only then is the instance told to end.
+func TestStreamsEndWithTheirGrace(t *testing.T) {
+	w := newWorld(t, fakerunner.Config{Script: running})
+	w.ctl.DrainLimit = 50 * time.Millisecond
+	w.start()
+	s := w.create(1)
+	w.becomes(s.ID, deploy.Ready)
+	leaves := func(why dataplane.Ending, leave func()) {
+		t.Helper()
+		id := w.routes.instances(s.Deployment, s.ID)[0]
+		hold := make(chan struct{})
+		w.routes.mu.Lock()
+		w.routes.hold, w.routes.end = hold, func() {
+			if st, err := w.run.Get(t.Context(), id); err != nil || st.Stopped {
+				t.Errorf("told to end before its streams: %+v, %v", st, err)
+			}
+			close(hold)
+		}
+		w.routes.mu.Unlock()
+		leave()
+		w.eventually("the end", func() bool { _, err := w.run.Get(t.Context(), id); return errors.Is(err, plat.ErrNotFound) })
+		w.routes.mu.Lock()
+		defer w.routes.mu.Unlock()
+		if got := w.routes.ended[id]; got != why {
+			t.Errorf("its streams ended by %q, want %q", got, why)
+		}
+	}
+	leaves(dataplane.EndReplaced, func() {
+		_, err := w.man.PatchService(t.Context(), w.org, w.dep.ID, s.ID, deploy.ServiceSpec{Environment: map[string]string{"B": "new"}})
+		w.ok(err)
+	})
+	w.becomes(s.ID, deploy.Ready)
+	leaves(dataplane.EndStopped, func() { w.ok(w.man.StopService(t.Context(), w.org, w.dep.ID, s.ID)) })
 }
 
 func TestPatchRollsWithCapacityKept(t *testing.T) {

@@ -123,7 +123,7 @@ func (h Harness) service(t *testing.T, v deploy.Version, n int) deploy.Service {
 		Models: map[string]plat.ModelID{"alias": "1720000000055"}, Status: deploy.InProgress, StatusMessage: "waiting", InstanceType: "cpu-0.25",
 		Number: 2, Min: 1, Max: 4, Autoscale: true, RecordChannel: "1590000000099", Environment: map[string]string{"C": "3"},
 		Merged: map[string]string{"A": "1", "B": "", "C": "3"}, Creator: "1650000000031", CreatedAt: at(n), ModifiedAt: at(n),
-		Generation: 1, Target: 0.75, IdleTimeout: 1500 * time.Millisecond, Desired: 3, ScaledAt: at(n), ScaleMessage: "so",
+		Generation: 1, Target: 0.75, IdleTimeout: 1500 * time.Millisecond, Desired: 3, ScaledAt: at(n), ScaleMessage: "so", RecordOutputs: true, RateLimit: 2.5, CallLimit: 7,
 	}
 	ok(t, h.Store.CreateService(t.Context(), s))
 	return s
@@ -255,7 +255,7 @@ func services(t *testing.T, h Harness) {
 	want.Number, want.Min, want.Max, want.Autoscale, want.RecordChannel = 3, 2, 6, false, ""
 	want.Environment, want.Merged, want.ModifiedAt = map[string]string{}, map[string]string{"A": "1"}, at(50)
 	want.Generation, want.ReadyGeneration, want.Failures, want.LastFailure, want.RetryAt = 4, 3, 2, at(40), at(60)
-	want.Target, want.IdleTimeout, want.Desired, want.ScaledAt, want.ScaleMessage = 0, 0, 0, at(70), ""
+	want.Target, want.IdleTimeout, want.Desired, want.ScaledAt, want.ScaleMessage, want.RecordOutputs, want.RateLimit, want.CallLimit = 0, 0, 0, at(70), "", false, 0, 0
 	same(t, "UpdateService", want, get(h.Store.UpdateService(ctx, a.ID, func(s *deploy.Service) error { *s = want; return nil }))(t))
 	same(t, "after it", want, get(h.Store.Service(ctx, a.ID))(t))
 	same(t, "ServiceCounts", map[deploy.Status]int{deploy.Failed: 1, b.Status: 1}, get(h.Store.ServiceCounts(ctx))(t))

@@ -21,6 +21,7 @@ func routed(t *testing.T, h Harness) {
 	a, b := h.service(t, v, 1), h.service(t, v, 2)
 	a = get(h.Store.UpdateService(ctx, a.ID, func(s *deploy.Service) error {
 		s.Merged, s.StatusMessage, s.ReadyGeneration = map[string]string{deploy.RecordPercentVariable: "7"}, "", 1
+		s.RecordOutputs, s.RateLimit, s.CallLimit = true, 2.5, 3
 		return nil
 	}))(t)
 	b = get(h.Store.UpdateService(ctx, b.ID, func(s *deploy.Service) error { s.RecordChannel, s.Autoscale = "", false; return nil }))(t)
@@ -34,7 +35,7 @@ func routed(t *testing.T, h Harness) {
 		ID: d.ID, Org: h.Org, Services: []deploy.Brief{a.Brief(), b.Brief()},
 		Aliases: []deploy.Alias{{Name: f.Alias, Service: b.ID, Split: parts}, {Name: e.Alias, Service: a.ID}},
 	}
-	if p := want.Services[0]; p.RecordPercent != 7 || p.VersionLabel != "1" || p.Messages || want.Services[1].VersionLabel != "" {
+	if p := want.Services[0]; p.RecordPercent != 7 || !p.RecordOutputs || p.RateLimit != 2.5 || p.CallLimit != 3 || p.VersionLabel != "1" || p.Messages || want.Services[1].VersionLabel != "" {
 		t.Errorf("brief %+v", p)
 	}
 	same(t, "Routed", want, get(h.Store.Routed(ctx, d.ID))(t))

@@ -79,6 +79,9 @@ type State struct {
 	Limit int `json:"limit,omitempty"`
 	// Step says in a word what a starting agent does: download, environment, import.
 	Step string `json:"step,omitempty"`
+	// Problem says why a service that goes on is not healthy, with the last lines of its
+	// log after a newline; empty when it is, or that is not known yet.
+	Problem string `json:"problem,omitempty"`
 	// EnvRequest is set while the agent waits for an environment.
 	EnvRequest *EnvRequest `json:"env_request,omitempty"`
 	// Exit is set once Phase is "exited".

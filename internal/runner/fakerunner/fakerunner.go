@@ -275,6 +275,14 @@ func (r *Runner) SetPhase(id plat.WorkloadID, phase runner.Phase, healthy bool) 
 	r.m.setPhase(r.m.must(id), phase, healthy)
 }
 
+// SetProblem lets a workload say why it is not healthy.
+func (r *Runner) SetProblem(id plat.WorkloadID, problem string) {
+	r.m.mu.Lock()
+	defer r.m.mu.Unlock()
+	r.m.must(id).status.Problem = problem
+	r.m.notify(id)
+}
+
 // SetAddr gives a service instance an address that really answers.
 func (r *Runner) SetAddr(id plat.WorkloadID, addr runner.Addr) {
 	r.m.mu.Lock()
@@ -334,7 +342,7 @@ func (m *machine) setPhase(w *workload, phase runner.Phase, healthy bool) {
 		m.exit(w, 0, "")
 		return
 	}
-	w.status.Phase, w.status.Healthy = phase, healthy
+	w.status.Phase, w.status.Healthy, w.status.Problem = phase, healthy, ""
 	m.notify(w.spec.ID)
 }
 
@@ -345,7 +353,7 @@ func (m *machine) exit(w *workload, code int, reason string) {
 	if w.kill != nil {
 		w.kill.Stop()
 	}
-	w.status.Phase, w.status.Healthy = runner.PhaseExited, false
+	w.status.Phase, w.status.Healthy, w.status.Problem = runner.PhaseExited, false, ""
 	w.status.EndedAt, w.status.ExitCode, w.status.Reason = m.cfg.Now(), code, reason
 	m.notify(w.spec.ID)
 }

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -208,7 +209,7 @@ func (w *workload) logTail() string {
 }
 
 func (w *workload) setEnd(end endRecord) {
-	w.status.Phase, w.status.Healthy = runner.PhaseExited, false
+	w.status.Phase, w.status.Healthy, w.status.Problem = runner.PhaseExited, false, ""
 	w.status.EndedAt, w.status.ExitCode = end.EndedAt, end.ExitCode
 	w.status.Reason, w.status.Stopped = end.Reason, end.Stopped
 	w.status.PID = w.rec.PID
@@ -375,6 +376,10 @@ func (w *workload) takeState(st agentctl.State) {
 		w.status.Healthy = st.Healthy && w.status.Phase == runner.PhaseRunning && w.rec.Kind == runner.KindService
 		if w.rec.Kind == runner.KindService {
 			w.status.Addr.Limit = min(max(st.Limit, 1), runner.MaxLimit)
+			if w.status.Problem = ""; !w.status.Healthy && st.Problem != "" {
+				first, tail, _ := strings.Cut(st.Problem, "\n")
+				w.status.Problem = strings.TrimSuffix(clip(first, 1024)+"\n"+clip(tail, 4096), "\n")
+			}
 		}
 	}
 	changed := w.status != old

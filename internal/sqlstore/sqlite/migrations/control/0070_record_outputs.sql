@@ -1,0 +1,2 @@
+-- +goose Up
+ALTER TABLE service ADD COLUMN record_outputs BOOLEAN NOT NULL DEFAULT FALSE;

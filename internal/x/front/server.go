@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package front
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// lookEvery is how often the callers of calls that are older than that are looked for.
+const lookEvery = 250 * time.Millisecond
+
+// youngFor is how long a connection without any request survives a shutdown: its
+// first one may be on the way. As in net/http.
+const youngFor = 5 * time.Second
+
+// Server serves ordinary requests itself and has an http.Server serve the rest.
+type Server struct {
+	rest               *http.Server
+	handler            http.Handler
+	takes              func(target string) bool
+	log                *log.Logger
+	headTime, idleTime time.Duration
+	epoch              time.Time
+	over               *overflow
+
+	closing atomic.Bool
+	cut     atomic.Bool // by Close
+	second  atomic.Pointer[dateLine]
+
+	mu       sync.Mutex
+	listener net.Listener
+	conns    map[*conn]struct{}
+	none     chan struct{} // not nil: a shutdown waits; closed when no connection is left
+}
+
+// New returns a server over rest, whose handler, ReadHeaderTimeout, IdleTimeout and
+// ErrorLog it uses; rest must not be serving yet. takes tells by the request's target
+// which requests the loop may serve.
+func New(rest *http.Server, takes func(target string) bool) *Server {
+	s := &Server{
+		rest: rest, handler: rest.Handler, takes: takes, log: rest.ErrorLog, epoch: time.Now(),
+		headTime: cmp.Or(rest.ReadHeaderTimeout, 10*time.Second), idleTime: cmp.Or(rest.IdleTimeout, 2*time.Minute),
+		conns: map[*conn]struct{}{},
+	}
+	if s.log == nil {
+		s.log = log.Default()
+	}
+	return s
+}
+
+// Serve takes connections from l until Shutdown or Close; then it returns
+// http.ErrServerClosed. Its connections must be Conns; others are net/http's from
+// the first byte. Call it once.
+func (s *Server) Serve(l net.Listener) error {
+	s.over = &overflow{conns: make(chan net.Conn), done: make(chan struct{}), addr: l.Addr()}
+	s.mu.Lock()
+	s.listener = l
+	s.mu.Unlock()
+	var all sync.WaitGroup
+	stop := make(chan struct{})
+	all.Go(func() { s.patrol(stop) })
+	rest := make(chan error, 1)
+	go func() { rest <- s.rest.Serve(s.over) }()
+	err := s.accept(l, &all)
+	if s.closing.Load() {
+		err = <-rest // Shutdown ends it, when our own calls are through
+	} else {
+		_ = s.Close()
+		err = cmp.Or(err, <-rest) // the listener's error counts
+	}
+	close(stop)
+	all.Wait()
+	return err
+}
+
+func (s *Server) accept(l net.Listener, all *sync.WaitGroup) error {
+	for delay := time.Duration(0); ; {
+		nc, err := l.Accept()
+		if err != nil {
+			var ne interface{ Temporary() bool }
+			if s.closing.Load() || !errors.As(err, &ne) || !ne.Temporary() {
+				return err
+			}
+			// Too many descriptors are open, say; as in net/http.
+			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
+			s.log.Printf("front: accept: %v; again in %v", err, delay)
+			time.Sleep(delay)
+			continue
+		}
+		delay = 0
+		own, ok := nc.(Conn)
+		if !ok {
+			all.Go(func() { s.over.put(nc) })
+			continue
+		}
+		c := &conn{s: s, nc: own, remote: own.RemoteAddr().String(), opened: time.Now(), buf: make([]byte, bufSize)}
+		if !s.add(c) {
+			_ = nc.Close() // never used
+			continue
+		}
+		go func() {
+			defer s.remove(c)
+			c.serve()
+		}()
+	}
+}
+
+func (s *Server) add(c *conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing.Load() {
+		return false
+	}
+	s.conns[c] = struct{}{}
+	return true
+}
+
+func (s *Server) remove(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+	if len(s.conns) == 0 && s.none != nil {
+		close(s.none)
+		s.none = nil
+	}
+}
+
+// patrol finds callers who have left during calls that take long.
+func (s *Server) patrol(stop <-chan struct{}) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	var old []*conn
+	for {
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+		}
+		before := int64(time.Since(s.epoch) - lookEvery)
+		s.mu.Lock()
+		for c := range s.conns {
+			if began := c.began.Load(); began != 0 && began < before {
+				old = append(old, c)
+			}
+		}
+		s.mu.Unlock()
+		for _, c := range old {
+			c.look()
+		}
+		clear(old)
+		old = old[:0]
+	}
+}
+
+// Shutdown closes the listener and idle connections and waits until the calls under
+// way have ended, each the last on its connection, or until ctx ends (then with its
+// error, and Close is what is left to do).
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.rest.SetKeepAlivesEnabled(false)
+	none := s.stop()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for waiting := true; waiting; {
+		s.closeIdle()
+		select {
+		case <-none:
+			waiting = false
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	return s.rest.Shutdown(ctx)
+}
+
+// Close closes everything at once. Calls under way find that their callers have left.
+func (s *Server) Close() error {
+	s.stop()
+	s.cut.Store(true)
+	s.mu.Lock()
+	for c := range s.conns {
+		_ = c.nc.Close() // its loop notices
+		if c.began.Load() != 0 {
+			c.cancel()
+		}
+	}
+	s.mu.Unlock()
+	return s.rest.Close()
+}
+
+// stop takes no more connections. The channel closes when the last one has gone.
+func (s *Server) stop() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closing.Store(true)
+	if s.listener != nil {
+		_ = s.listener.Close() // it is over in any case
+	}
+	none := s.none
+	if none == nil {
+		none = make(chan struct{})
+		if len(s.conns) == 0 {
+			close(none)
+		} else {
+			s.none = none
+		}
+	}
+	return none
+}
+
+func (s *Server) closeIdle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if c.state.CompareAndSwap(stateIdle, stateClosed) ||
+			time.Since(c.opened) > youngFor && c.state.CompareAndSwap(stateNew, stateClosed) {
+			_ = c.nc.Close() // its loop notices
+		}
+	}
+}
+
+// dateLine is the value of Date for one second.
+type dateLine struct {
+	second int64
+	text   string
+}
+
+// date appends the time of now as Date has it.
+func (s *Server) date(b []byte) []byte {
+	now := time.Now()
+	d := s.second.Load()
+	if d == nil || d.second != now.Unix() {
+		d = &dateLine{now.Unix(), now.UTC().Format(http.TimeFormat)}
+		s.second.Store(d)
+	}
+	return append(b, d.text...)
+}
+
+// handOver gives the connection to net/http, which reads first what was read already.
+func (c *conn) handOver() {
+	_ = c.nc.SetReadDeadline(time.Time{}) // fails only when closed, and then so does the next read
+	c.s.over.put(&replayed{Conn: c.nc, read: append([]byte(nil), c.buf[c.r:c.w]...)})
+}
+
+// overflow is the listener of the http.Server behind.
+type overflow struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+	addr  net.Addr
+}
+
+// put hands a connection over, or closes it when nobody takes it any more.
+func (o *overflow) put(c net.Conn) {
+	select {
+	case o.conns <- c:
+	case <-o.done:
+		_ = c.Close() // its caller gets no answer, as everybody from here on
+	}
+}
+
+// Accept implements net.Listener.
+func (o *overflow) Accept() (net.Conn, error) {
+	select {
+	case c := <-o.conns:
+		return c, nil
+	case <-o.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (o *overflow) Close() error {
+	o.once.Do(func() { close(o.done) })
+	return nil
+}
+
+// Addr implements net.Listener.
+func (o *overflow) Addr() net.Addr { return o.addr }
+
+// replayed is a connection of which some was read already. Files still go out by the
+// kernel, and half-closing stays possible.
+type replayed struct {
+	Conn
+	read []byte
+}
+
+// Read implements net.Conn.
+func (r *replayed) Read(p []byte) (int, error) {
+	if len(r.read) == 0 {
+		return r.Conn.Read(p)
+	}
+	n := copy(p, r.read)
+	if r.read = r.read[n:]; len(r.read) == 0 {
+		r.read = nil
+	}
+	return n, nil
+}

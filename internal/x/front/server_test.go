@@ -1,0 +1,468 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package front_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"panal/internal/x/front"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const patience = 20 * time.Second
+
+// start serves h and returns the address. Paths below /rest/ are net/http's.
+func start(t testing.TB, h http.Handler) (*front.Server, string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := front.New(&http.Server{Handler: h, ReadHeaderTimeout: time.Second, ErrorLog: log.New(io.Discard, "", 0)},
+		func(target string) bool { return !strings.HasPrefix(target, "/rest/") })
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	t.Cleanup(func() {
+		_ = s.Close()
+		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	return s, l.Addr().String()
+}
+
+func dial(t testing.TB, addr string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	_ = c.SetDeadline(time.Now().Add(patience))
+	return c
+}
+
+// answer is what a caller can tell of one.
+type answer struct {
+	Status, Body    string
+	Header, Trailer http.Header
+	Length          int64
+	Coding          []string
+	Close, Broken   bool
+}
+
+func read(br *bufio.Reader, method string) (a answer, err error) {
+	resp, err := http.ReadResponse(br, &http.Request{Method: method})
+	if err != nil {
+		return a, err
+	}
+	b, err := io.ReadAll(resp.Body)
+	if resp.Header.Get("Date") == "" {
+		resp.Header.Set("Date", "missing")
+	} else if _, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		resp.Header.Del("Date")
+	}
+	return answer{resp.Status, string(b), resp.Header, resp.Trailer, resp.ContentLength, resp.TransferEncoding, resp.Close, err != nil}, nil
+}
+
+// handlers are ways to answer.
+var handlers = map[string]http.HandlerFunc{
+	"nothing":    func(http.ResponseWriter, *http.Request) {},
+	"short":      func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") },
+	"status":     func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404); w.WriteHeader(500) },
+	"odd-status": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(299) },
+	"no-content": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204); _, _ = io.WriteString(w, "x") },
+	"unmodified": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		w.Header().Set("Content-Length", "5")
+		w.WriteHeader(304)
+	},
+	"typed": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Date", "Sun, 06 Nov 1994 08:49:37 GMT")
+		w.Header().Add("A", "1")
+		w.Header().Add("A", "2")
+		_, _ = io.WriteString(w, "{}")
+	},
+	"untyped": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header()["Content-Type"] = nil
+		_, _ = io.WriteString(w, "{}")
+	},
+	"encoded": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Encoding", "gzip")
+		_, _ = io.WriteString(w, "{}")
+	},
+	"image": func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "\x89PNG\r\n\x1a\n") },
+	"two-ways": func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "a")
+		_, _ = w.Write([]byte("b"))
+	},
+	"long": func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(bytes.Repeat([]byte("l"), 100_000)) },
+	"pieces": func(w http.ResponseWriter, _ *http.Request) {
+		for range 100 {
+			_, _ = w.Write(bytes.Repeat([]byte("p"), 777))
+		}
+	},
+	"length": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "7000")
+		w.WriteHeader(200)
+		_, _ = w.Write(bytes.Repeat([]byte("l"), 6990))
+		_, _ = io.WriteString(w, "0123456789")
+		if n, err := io.WriteString(w, "too much"); n > 0 || err == nil {
+			panic("more than the length was taken")
+		}
+	},
+	"too-short": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "10")
+		_, _ = io.WriteString(w, "12345")
+	},
+	"flushed": func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "one")
+		_ = http.NewResponseController(w).Flush()
+		_ = http.NewResponseController(w).Flush()
+		_, _ = io.WriteString(w, "two")
+	},
+	"head-first": func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(200)
+		_ = http.NewResponseController(w).Flush()
+	},
+	"length-flushed": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "6")
+		_, _ = io.WriteString(w, "one")
+		_ = http.NewResponseController(w).Flush()
+		_, _ = io.WriteString(w, "two")
+	},
+	"trailers": func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "body")
+		_ = http.NewResponseController(w).Flush()
+		w.Header().Set(http.TrailerPrefix+"Sum", "abc")
+	},
+	"trailers-whole": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set(http.TrailerPrefix+"Sum", "abc")
+		_, _ = io.WriteString(w, "body")
+	},
+	"split-value": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("A", " b\r\nC: d\n")
+		w.Header()["No Name"] = []string{"x"}
+		w.Header()["X\r\nY"] = []string{"x"}
+	},
+	"close": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Connection", "close")
+		_, _ = io.WriteString(w, "bye")
+	},
+	"abort": func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "lost")
+		panic(http.ErrAbortHandler)
+	},
+	"abort-late": func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "part")
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	},
+	"panic": func(http.ResponseWriter, *http.Request) { panic("of the handler") },
+	"echo": func(w http.ResponseWriter, r *http.Request) {
+		b, err := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %s %s %q %d %v %v", r.Method, r.RequestURI, r.Host, b, r.ContentLength, err, r.Header)
+	},
+	"half": func(w http.ResponseWriter, r *http.Request) {
+		_, err := io.ReadFull(r.Body, make([]byte, 2))
+		fmt.Fprint(w, err)
+	},
+}
+
+func byPath(w http.ResponseWriter, r *http.Request) {
+	handlers[r.URL.Path[len("/rest/"):]](w, r)
+}
+
+// TestAnswersAsNetHTTP: every way to answer gives the caller what net/http gives, and so
+// do the requests that follow on the connection.
+func TestAnswersAsNetHTTP(t *testing.T) {
+	_, addr := start(t, http.HandlerFunc(byPath))
+	for name := range handlers {
+		for _, request := range []string{"GET", "HEAD", "POST"} {
+			t.Run(request+" "+name, func(t *testing.T) {
+				t.Parallel()
+				ask := func(prefix string) (all []answer) {
+					c := dial(t, addr)
+					br := bufio.NewReader(c)
+					for i := range 3 {
+						body := ""
+						if request == "POST" {
+							body = "Content-Length: 5\r\n\r\nbody" + strconv.Itoa(i)
+						} else {
+							body = "\r\n"
+						}
+						_, _ = fmt.Fprintf(c, "%s %s HTTP/1.1\r\nHost: x\r\nA: %d\r\n%s", request, prefix+name, i, body)
+						a, err := read(br, request)
+						if err != nil {
+							all = append(all, answer{Status: "the connection has ended"})
+							break
+						}
+						a.Body = strings.Replace(a.Body, " /rest/", " /ours/", 1)
+						all = append(all, a)
+					}
+					return all
+				}
+				ours, theirs := ask("/ours/"), ask("/rest/")
+				if !cmp.Equal(ours, theirs) {
+					t.Errorf("%s", cmp.Diff(theirs, ours))
+				}
+			})
+		}
+	}
+}
+
+// TestPipelining: requests that come at once are answered in order, whoever serves them.
+func TestPipelining(t *testing.T) {
+	_, addr := start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %s", r.RequestURI, b)
+	}))
+	for at := range 4 { // where net/http takes over; 3 is never
+		c := dial(t, addr)
+		var raw strings.Builder
+		var want []string
+		for i := range 60 {
+			path := "/" + strconv.Itoa(i)
+			if i == 20*at+7 {
+				path = "/rest" + path
+			}
+			body := strings.Repeat("b", i*13%400)
+			fmt.Fprintf(&raw, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", path, len(body), body)
+			want = append(want, path+" "+body)
+		}
+		sent := raw.String()
+		go func() { // in pieces that end anywhere
+			for n := 1; sent != ""; n = n*7%1000 + 1 {
+				n := min(n, len(sent))
+				if _, err := io.WriteString(c, sent[:n]); err != nil {
+					return
+				}
+				sent = sent[n:]
+			}
+		}()
+		br := bufio.NewReader(c)
+		for i, w := range want {
+			if a, err := read(br, "POST"); err != nil || a.Body != w {
+				t.Fatalf("answer %d is %q, %v; want %q", i, a.Body, err, w)
+			}
+		}
+	}
+}
+
+// TestLeaving: a call ends when its caller closes, and a call under way does not keep
+// what comes after it from being read.
+func TestLeaving(t *testing.T) {
+	begun, ended := make(chan struct{}, 1), make(chan error, 1)
+	_, addr := start(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		begun <- struct{}{}
+		<-r.Context().Done()
+		ended <- r.Context().Err()
+	}))
+	c := dial(t, addr)
+	_, _ = io.WriteString(c, "GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-begun
+	_ = c.Close()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("the call ended with %v", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("the call goes on")
+	}
+}
+
+// TestClose: what is under way is cut, and learns of it.
+func TestClose(t *testing.T) {
+	for _, prefix := range []string{"/ours/", "/rest/"} {
+		begun, ended := make(chan struct{}, 1), make(chan struct{})
+		s, addr := start(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			begun <- struct{}{}
+			<-r.Context().Done()
+			close(ended)
+		}))
+		c := dial(t, addr)
+		_, _ = io.WriteString(c, "GET "+prefix+" HTTP/1.1\r\nHost: x\r\n\r\n")
+		<-begun
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		select {
+		case <-ended:
+		case <-time.After(patience):
+			t.Fatal("the call goes on")
+		}
+		if _, err := c.Read(make([]byte, 1)); err == nil {
+			t.Error("the connection goes on")
+		}
+	}
+}
+
+// TestSlowHeads: a head that does not come ends the connection, a body may take as long
+// as the handler lets it.
+func TestSlowHeads(t *testing.T) {
+	_, addr := start(t, http.HandlerFunc(byPath))
+	for _, begin := range []string{"", "GET", "GET /a HTTP/1.1\r\nHost: x\r\n"} {
+		c := dial(t, addr)
+		_, _ = io.WriteString(c, begin)
+		if b, err := io.ReadAll(c); err != nil || len(b) > 0 {
+			t.Errorf("%q: the server says %q, %v", begin, b, err)
+		}
+	}
+	c := dial(t, addr)
+	_, _ = io.WriteString(c, "POST /ours/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\na")
+	for _, b := range []string{"b", "c", "d"} {
+		time.Sleep(400 * time.Millisecond) // 1.2 s in all; a head has 1 s
+		_, _ = io.WriteString(c, b)
+	}
+	if a, err := read(bufio.NewReader(c), "POST"); err != nil || !strings.Contains(a.Body, `"abcd" 4 <nil>`) {
+		t.Errorf("%+v, %v", a, err)
+	}
+}
+
+// TestDeadlines: a handler's deadlines hold.
+func TestDeadlines(t *testing.T) {
+	_, addr := start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(w)
+		_ = rc.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		_, err := io.ReadAll(r.Body)
+		_ = rc.SetReadDeadline(time.Time{})
+		w.Header().Set("Connection", "close")
+		fmt.Fprint(w, err)
+		if r.URL.Path == "/full" {
+			_ = rc.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+			for err = nil; err == nil; {
+				_, err = w.Write(make([]byte, 64<<10))
+			}
+		}
+	}))
+	c := dial(t, addr)
+	_, _ = io.WriteString(c, "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\na")
+	if a, err := read(bufio.NewReader(c), "POST"); err != nil || !strings.Contains(a.Body, "i/o timeout") || !a.Close {
+		t.Errorf("%+v, %v", a, err)
+	}
+	c = dial(t, addr)
+	_, _ = io.WriteString(c, "GET /full HTTP/1.1\r\nHost: x\r\n\r\n")
+	time.Sleep(100 * time.Millisecond) // the socket's buffers fill meanwhile
+	if a, err := read(bufio.NewReader(c), "GET"); err != nil || !a.Broken {
+		t.Errorf("an answer that nobody took is whole: %d bytes, %v", len(a.Body), err)
+	}
+}
+
+// TestShutdown: calls under way end well, each the last on its connection; idle
+// connections are closed, and nothing new gets in.
+func TestShutdown(t *testing.T) {
+	for _, prefix := range []string{"/ours/", "/rest/"} {
+		begun, goOn := make(chan struct{}), make(chan struct{})
+		var calls atomic.Int64
+		s, addr := start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			calls.Add(1)
+			if strings.HasSuffix(r.URL.Path, "/slow") {
+				close(begun)
+				<-goOn
+			}
+			_, _ = io.WriteString(w, "whole")
+		}))
+		idle, busy := dial(t, addr), dial(t, addr)
+		ibr, bbr := bufio.NewReader(idle), bufio.NewReader(busy)
+		_, _ = io.WriteString(idle, "GET "+prefix+" HTTP/1.1\r\nHost: x\r\n\r\n")
+		if a, err := read(ibr, "GET"); err != nil || a.Close {
+			t.Fatalf("%+v, %v", a, err)
+		}
+		_, _ = io.WriteString(busy, "GET "+prefix+"slow HTTP/1.1\r\nHost: x\r\n\r\n")
+		<-begun
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		if err := s.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Shutdown with a call under way: %v", err)
+		}
+		cancel()
+		if _, err := ibr.ReadByte(); err == nil {
+			t.Error("an idle connection goes on")
+		}
+		if c, err := net.Dial("tcp", addr); err == nil {
+			_ = c.Close()
+			t.Error("a new connection gets in")
+		}
+		done := make(chan error, 1)
+		go func() { done <- s.Shutdown(t.Context()) }()
+		close(goOn)
+		if a, err := read(bbr, "GET"); err != nil || a.Body != "whole" || !a.Close {
+			t.Errorf("the call under way: %+v, %v", a, err)
+		}
+		if err := <-done; err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+		if n := calls.Load(); n != 2 {
+			t.Errorf("%d calls", n)
+		}
+	}
+}
+
+// TestShutdownMeanwhile: whatever moment a shutdown comes at, a request is answered
+// whole or its connection ends without a byte.
+func TestShutdownMeanwhile(t *testing.T) {
+	for i := range 30 {
+		s, addr := start(t, http.HandlerFunc(byPath))
+		var whole, none atomic.Int64
+		ended := make(chan struct{}, 8)
+		for range cap(ended) {
+			go func() {
+				defer func() { ended <- struct{}{} }()
+				c, err := net.Dial("tcp", addr)
+				if err != nil {
+					return
+				}
+				defer func() { _ = c.Close() }()
+				_ = c.SetDeadline(time.Now().Add(patience))
+				br := bufio.NewReader(c)
+				for {
+					if _, err := io.WriteString(c, "POST /ours/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab"); err != nil {
+						return
+					}
+					a, err := read(br, "POST")
+					if err != nil {
+						if !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) && !strings.Contains(err.Error(), "reset") {
+							t.Error(err)
+						}
+						none.Add(1)
+						return
+					}
+					if !strings.Contains(a.Body, `"ab" 2 <nil>`) {
+						t.Errorf("%+v", a)
+					}
+					whole.Add(1)
+					if a.Close {
+						return
+					}
+				}
+			}()
+		}
+		time.Sleep(time.Duration(i) * time.Millisecond / 2)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		if err := s.Shutdown(ctx); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+		cancel()
+		for range cap(ended) {
+			<-ended
+		}
+	}
+}
