@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"runtime/debug"
 	"sync/atomic"
 	"syscall"
@@ -31,6 +32,7 @@ const (
 	stateNew  int32 = iota // has never had a request
 	stateIdle              // waits for the next one
 	stateBusy
+	stateLast   // idle or new, and to be closed when there is nothing to read
 	stateClosed // by a shutdown
 )
 
@@ -130,11 +132,28 @@ func (c *conn) next() (verdict, int) {
 			}
 		}
 		n, err := c.nc.Read(c.buf[c.w:])
+		if c.state.Load() == stateLast {
+			n, err = c.lastLook(n, err)
+		}
 		c.w += n
 		if err != nil && n == 0 {
 			return incomplete, 0
 		}
 	}
+}
+
+// lastLook reads what has come of a connection that is to be closed, if anything has. n and
+// err are what the read before it brought.
+func (c *conn) lastLook(n int, err error) (int, error) {
+	c.s.mu.Lock() // the deadline of ask is set by then, and not after this one
+	defer c.s.mu.Unlock()
+	if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+		_ = c.nc.SetReadDeadline(time.Now().Add(time.Millisecond)) // fails only when closed
+		n, err = c.nc.Read(c.buf[c.w:])
+	}
+	c.readBy = time.Time{}
+	_ = c.nc.SetReadDeadline(c.readBy)
+	return n, err
 }
 
 // deadline sets until when a read may last.
