@@ -131,12 +131,12 @@ func TestServersFollowEachOther(t *testing.T) {
 					}
 				})
 			}
-			for range 15 {
+			for range 10 {
 				lame, end := h.serve(hello, secure, func(string) bool { return c.front })
 				time.Sleep(20 * time.Millisecond)
 				if c.kept {
 					lame()
-					time.Sleep(50 * time.Millisecond)
+					time.Sleep(300 * time.Millisecond) // each caller has used its connection once more by then
 				}
 				end()
 			}
