@@ -53,9 +53,9 @@ type App struct {
 	leaving  leaving
 	carrying carrying // servers of listeners that outlive the hand-over
 
-	streams      func()                    // ends the streams of events under way
 	countLate    func()                    // the gateway counts new calls apart
 	drainTunnels func(ctx context.Context) // waits for WebSockets
+	streams      func()                    // ends the streams of events under way
 	closers      []func() error            // what Build opened, to be closed in reverse order
 
 	control *sqlstore.DB // organizations, tokens, jobs, services

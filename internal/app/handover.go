@@ -185,17 +185,17 @@ func (a *App) serve(run func(ctx context.Context, drain func() time.Duration) er
 	return func(ctx context.Context) error {
 		done, closed := make(chan error, 1), make(chan struct{})
 		go func() {
-			over := make(chan struct{})
+			over := func() {}
 			err := run(ctx, func() time.Duration {
 				close(closed) // nobody is let in any more
 				limit := a.cfg.Drain
 				if a.leaving.over.Load() {
 					limit = a.cfg.StreamGrace
 				}
-				go a.endStreams(limit, over)
+				over = a.endStreams(limit)
 				return limit
 			})
-			close(over)
+			over()
 			done <- err
 		}()
 		select {

@@ -62,7 +62,11 @@ func follow(srv *http.Server) {
 			cc.door.crowd.conns[cc] = struct{}{}
 			cc.door.mu.Unlock()
 			cc.fresh.Store(true)
-			cc.move(connUntold, connSilent)
+			to := connSilent
+			if _, part := c.(interface{ NetConn() net.Conn }); part && srv.TLSConfig == nil {
+				to = connHeard // handed over with what was read of it
+			}
+			cc.move(connUntold, to)
 		case s == http.StateIdle:
 			cc.fresh.Store(false)
 			cc.asked.Store(false)
@@ -126,20 +130,22 @@ func (c *countedConn) Read(b []byte) (int, error) {
 	if n == 0 && c.door.crowd.last.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
 		_ = c.SetReadDeadline(time.Now().Add(lookPatience)) // fails only when closed
 		n, err = c.TCPConn.Read(b)
-		_ = c.SetReadDeadline(time.Now().Add(callPatience)) // for the rest of what has come
 	}
 	if n > 0 {
 		c.move(connSilent, connHeard)
+		if c.door.crowd.last.Load() {
+			_ = c.SetReadDeadline(time.Now().Add(callPatience)) // net/http sets its own after the head
+		}
 	}
 	return n, err
 }
 
-// lastCall stops to accept, has each silent connection looked at for the last time, and
+// lastCall, with the listener paused, has each silent connection looked at for the last time, and
 // waits until what has come is in the hands of a handler.
 func (l *limitedListener) lastCall() {
-	l.pause(callPatience)
 	d := l.door
 	d.crowd.last.Store(true)
+	quiet := 0 // looks in a row: a connection that the front hands over is nobody's for a moment
 	for begun := time.Now(); time.Since(begun) < callPatience; time.Sleep(leavePoll) {
 		d.mu.Lock()
 		for c := range d.crowd.conns {
@@ -153,7 +159,10 @@ func (l *limitedListener) lastCall() {
 			_ = c.SetReadDeadline(by)
 		}
 		d.mu.Unlock()
-		if d.crowd.heard.Load()+d.crowd.mute.Load() == 0 {
+		if quiet++; d.crowd.heard.Load()+d.crowd.mute.Load() > 0 {
+			quiet = 0
+		}
+		if quiet == 3 {
 			return
 		}
 	}

@@ -8,14 +8,9 @@ import "time"
 // that it does, so that they have ended by then.
 const endMargin = 5 * time.Second
 
-// endStreams has the streams of events ended near the end of a drain that lasts for limit,
-// unless it is over before.
-func (a *App) endStreams(limit time.Duration, over <-chan struct{}) {
-	timer := time.NewTimer(limit - min(endMargin, limit/2))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		a.streams()
-	case <-over:
-	}
+// endStreams has the streams of events ended near the end of a drain that begins now and
+// lasts so long. The returned function is for when the drain is over.
+func (a *App) endStreams(drain time.Duration) (over func()) {
+	timer := time.AfterFunc(drain-min(endMargin, drain/2), a.streams)
+	return func() { timer.Stop() }
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"runtime/debug"
 	"sync/atomic"
 	"syscall"
@@ -31,6 +32,7 @@ const (
 	stateNew  int32 = iota // has never had a request
 	stateIdle              // waits for the next one
 	stateBusy
+	stateLast   // idle or new, and to be closed when there is nothing to read
 	stateClosed // by a shutdown
 )
 
@@ -90,7 +92,6 @@ func (c *conn) serve() {
 			return
 		}
 		c.state.Store(stateIdle)
-		c.s.tell(c, http.StateIdle)
 		if c.s.closing.Load() && c.state.CompareAndSwap(stateIdle, stateClosed) {
 			return
 		}
@@ -131,11 +132,28 @@ func (c *conn) next() (verdict, int) {
 			}
 		}
 		n, err := c.nc.Read(c.buf[c.w:])
+		if c.state.Load() == stateLast {
+			n, err = c.lastLook(n, err)
+		}
 		c.w += n
 		if err != nil && n == 0 {
 			return incomplete, 0
 		}
 	}
+}
+
+// lastLook reads what has come of a connection that is to be closed, if anything has. n and
+// err are what the read before it brought.
+func (c *conn) lastLook(n int, err error) (int, error) {
+	c.s.mu.Lock() // the deadline of ask is set by then, and not after this one
+	defer c.s.mu.Unlock()
+	if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+		_ = c.nc.SetReadDeadline(time.Now().Add(time.Millisecond)) // fails only when closed
+		n, err = c.nc.Read(c.buf[c.w:])
+	}
+	c.readBy = time.Time{}
+	_ = c.nc.SetReadDeadline(c.readBy)
+	return n, err
 }
 
 // deadline sets until when a read may last.
@@ -150,11 +168,7 @@ func (c *conn) deadline(t time.Time) {
 // when nothing may follow.
 func (c *conn) call() (more bool) {
 	if c.ctx == nil {
-		ctx := context.WithValue(context.Background(), http.LocalAddrContextKey, c.nc.LocalAddr())
-		if f := c.s.rest.ConnContext; f != nil {
-			ctx = f(ctx, c.nc)
-		}
-		c.ctx, c.cancel = context.WithCancel(ctx)
+		c.ctx, c.cancel = context.WithCancel(context.WithValue(context.Background(), http.LocalAddrContextKey, c.nc.LocalAddr()))
 	}
 	c.began.Store(int64(time.Since(c.s.epoch)) | 1)
 	if c.s.cut.Load() {

@@ -31,6 +31,7 @@ type Server struct {
 	epoch              time.Time
 	over               *overflow
 
+	last    atomic.Bool // last call was given: each answer is its connection's last
 	closing atomic.Bool
 	cut     atomic.Bool // by Close
 	second  atomic.Pointer[dateLine]
@@ -41,8 +42,8 @@ type Server struct {
 	none     chan struct{} // not nil: a shutdown waits; closed when no connection is left
 }
 
-// New returns a server over rest, whose handler, ReadHeaderTimeout, IdleTimeout,
-// ErrorLog, ConnContext and ConnState (of new and idle connections) it uses; rest must not be serving yet. takes tells by the request's target
+// New returns a server over rest, whose handler, ReadHeaderTimeout, IdleTimeout and
+// ErrorLog it uses; rest must not be serving yet. takes tells by the request's target
 // which requests the loop may serve.
 func New(rest *http.Server, takes func(target string) bool) *Server {
 	s := &Server{
@@ -106,17 +107,10 @@ func (s *Server) accept(l net.Listener, all *sync.WaitGroup) error {
 			_ = nc.Close() // never used
 			continue
 		}
-		s.tell(c, http.StateNew)
 		go func() {
 			defer s.remove(c)
 			c.serve()
 		}()
-	}
-}
-
-func (s *Server) tell(c *conn, state http.ConnState) {
-	if s.rest.ConnState != nil {
-		s.rest.ConnState(c.nc, state)
 	}
 }
 
@@ -167,11 +161,38 @@ func (s *Server) patrol(stop <-chan struct{}) {
 	}
 }
 
+// LastCall is for before Shutdown, which closes connections whatever may just have come on
+// them. The listener accepts no more. Each connection without a request is closed by its
+// own loop when there is nothing to read (one that never had any once it has had fresh
+// for that), and what has come goes to a handler. It returns when all that is done, or
+// after patience.
+func (s *Server) LastCall(fresh, patience time.Duration) {
+	s.last.Store(true)
+	for begun := time.Now(); time.Since(begun) < patience && s.ask(time.Since(begun) >= fresh); time.Sleep(2 * time.Millisecond) {
+	}
+}
+
+// ask has connections without a request looked at for the last time, and tells whether
+// there are any that no handler has.
+func (s *Server) ask(fresh bool) (more bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if c.state.CompareAndSwap(stateIdle, stateLast) || fresh && c.state.CompareAndSwap(stateNew, stateLast) {
+			_ = c.nc.SetReadDeadline(time.Unix(1, 0)) // ends a read that waits; fails only when closed
+		}
+		more = more || c.began.Load() == 0
+	}
+	return more
+}
+
 // Shutdown closes the listener and idle connections and waits until the calls under
 // way have ended, each the last on its connection, or until ctx ends (then with its
 // error, and Close is what is left to do).
 func (s *Server) Shutdown(ctx context.Context) error {
-	s.rest.SetKeepAlivesEnabled(false)
+	if !s.last.Load() { // it would close connections that net/http has just been given
+		s.rest.SetKeepAlivesEnabled(false)
+	}
 	none := s.stop()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -300,7 +321,7 @@ type replayed struct {
 	read []byte
 }
 
-// NetConn returns the connection itself.
+// NetConn returns the connection below.
 func (r *replayed) NetConn() net.Conn { return r.Conn }
 
 // Read implements net.Conn.
