@@ -46,6 +46,13 @@ bench-events: ## Storage events to searchable files, beside one call per message
 	@go build -o bin/bench-events ./bench/events
 	@PANAL_PG_OPTIONS='-c shared_buffers=1GB -c max_wal_size=8GB' scripts/with-postgres bin/bench-events $(BENCHFLAGS)
 
+.PHONY: bench-serving
+bench-serving: ## Gateway, agent and a Python handler beside a plain Python server: BENCHFLAGS='-workers 2'
+	@scripts/setup
+	@$(MAKE) --no-print-directory build
+	@go build -o bin/bench-serving ./bench/serving
+	@bin/bench-serving $(BENCHFLAGS)
+
 .PHONY: bench-gateway
 bench-gateway: ## The gateway beside nginx, HAProxy, Caddy and a bare reverse proxy: BENCHFLAGS='-only panal,nginx'
 	@scripts/setup gateway

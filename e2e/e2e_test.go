@@ -21,6 +21,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"panal/internal/gitsource/gittest"
 	"panal/internal/sqlstore/sqlstoretest"
 )
 
@@ -117,6 +118,7 @@ func TestScripts(t *testing.T) {
 					"until":    cmdUntil,
 					"want":     cmdWant,
 					"cut":      cmdCut,
+					"commit":   cmdCommit,
 					"repeat":   cmdRepeat,
 					"panal":    cmdPanal,
 					"logged":   cmdLogged,
@@ -143,6 +145,7 @@ type server struct {
 	auth          [2]string
 	url           string
 	last          []byte // last answer of the api command
+	git           *gittest.Server
 }
 
 // logBuffer is the server's log, which scripts read while the server writes.

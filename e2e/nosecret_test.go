@@ -24,6 +24,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"panal/internal/client"
+	"panal/internal/gitsource/gittest"
 )
 
 // auditText is every audit row of the client's organization.
@@ -82,12 +83,12 @@ func dumped(database string) ([]byte, error) {
 func TestNoSecretAnywhere(t *testing.T) {
 	t.Run("sqlite", func(t *testing.T) {
 		_, where, bucket := startBucket(t) // for the link
-		noSecret(t, where, bucket, "", startPlatform(t, "--log-level", "debug", "--access-log", filepath.Join(t.TempDir(), "access.log"), "--link-endpoint", endpointOf(t, where)))
+		noSecret(t, where, bucket, "", startPlatform(t, "--log-level", "debug", "--git-allow-private", "--access-log", filepath.Join(t.TempDir(), "access.log"), "--link-endpoint", endpointOf(t, where)))
 	})
 	t.Run("postgres", func(t *testing.T) {
 		_, dsn := startPostgres(t)
 		_, where, bucket := startBucket(t)
-		noSecret(t, where, bucket, dsn, startPlatform(t, "--log-level", "debug", "--access-log", filepath.Join(t.TempDir(), "access.log"), "--link-endpoint", endpointOf(t, where), "--database", dsn, "--blob", where))
+		noSecret(t, where, bucket, dsn, startPlatform(t, "--log-level", "debug", "--git-allow-private", "--access-log", filepath.Join(t.TempDir(), "access.log"), "--link-endpoint", endpointOf(t, where), "--database", dsn, "--blob", where))
 	})
 }
 
@@ -129,6 +130,18 @@ func noSecret(t *testing.T, where, bucket, dsn string, p *platform) {
 	link, err := p.api.LinkChannel(t.Context(), linked.ID, ask)
 	ok(err)
 	secrets["a feed's secret"] = link.FeedSecret
+	git := gittest.NewServer(t)
+	repository := git.Init("leaf.git")
+	git.Commit("leaf.git", "master", "main.py", "x = 1\n")
+	git.User, git.Password = "bot", "g1t-t0ken-of-a-private-repository"
+	secrets["a repository's token"] = git.Password
+	dep, err := p.api.CreateDeployment(t.Context(), client.DeploymentParams{Name: new("leaf")})
+	ok(err)
+	fromGit, err := p.api.CodeFromGit(t.Context(), dep.ID, client.Git{URL: strings.Replace(repository, "//", "//bot:"+git.Password+"@", 1)}, client.CodeParams{Label: "1", Image: "abeja-inc/all-cpu:19.10"})
+	ok(err)
+	if fromGit.GitURL != repository {
+		t.Errorf("the repository is %s", fromGit.GitURL)
+	}
 	empty, err := p.api.CreateChannel(t.Context(), "empty", "")
 	ok(err)
 	ch, err := p.api.CreateChannel(t.Context(), "plain", "")
@@ -216,6 +229,13 @@ func noSecret(t *testing.T, where, bucket, dsn string, p *platform) {
 						send(http.MethodPost, path, body, auth)
 					}
 				}
+			}
+			for _, body := range []string{
+				`{"git_url":"http://bot:` + esc + `@` + git.Listener.Addr().String() + `/leaf.git","git_branch":"nope","version":"2","image":"a/b:1"}`,
+				`{"git_url":"http://` + esc + `@127.0.0.1:1/x","version":"2","image":"a/b:1"}`, `{"git_url":"ftp://x:` + esc + `@h/","version":"2","image":"a/b:1"}`,
+				`{"git_url":"http://x:` + esc + `@h:port/%zz","version":"2","image":"a/b:1"}`, `{"git_url":["http://x:` + esc + `@h/"]}`,
+			} {
+				send(http.MethodPost, in+"/deployments/"+dep.ID+"/git/versions", body, auth)
 			}
 			for _, path := range []string{"/blobs/x?sig=", "/uploads/" + ch.ID + "/x?sig=", "/uploads/" + ch.ID + "/" + file.ID + "?exp=99999999999&sig="} {
 				send(http.MethodPut, path+url.QueryEscape(s), "", auth)

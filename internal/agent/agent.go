@@ -103,7 +103,7 @@ func (a *agent) run(ctx context.Context, stdout io.Writer) (code int, err error)
 	}
 	ending, giveUp := context.WithCancel(back)
 	defer giveUp()
-	a.sink = &sink{out: stdout, ctx: ending}
+	a.sink = &sink{out: stdout, ctx: ending, labels: labels{Service: a.cfg.service, Job: a.cfg.job, Org: a.cfg.org, Deployment: a.cfg.deployment}}
 	ship, err := a.openSpool()
 	if err != nil {
 		return 1, err

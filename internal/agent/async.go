@@ -55,6 +55,7 @@ type asyncTurn func() (a asyncAnswer, failure string)
 type asyncAnswer struct {
 	status  int
 	headers map[string]string // in lower case
+	small   []byte            // the body, unless it is in a file
 	body    *os.File
 }
 
@@ -141,7 +142,7 @@ func (q *asyncs) work(j *asyncJob) {
 
 // readAsync reads an asynchronous request to a handler.
 func (s *service) readAsync(w http.ResponseWriter, r *http.Request, requestID string) (asyncTurn, *body, error) {
-	req, files, err := readRequest(w, r, s.bodies, s.a.cfg.maxRequest)
+	req, files, err := readRequest(w, r, s.bodies, s.a.cfg.maxRequest, false)
 	return func() (asyncAnswer, string) { return s.answerAsync(req, requestID) }, files, err
 }
 
@@ -155,19 +156,20 @@ func (s *service) answerAsync(req runtimeRequest, requestID string) (asyncAnswer
 	}
 	wk.child.tag(requestID)
 	resp, err := wk.call(req, asyncLimit)
-	wk.child.tag("")
 	if err != nil {
+		wk.child.tag("")
 		_ = s.lost(wk, requestID, err)
 		return asyncAnswer{}, textLost
 	}
 	out, err := s.open(resp)
-	s.pool.idle <- wk
-	a := asyncAnswer{status: http.StatusOK, headers: s.commonAsync(), body: out}
+	if resp.Stream && err == nil {
+		out, err = s.collect(wk, requestID)
+	} else {
+		s.release(wk, resp)
+	}
+	a := asyncAnswer{status: resp.status(), headers: s.commonAsync(), small: resp.small, body: out}
 	if resp.ErrorMessage != "" || err != nil { // the runtime has logged the traceback
 		return a, textRaised
-	}
-	if resp.StatusCode != nil {
-		a.status = *resp.StatusCode
 	}
 	for k, v := range resp.Metadata {
 		a.headers[strings.ToLower(k)] = v
@@ -215,7 +217,7 @@ func (q *asyncs) bring(j *asyncJob, a asyncAnswer) {
 	part("headers", "application/json", string(text))
 	part("body", orDefault(a.headers["content-type"], "application/octet-stream"), "")
 	tail := "\r\n--" + mw.Boundary() + "--\r\n"
-	var size int64
+	size := int64(len(a.small))
 	if a.body != nil {
 		info, err := a.body.Stat()
 		if err != nil {
@@ -225,7 +227,7 @@ func (q *asyncs) bring(j *asyncJob, a asyncAnswer) {
 		size = info.Size()
 	}
 	err = q.put(j, mw.FormDataContentType(), int64(head.Len())+size+int64(len(tail)), func() (io.Reader, error) {
-		parts := []io.Reader{bytes.NewReader(head.Bytes())}
+		parts := []io.Reader{bytes.NewReader(head.Bytes()), bytes.NewReader(a.small)}
 		if a.body != nil {
 			parts = append(parts, io.NewSectionReader(a.body, 0, size))
 		}

@@ -25,8 +25,6 @@ const (
 	EnvWorkers = "PANAL_WORKERS"
 	// EnvQueue is how many requests may wait for a worker.
 	EnvQueue = "PANAL_QUEUE"
-	// EnvHandlerTimeout is how long a handler may take (a duration such as 30s).
-	EnvHandlerTimeout = "PANAL_HANDLER_TIMEOUT"
 	// EnvConcurrency is how many requests a command takes at a time.
 	EnvConcurrency = "PANAL_CONCURRENCY"
 	// EnvMaxRequestBytes bounds the body of a request.
@@ -42,8 +40,9 @@ func flagNames() []string {
 		"ABEJA_API_URL", "ABEJA_ORGANIZATION_ID", "ABEJA_PLATFORM_USER_ID", "ABEJA_DEPLOYMENT_ID", "ABEJA_SERVICE_ID",
 		"ABEJA_MODEL_ID", "ABEJA_MODEL_VERSION", "ABEJA_MODEL_VERSION_ID", "ABEJA_DEPLOYMENT_CODE_DOWNLOAD",
 		"ABEJA_TRAINING_MODEL_DOWNLOAD", "TRAINING_JOB_DEFINITION_NAME", "TRAINING_JOB_DEFINITION_VERSION", "TRAINING_JOB_ID",
+		"PLATFORM_AUTH_TOKEN", "ABEJA_PLATFORM_PERSONAL_ACCESS_TOKEN", "ABEJA_EXPORT_TRAIN_LOG", "LOG_LEVEL", "LOG_DETAIL", "STAGE",
 		"ABEJA_USER_MODEL_ROOT", "ABEJA_TRAINING_RESULT_DIR", "ABEJA_RUNTIME", "PORT", "HEALTHCHECK_PORT", "HANDLER",
-		EnvWorkers, EnvQueue, EnvHandlerTimeout, EnvMaxRequestBytes,
+		EnvWorkers, EnvQueue, runner.EnvHandlerTimeout, EnvMaxRequestBytes,
 		EnvConcurrency, agentctl.EnvCommand, agentctl.EnvHealthPath,
 	}
 }
@@ -60,7 +59,7 @@ type config struct {
 	python string
 	pip    []string
 
-	deployment, service                  string
+	deployment, service, job             string
 	modelID, modelVersion, modelRevision string
 	codePath, modelPath, resultPath      string // API paths to download from
 	uploadPath                           string // API path that hands out the URL for the result
@@ -170,6 +169,7 @@ func (c *config) fill(vars map[string]string) error {
 	job := vars["TRAINING_JOB_ID"]
 	base := org + "/training/definitions/" + url.PathEscape(definition)
 	if c.kind == runner.KindTraining {
+		c.job = job
 		if c.download {
 			need("TRAINING_JOB_DEFINITION_NAME")
 			need("TRAINING_JOB_DEFINITION_VERSION")
@@ -212,10 +212,10 @@ func (c *config) fill(vars map[string]string) error {
 	c.queue = number(EnvQueue, 64, 0, 100_000)
 	c.maxRequest = int64(number(EnvMaxRequestBytes, defaultMaxRequestBytes, 0, 1<<62))
 	c.handlerTimeout = 30 * time.Second
-	if s := vars[EnvHandlerTimeout]; s != "" {
+	if s := vars[runner.EnvHandlerTimeout]; s != "" {
 		d, err := time.ParseDuration(s)
 		if err != nil || d <= 0 {
-			missing = append(missing, EnvHandlerTimeout+" (a duration such as 30s)")
+			missing = append(missing, runner.EnvHandlerTimeout+" (a duration such as 30s)")
 		}
 		c.handlerTimeout = d
 	}

@@ -14,7 +14,7 @@ import (
 	"panal/internal/runner/agentctl"
 )
 
-// What is missing or wrong is said by name, at once, with exit code 1.
+// What is missing or wrong is said by name, at once, with exit code 1 (compute.md §13.2, §13.13).
 func TestConfigErrors(t *testing.T) {
 	good := []string{
 		"ABEJA_API_URL=http://127.0.0.1:1", "ABEJA_ORGANIZATION_ID=1", "PLATFORM_AUTH_TOKEN=t", "HANDLER=a:b",
@@ -37,6 +37,7 @@ func TestConfigErrors(t *testing.T) {
 		{"url", []string{"training"}, []string{"ABEJA_API_URL=localhost:1"}, "ABEJA_API_URL (a http or https URL)"},
 		{"runtime", []string{"training"}, []string{"ABEJA_RUNTIME=ruby"}, "ABEJA_RUNTIME (only python36"},
 		{"ports", []string{"service", "--port=5001"}, nil, "HEALTHCHECK_PORT (other than PORT)"},
+		{"all the original's flags", []string{"service", "--log_level", "debug", "--log_detail=x", "--stage", "prod", "--platform_auth_token=t", "--port=80"}, []string{"PLATFORM_AUTH_TOKEN="}, "in the environment: PORT (a number from 1024"},
 		{"low port", []string{"service", "--port=80"}, nil, "PORT (a number from 1024"},
 		{"model id", []string{"service"}, []string{"ABEJA_MODEL_ID="}, "ABEJA_MODEL_ID"},
 		{"deployment", []string{"service"}, []string{"ABEJA_SERVICE_ID=ser-1"}, "ABEJA_DEPLOYMENT_ID"},

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 )
 
 // Frames between agent and runtime (compute.md §13.4): AB E9 A0, version 01,
@@ -22,6 +23,8 @@ type runtimeRequest struct {
 	ContentType string           `json:"content_type"`
 	Headers     []runtimeHeader  `json:"headers"`
 	Contents    []runtimeContent `json:"contents"`
+
+	small []byte // follows the frame: the content that says "inline"
 }
 
 type runtimeHeader struct {
@@ -30,7 +33,10 @@ type runtimeHeader struct {
 }
 
 type runtimeContent struct {
-	Path        string `json:"path"`
+	Path string `json:"path"`
+	// Inline, of our own runtime, is the length of a body that follows the frame
+	// instead of being a file.
+	Inline      *int   `json:"inline,omitempty"`
 	ContentType string `json:"content_type,omitempty"`
 	FileName    string `json:"file_name,omitempty"`
 	FormName    string `json:"form_name,omitempty"`
@@ -43,9 +49,36 @@ type runtimeResponse struct {
 	Metadata     map[string]string `json:"metadata"`
 	Path         *string           `json:"path"`
 	ErrorMessage string            `json:"error_message"`
+	// Of our own runtime: a body of so many bytes follows the frame, or the pieces
+	// of one that a generator makes (stream).
+	Inline int  `json:"inline"`
+	Stream bool `json:"stream"`
+
+	small []byte // the inline body
 }
 
-func writeFrame(w io.Writer, v any) error {
+func (r runtimeResponse) status() int {
+	if r.StatusCode == nil {
+		return http.StatusOK
+	}
+	return *r.StatusCode
+}
+
+// bare tells that the answer has no body whatever user code says.
+func (r runtimeResponse) bare() bool {
+	return r.status() == http.StatusNoContent || r.status() == http.StatusNotModified
+}
+
+// maxInline bounds a body that follows its frame, either way.
+const maxInline = 64 << 10
+
+// stopFrame tells the runtime that nobody wants the rest of a stream. It ignores
+// one that comes too late.
+type stopFrame struct {
+	Stop bool `json:"stop"`
+}
+
+func writeFrame(w io.Writer, v any, after []byte) error {
 	body, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("write frame: %w", err)
@@ -53,8 +86,8 @@ func writeFrame(w io.Writer, v any) error {
 	if len(body) > maxFrame {
 		return fmt.Errorf("write frame: %d bytes are too many", len(body))
 	}
-	frame := binary.BigEndian.AppendUint32(append(make([]byte, 0, 8+len(body)), frameHead...), uint32(len(body)))
-	if _, err := w.Write(append(frame, body...)); err != nil {
+	frame := binary.BigEndian.AppendUint32(append(make([]byte, 0, 8+len(body)+len(after)), frameHead...), uint32(len(body)))
+	if _, err := w.Write(append(append(frame, body...), after...)); err != nil {
 		return fmt.Errorf("write frame: %w", err)
 	}
 	return nil

@@ -65,8 +65,18 @@ func (l *lineReader) tag(id string) {
 		if err != nil {
 			waiting = 0
 		}
-		l.spans = append(l.spans, span{from: l.read + int64(waiting), id: id})
+		l.spans = addSpan(l.spans, span{from: l.read + int64(waiting), id: id})
 	})
+}
+
+// addSpan adds a span. One in which nothing was printed is forgotten, so that a
+// program that is silent costs no memory.
+func addSpan(all []span, s span) []span {
+	if n := len(all); n > 0 && all[n-1].from == s.from {
+		all[n-1] = s
+		return all
+	}
+	return append(all, s)
 }
 
 // finish tells that the program ended: what is in the pipe is still read.

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -34,10 +35,39 @@ func (e *httpError) Error() string { return e.text }
 
 // body holds the files that carry a request to the runtime.
 type body struct {
-	dir   string
-	left  int64 // bytes that may still come
-	paths []string
+	dir    string
+	inline bool  // a small one may go with the frame: nobody keeps many of them
+	left   int64 // bytes that may still come
+	paths  []string
 }
+
+// only makes r the one content of req.
+func (b *body) only(req *runtimeRequest, r io.Reader) error {
+	content := runtimeContent{ContentType: req.ContentType}
+	if b.inline {
+		src := &failReader{r: r}
+		buf, err := io.ReadAll(io.LimitReader(src, maxInline+1))
+		if err != nil {
+			return &httpError{http.StatusBadRequest, "the request body could not be read"}
+		}
+		if len(buf) <= maxInline {
+			n := len(buf)
+			if int64(n) > b.left {
+				return errTooLarge
+			}
+			content.Inline = &n
+			req.small, req.Contents = buf, []runtimeContent{content}
+			return nil
+		}
+		r = io.MultiReader(bytes.NewReader(buf), r)
+	}
+	var err error
+	content.Path, err = b.add(r)
+	req.Contents = []runtimeContent{content}
+	return err
+}
+
+var errTooLarge = &httpError{http.StatusRequestEntityTooLarge, "the request body is too large"}
 
 func (b *body) remove() {
 	for _, p := range b.paths {
@@ -62,7 +92,7 @@ func (b *body) add(r io.Reader) (string, error) {
 	case err != nil:
 		return "", diskError(err)
 	case b.left < 0:
-		return "", &httpError{http.StatusRequestEntityTooLarge, "the request body is too large"}
+		return "", errTooLarge
 	}
 	return f.Name(), nil
 }
@@ -76,8 +106,8 @@ func diskError(err error) error {
 
 // readRequest turns an HTTP request into the frame's form (compute.md §8.1,
 // §13.4). The files stay until remove.
-func readRequest(w http.ResponseWriter, r *http.Request, dir string, limit int64) (runtimeRequest, *body, error) {
-	b := &body{dir: dir, left: limit}
+func readRequest(w http.ResponseWriter, r *http.Request, dir string, limit int64, inline bool) (runtimeRequest, *body, error) {
+	b := &body{dir: dir, left: limit, inline: inline}
 	req := runtimeRequest{Method: r.Method, ContentType: r.Header.Get("Content-Type")}
 	for key, values := range r.Header {
 		key = strings.ToLower(key)
@@ -89,8 +119,7 @@ func readRequest(w http.ResponseWriter, r *http.Request, dir string, limit int64
 	switch r.Method {
 	case http.MethodGet:
 		req.ContentType = "application/x-www-form-urlencoded"
-		path, err := b.add(strings.NewReader(r.URL.RawQuery))
-		req.Contents = []runtimeContent{{Path: path, ContentType: req.ContentType}}
+		err := b.only(&req, strings.NewReader(r.URL.RawQuery))
 		return req, b, err
 	case http.MethodPost, http.MethodPut:
 	default:
@@ -101,13 +130,12 @@ func readRequest(w http.ResponseWriter, r *http.Request, dir string, limit int64
 		return req, b, &httpError{http.StatusNotImplemented, "the request has no Content-Type that can be parsed"}
 	}
 	if r.ContentLength > limit {
-		return req, b, &httpError{http.StatusRequestEntityTooLarge, "the request body is too large"}
+		return req, b, errTooLarge
 	}
 	in := &deadlineReader{r: r.Body, rc: http.NewResponseController(w)}
 	defer in.clear()
 	if media != "multipart/form-data" {
-		path, err := b.add(in)
-		req.Contents = []runtimeContent{{Path: path, ContentType: req.ContentType}}
+		err := b.only(&req, in)
 		return req, b, err
 	}
 	if params["boundary"] == "" {

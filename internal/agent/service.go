@@ -327,7 +327,7 @@ func (s *service) tryInfer(w http.ResponseWriter, r *http.Request, id string) er
 		return &httpError{http.StatusServiceUnavailable, textUnavailable}
 	}
 	// The body first: a slow sender keeps no worker waiting.
-	req, files, err := readRequest(w, r, s.bodies, s.a.cfg.maxRequest)
+	req, files, err := readRequest(w, r, s.bodies, s.a.cfg.maxRequest, true)
 	defer files.remove()
 	if err != nil {
 		return err
@@ -351,12 +351,15 @@ func (s *service) tryInfer(w http.ResponseWriter, r *http.Request, id string) er
 	}
 	wk.child.tag(id)
 	resp, err := wk.call(req, s.a.cfg.handlerTimeout)
-	wk.child.tag("")
 	if err != nil {
+		wk.child.tag("")
 		return s.lost(wk, id, err)
 	}
 	out, err := s.open(resp)
-	s.pool.idle <- wk
+	if resp.Stream && err == nil {
+		return s.relay(r.Context(), w, wk, resp, id)
+	}
+	s.release(wk, resp)
 	if resp.ErrorMessage != "" { // the runtime has logged the traceback
 		return &httpError{http.StatusInternalServerError, textRaised}
 	}
@@ -368,6 +371,15 @@ func (s *service) tryInfer(w http.ResponseWriter, r *http.Request, id string) er
 		defer func() { _ = out.Close() }()
 	}
 	return respond(w, resp, out)
+}
+
+// release gives a worker back. What it still streams is not wanted.
+func (s *service) release(wk *worker, resp runtimeResponse) {
+	if resp.Stream {
+		s.recall(&pieces{wk: wk})
+		return
+	}
+	s.free(wk)
 }
 
 // lost handles a worker that gave no answer.
@@ -402,7 +414,7 @@ func (s *service) open(resp runtimeResponse) (*os.File, error) {
 			return nil, plat.Errorf(plat.ErrInvalid, "the metadata %q can't be a header", k)
 		}
 	}
-	if resp.Path == nil || *resp.Path == "" {
+	if resp.Stream || resp.Path == nil || *resp.Path == "" {
 		return nil, nil
 	}
 	rel, err := filepath.Rel(s.a.tmp, *resp.Path)
@@ -427,10 +439,40 @@ func (s *service) open(resp runtimeResponse) (*os.File, error) {
 
 // respond writes the answer of user code.
 func respond(w http.ResponseWriter, resp runtimeResponse, out *os.File) error {
-	code, kind := http.StatusOK, "application/json"
-	if resp.StatusCode != nil {
-		code = *resp.StatusCode
+	size := int64(len(resp.small))
+	if out != nil {
+		info, err := out.Stat()
+		if err != nil {
+			return err
+		}
+		size = info.Size()
 	}
+	code := begin(w, resp)
+	if resp.bare() {
+		w.WriteHeader(code)
+		return nil
+	}
+	w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+	w.WriteHeader(code)
+	rc := http.NewResponseController(w)
+	if out == nil {
+		_, _ = w.Write(resp.small) // fits into the buffers
+		return nil
+	}
+	for size > 0 {
+		_ = rc.SetWriteDeadline(time.Now().Add(ioIdle))
+		n, err := io.CopyN(w, out, min(size, 4<<20))
+		if size -= n; err != nil || n == 0 {
+			panic(http.ErrAbortHandler) // the client must see that it is cut
+		}
+	}
+	_ = rc.SetWriteDeadline(time.Time{})
+	return nil
+}
+
+// begin sets the headers of an answer of user code and returns its status.
+func begin(w http.ResponseWriter, resp runtimeResponse) int {
+	kind := "application/json"
 	if resp.ContentType != nil {
 		kind = *resp.ContentType
 	}
@@ -443,29 +485,7 @@ func respond(w http.ResponseWriter, resp runtimeResponse, out *os.File) error {
 	if kind = strings.Map(printable, kind); kind != "" {
 		h.Set("Content-Type", kind)
 	}
-	size := int64(0)
-	if out != nil {
-		info, err := out.Stat()
-		if err != nil {
-			return err
-		}
-		size = info.Size()
-	}
-	bare := code == http.StatusNoContent || code == http.StatusNotModified
-	if !bare {
-		h.Set("Content-Length", strconv.FormatInt(size, 10))
-	}
-	w.WriteHeader(code)
-	rc := http.NewResponseController(w)
-	for size > 0 && !bare {
-		_ = rc.SetWriteDeadline(time.Now().Add(ioIdle))
-		n, err := io.CopyN(w, out, min(size, 4<<20))
-		if size -= n; err != nil || n == 0 {
-			panic(http.ErrAbortHandler) // the client must see that it is cut
-		}
-	}
-	_ = rc.SetWriteDeadline(time.Time{})
-	return nil
+	return resp.status()
 }
 
 // requestID is the gateway's id, bounded.

@@ -104,6 +104,7 @@ func startContract(t *testing.T, env map[string]string) (*server, *proc) {
 	return s, p
 }
 
+// TestHandlerContract: what a handler gets and may answer (compute.md §13.10, §13.4, §8.2).
 func TestHandlerContract(t *testing.T) {
 	s, p := startContract(t, nil)
 	raised := `{"status":"unexpected error occurred"}` + "\n"
@@ -185,6 +186,7 @@ func TestHandlerContract(t *testing.T) {
 	}
 }
 
+// TestRequestObject: compute.md §13.10, and the bodies of §13.4.
 func TestRequestObject(t *testing.T) {
 	_, p := startContract(t, map[string]string{"CONTEXT": `{"c":1}`})
 	look := func(a answer) string {
@@ -213,6 +215,7 @@ func TestRequestObject(t *testing.T) {
 	}
 }
 
+// TestServiceRefusals: the agent's own answers (compute.md §8.1, §8.2, §13.5).
 func TestServiceRefusals(t *testing.T) {
 	_, p := startContract(t, map[string]string{"PANAL_MAX_REQUEST_BYTES": "1000"})
 	for _, c := range []struct {
@@ -301,6 +304,8 @@ func TestSlowImport(t *testing.T) {
 	p.until("its end", func(s agentctl.State) bool { return s.Healthy && s.Problem == "" })
 }
 
+// TestModelDownload: a model, or the result of a job, is there when the handler is
+// imported (compute.md §13.2, §13.3).
 func TestModelDownload(t *testing.T) {
 	for name, env := range map[string]map[string]string{
 		"model":  {"ABEJA_TRAINING_MODEL_DOWNLOAD": "organizations/" + org + "/training/definitions/digits/models/172/download"},
@@ -329,6 +334,10 @@ const hostile = `
 import os, sys, time, threading
 def handler(request, context):
     what = request["http_headers"]["x-do"]
+    if what == "level":
+        print('{"log_level":"error","message":"bad \\"news\\""}')
+        print('{"log_level":"CRITICAL"}\n   \n{"log_level":5}')
+        print("complaint", file=sys.stderr)
     print("do", what)
     if what == "hang":
         time.sleep(600)
@@ -350,6 +359,7 @@ def handler(request, context):
         os.close(1); os.close(2); sys.stdout.close()
     if what == "exit0": os._exit(0)
     if what == "exit3": os._exit(3)
+    if what == "exit120": os._exit(120)
     if what == "kill": os.kill(os.getpid(), 9)
     if what == "junk":
         for fd in range(3, 64):
@@ -436,6 +446,7 @@ func TestPrints100MB(t *testing.T) {
 	}
 }
 
+// TestOddLines: compute.md §13.12.
 func TestOddLines(t *testing.T) {
 	s, p := startHostile(t, nil)
 	p.do("long")
@@ -449,22 +460,53 @@ func TestOddLines(t *testing.T) {
 	if e := s.entry("utf8"); e.Message != "bad \uFFFD\uFFFD utf8" {
 		t.Errorf("%q", e.Message)
 	}
+	// Lines that are JSON stay as they are, and say their own level; blank ones are
+	// dropped.
+	p.do("level")
+	eventually(t, "the lines", func() bool { return s.entry("complaint").Message != "" && s.entry("do level").Message != "" })
+	for msg, level := range map[string]string{`{"log_level":"error","message":"bad \"news\""}`: "error", `{"log_level":"CRITICAL"}`: "error", `{"log_level":5}`: "info", "complaint": "warning"} {
+		if e := s.entry(msg); e.Message != msg || e.Level != level || e.RequestID != "id level" {
+			t.Errorf("%s: %+v, want level %s", msg, e, level)
+		}
+	}
+	for _, m := range s.messages() {
+		if strings.TrimSpace(m) == "" {
+			t.Errorf("a blank line arrived: %q", m)
+		}
+	}
 	// Without its outputs the worker goes on.
 	if a := p.do("close"); a.code != 200 && a.code != 500 {
 		t.Errorf("%d", a.code)
 	}
 }
 
+// TestWorkerDies: a runtime that ends ends the service, well with 0 and 120; meanwhile
+// the health check says so (compute.md §13.5, §13.13).
 func TestWorkerDies(t *testing.T) {
 	for how, want := range map[string]struct {
 		code   int
 		reason string
-	}{"exit0": {0, ""}, "exit3": {1, "the runtime ended with exit code 3"}, "kill": {1, "the runtime was killed by SIGKILL"}} {
+		health string
+	}{
+		"exit0":   {0, "", `404 {"status":"service not found"}`},
+		"exit120": {0, "", `404 {"status":"service not found"}`},
+		"exit3":   {1, "the runtime ended with exit code 3", `503 {"status":"service unavailable"}`},
+		"kill":    {1, "the runtime was killed by SIGKILL", `503 {"status":"service unavailable"}`},
+	} {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
 			_, p := startHostile(t, nil)
 			if a := p.do(how); a.code != 500 || !strings.Contains(a.body, "Internal Server Error: unexpected error of") {
 				t.Errorf("%d %s", a.code, a.body)
+			}
+			var health string
+			eventually(t, "another health", func() bool {
+				a := p.call("GET", "/health_check", "", "")
+				health = fmt.Sprintf("%d %s", a.code, strings.TrimSpace(a.body))
+				return a.code != 200
+			})
+			if health != want.health {
+				t.Errorf("health is %s", health)
 			}
 			// What comes right after it is told that nobody has seen it.
 			if a := p.do("close"); a.code != http.StatusServiceUnavailable || a.header.Get(agentctl.HeaderUnhandled) == "" {
@@ -557,7 +599,7 @@ func TestControlDemandsTheKey(t *testing.T) {
 	p.ready() // and it goes on
 }
 
-// In a container there are no inherited sockets and nobody takes log lines: the
+// In a container (compute.md §13.5, §13.12) there are no inherited sockets and nobody takes log lines: the
 // agent listens on its ports and prints lines as JSON.
 func TestContainer(t *testing.T) {
 	var ports []string
@@ -599,7 +641,8 @@ func TestContainer(t *testing.T) {
 	if e := p.wait(); e.Code != 0 {
 		t.Errorf("%+v", e)
 	}
-	if out := p.stderr.String(); !strings.Contains(out, `"log_level":"info","message":"imported"`) {
+	const line = `"log_level":"info","message":"imported","version":"panal/1","service_id":"ser-1","organization_id":"` + org + `","deployment_id":"174"}`
+	if out := p.stderr.String(); !strings.Contains(out, line) {
 		t.Errorf("printed: %s", out)
 	}
 }

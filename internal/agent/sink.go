@@ -18,11 +18,20 @@ import (
 	"panal/internal/logs/spool"
 )
 
+// labels say in printed lines what they belong to.
+type labels struct {
+	Service    string `json:"service_id,omitempty"`
+	Job        string `json:"training_job_id,omitempty"`
+	Org        string `json:"organization_id,omitempty"`
+	Deployment string `json:"deployment_id,omitempty"`
+}
+
 // sink is where all lines go: the spool, or standard output when nobody takes
 // log lines over the network (a container without workload id).
 type sink struct {
 	spool *spool.Spool // nil: out
 	out   io.Writer
+	labels
 	// ctx ends waiting for room; what is left then is written to the reserve.
 	ctx context.Context
 
@@ -121,11 +130,13 @@ func (s *sink) print(entries []logs.Entry) {
 	enc.SetEscapeHTML(false)
 	for _, e := range entries {
 		_ = enc.Encode(struct {
-			Time      string `json:"timestamp"`
-			Level     string `json:"log_level"`
-			Message   string `json:"message"`
+			Time    string `json:"timestamp"`
+			Level   string `json:"log_level"`
+			Message string `json:"message"`
+			Version string `json:"version"`
+			labels
 			RequestID string `json:"request_id,omitempty"`
-		}{e.When().Format("2006-01-02T15:04:05.000-07:00"), e.Level, e.Message, e.RequestID})
+		}{e.When().Format("2006-01-02T15:04:05.000-07:00"), e.Level, e.Message, protocolVersion, s.labels, e.RequestID})
 	}
 }
 

@@ -30,6 +30,7 @@ def handler(context):
     os.mkfifo(d + "/fifo")
 `
 
+// TestTraining: compute.md §13.8, §13.3, §13.12.
 func TestTraining(t *testing.T) {
 	s := newServer(t)
 	s.pack("./train.py", trainOK)

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -81,10 +82,20 @@ func (w *worker) call(req runtimeRequest, limit time.Duration) (runtimeResponse,
 	if err := w.conn.SetDeadline(time.Now().Add(limit)); err != nil {
 		return resp, err
 	}
-	if err := writeFrame(w.conn, req); err != nil {
+	if err := writeFrame(w.conn, req, req.small); err != nil {
 		return resp, err
 	}
-	return resp, readFrame(w.in, &resp)
+	if err := readFrame(w.in, &resp); err != nil {
+		return resp, err
+	}
+	if resp.Inline < 0 || resp.Inline > maxInline || resp.Inline > 0 && (resp.Stream || resp.Path != nil) {
+		return resp, fmt.Errorf("read frame: bad inline length %d", resp.Inline)
+	}
+	resp.small = make([]byte, resp.Inline)
+	if _, err := io.ReadFull(w.in, resp.small); err != nil {
+		return resp, fmt.Errorf("read frame: %w", err)
+	}
+	return resp, nil
 }
 
 // stop ends the worker in order.

@@ -34,6 +34,7 @@ import (
 	"panal/internal/dataplane"
 	"panal/internal/dataset"
 	"panal/internal/deploy"
+	"panal/internal/gitsource"
 	"panal/internal/lake"
 	"panal/internal/lake/incoming"
 	"panal/internal/lake/journal"
@@ -85,6 +86,8 @@ type Deps struct {
 	Secrets  *secret.Service
 	Registry *registry.Service
 	Deploy   *deploy.Manager
+	// Git fetches the code of versions.
+	Git *gitsource.Fetcher
 	// Gateway answers inference calls.
 	Gateway *dataplane.Proxy
 	// Capacity tells what the runner has and what is taken of it.

@@ -30,6 +30,9 @@ type CodeVersion struct {
 	ModelID              *string          `json:"model_id" doc:"legacy, null"`
 	CreatedAt            string           `json:"created_at"`
 	ModifiedAt           string           `json:"modified_at"`
+	GitURL               string           `json:"git_url,omitempty" doc:"extension: the repository, for a version from git"`
+	GitBranch            string           `json:"git_branch,omitempty" doc:"extension: the branch, tag or commit that was asked for"`
+	GitCommit            string           `json:"git_commit,omitempty" doc:"extension: the commit that it was"`
 	UploadURL            string           `json:"upload_url,omitempty" doc:"only when it was just created: PUT the source (tar.gz or zip) there, without credentials"`
 }
 
@@ -53,11 +56,12 @@ func wireCode(v deploy.Version, u *users) (CodeVersion, error) {
 	return CodeVersion{
 		VersionID: string(v.ID), Version: v.Label, DeploymentID: string(v.Deployment), Handler: v.Handler, Image: v.Image,
 		UserParameters: v.Environment, Description: v.Description, Command: v.Command, HealthPath: orNull(v.HealthPath), Creator: creator, CreatedAt: micro(v.CreatedAt), ModifiedAt: micro(v.ModifiedAt),
+		GitURL: v.Git.URL, GitBranch: v.Git.Ref, GitCommit: v.Git.Commit,
 	}, err
 }
 
-// newCode is the body that creates a code version.
-type newCode struct {
+// NewCode is the body that creates a code version.
+type NewCode struct {
 	Version        string           `json:"version" example:"0.0.1"`
 	Image          string           `json:"image" example:"abeja-inc/all-cpu:19.10"`
 	Handler        *string          `json:"handler" doc:"default main:handler"`
@@ -66,22 +70,26 @@ type newCode struct {
 	HealthPath     *string          `json:"health_path" doc:"path that answers 200 when the command works; default /"`
 }
 
+func (b NewCode) params() deploy.NewVersion {
+	return deploy.NewVersion{
+		Label: b.Version, Image: b.Image, Handler: value(b.Handler), Environment: b.UserParameters,
+		Command: b.Command, HealthPath: value(b.HealthPath),
+	}
+}
+
 func (a *API) addCodes() {
 	op := func(id, method, path, summary string, row authz.Op) operation {
 		return operation{ID: id, Method: method, Path: path, Summary: summary, Tag: tagDeployment, Family: familyCompute, Op: row}
 	}
 	type createInput struct {
 		DeploymentPath
-		Body *newCode
+		Body *NewCode
 	}
 	register(a, op("create-deployment-version", http.MethodPost, pathCodes, "Create a code version; its answer says where to upload the source", authz.CodeCreate),
 		func(ctx context.Context, in *createInput) (*CodeVersion, error) {
 			b := value(in.Body)
 			id := caller(ctx)
-			v, err := a.Deploy.CreateVersion(ctx, id.Org, id.User, in.id(), deploy.NewVersion{
-				Label: b.Version, Image: b.Image, Handler: value(b.Handler), Environment: b.UserParameters,
-				Command: b.Command, HealthPath: value(b.HealthPath),
-			})
+			v, err := a.Deploy.CreateVersion(ctx, id.Org, id.User, in.id(), b.params())
 			if err != nil {
 				return nil, err
 			}
@@ -90,6 +98,28 @@ func (a *API) addCodes() {
 				return nil, err
 			}
 			out.UploadURL, err = a.uploadURL(ctx, v.SourceKey(), deploy.MaxSourceBytes, false)
+			return &out, err
+		})
+
+	type newGitCode struct {
+		GitSource
+		NewCode
+	}
+	type gitInput struct {
+		DeploymentPath
+		Body *newGitCode
+	}
+	register(a, op("create-deployment-version-from-git", http.MethodPost, pathDeployment+"/git/versions", "Create a code version from a git repository", authz.CodeCreate),
+		func(ctx context.Context, in *gitInput) (*CodeVersion, error) {
+			b := value(in.Body)
+			id := caller(ctx)
+			fetch, done := a.fetching(b.GitSource)
+			defer done()
+			v, err := a.Deploy.CreateVersionFromGit(ctx, id.Org, id.User, in.id(), b.params(), fetch)
+			if err != nil {
+				return nil, err
+			}
+			out, err := wireCode(v, a.users(ctx))
 			return &out, err
 		})
 

@@ -46,6 +46,9 @@ type JobDefinitionVersion struct {
 	Archived             bool             `json:"archived"`
 	CreatedAt            string           `json:"created_at"`
 	ModifiedAt           string           `json:"modified_at"`
+	GitURL               string           `json:"git_url,omitempty" doc:"extension: the repository, for a version from git"`
+	GitBranch            string           `json:"git_branch,omitempty" doc:"extension: the branch, tag or commit that was asked for"`
+	GitCommit            string           `json:"git_commit,omitempty" doc:"extension: the commit that it was"`
 }
 
 // Message is the answer of operations that have nothing else to say.
@@ -158,6 +161,7 @@ func wireVersion(v train.Version) JobDefinitionVersion {
 		Environment: v.Environment, UserParameters: v.Environment, Datasets: datasetMap(v.Datasets),
 		Datalakes: orEmpty(v.Premounts.Datalakes), Buckets: orEmpty(v.Premounts.Buckets), DatasetPremounted: v.Premounts.DatasetPremounted,
 		Description: orNull(v.Description), Archived: v.Archived, CreatedAt: micro(v.CreatedAt), ModifiedAt: micro(v.ModifiedAt),
+		GitURL: v.Git.URL, GitBranch: v.Git.Ref, GitCommit: v.Git.Commit,
 	}
 }
 
@@ -287,8 +291,8 @@ func (a *API) addDefinitions() {
 	a.addVersions(tag)
 }
 
-// versionParameters is the JSON part of a new version (compute.md §2.4).
-type versionParameters struct {
+// VersionParameters is what is said of a new version, the JSON part of an upload (compute.md §2.4).
+type VersionParameters struct {
 	Handler           *string          `json:"handler"`
 	Image             *string          `json:"image"`
 	Environment       compat.StringMap `json:"environment"`
@@ -317,29 +321,53 @@ func value[T any](p *T) T {
 	return *p
 }
 
+func (p VersionParameters) params() train.VersionParams {
+	return train.VersionParams{
+		Handler: value(p.Handler), Image: value(p.Image), Environment: environment(p.Environment, p.UserParameters),
+		Datasets: datasetIDs(p.Datasets), Description: value(p.Description),
+		Premounts: train.Premounts{Datalakes: p.Datalakes, Buckets: p.Buckets, DatasetPremounted: bool(p.DatasetPremounted)},
+	}
+}
+
 func (a *API) addVersions(tag string) {
 	a.raw(operation{
 		ID: "create-job-definition-version", Method: http.MethodPost, Path: pathDefinition + "/versions",
 		Summary: "Create a version: multipart/form-data with source_code (zip or tar.gz) and parameters (JSON)", Tag: tag,
 		Family: familyCompute, Op: authz.DefinitionUpdate,
 	}, func(w http.ResponseWriter, r *http.Request) {
-		var p versionParameters
+		var p VersionParameters
 		src, err := a.readForm(w, r, "source_code", train.MaxSourceBytes, &p)
 		if err != nil {
 			a.fail(w, r, familyCompute, err)
 			return
 		}
 		defer src.close()
-		v, err := a.Train.CreateVersion(r.Context(), caller(r.Context()).Org, param(r, "job_definition"), train.VersionParams{
-			Handler: value(p.Handler), Image: value(p.Image), Environment: environment(p.Environment, p.UserParameters),
-			Datasets: datasetIDs(p.Datasets), Description: value(p.Description),
-			Premounts: train.Premounts{Datalakes: p.Datalakes, Buckets: p.Buckets, DatasetPremounted: bool(p.DatasetPremounted)},
-		}, trainUpload(src))
+		v, err := a.Train.CreateVersion(r.Context(), caller(r.Context()).Org, param(r, "job_definition"), p.params(), trainUpload(src))
 		if err != nil {
 			a.fail(w, r, familyCompute, err)
 			return
 		}
 		writeJSON(w, http.StatusOK, wireVersion(v))
+	})
+
+	type newGitVersion struct {
+		GitSource
+		VersionParameters
+	}
+	type gitInput struct {
+		DefinitionPath
+		Body *newGitVersion
+	}
+	register(a, operation{
+		ID: "create-job-definition-version-from-git", Method: http.MethodPost, Path: pathDefinition + "/git/versions",
+		Summary: "Create a version from a git repository", Tag: tag, Family: familyCompute, Op: authz.DefinitionUpdate,
+	}, func(ctx context.Context, in *gitInput) (*JobDefinitionVersion, error) {
+		b := value(in.Body)
+		fetch, done := a.fetching(b.GitSource)
+		defer done()
+		v, err := a.Train.CreateVersionFromGit(ctx, caller(ctx).Org, in.Definition, b.params(), fetch)
+		out := wireVersion(v)
+		return &out, err
 	})
 
 	type listInput struct {

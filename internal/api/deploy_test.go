@@ -59,7 +59,7 @@ type deployWorld struct {
 	hold map[string]chan struct{} // MODE=hold:<name> → closed when it may become healthy
 }
 
-func newDeployWorld(t *testing.T) *deployWorld {
+func newDeployWorld(t *testing.T, extend ...func(*world)) *deployWorld {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "pa") //nolint:usetesting // a socket's path must be short
 	if err != nil {
@@ -88,6 +88,9 @@ func newDeployWorld(t *testing.T) *deployWorld {
 		base.deps.Gateway = dataplane.NewProxy(table, dataplane.Options{Hold: 15 * time.Second})
 		if err := ctl.Prime(t.Context()); err != nil {
 			t.Fatal(err)
+		}
+		for _, f := range extend {
+			f(base)
 		}
 		started := w.run.Watch(ctx)
 		wg.Go(func() { w.serveInstances(ctx, started) })
@@ -178,7 +181,7 @@ func (w *deployWorld) held(name string) chan struct{} {
 	return w.hold[name]
 }
 
-// call sends JSON as acme's developer and wants 200 with a JSON object (§1.4).
+// call sends JSON as acme's developer and wants 200 with a JSON object (compute.md §1.4).
 func (w *deployWorld) call(method, path, body string) map[string]any {
 	w.t.Helper()
 	status, got := w.do(method, path, "acme/developer", reader(body), "Content-Type", "application/json")
@@ -220,7 +223,7 @@ func (w *deployWorld) version(dep, label string) string {
 
 func (w *deployWorld) upload(url string) {
 	w.t.Helper()
-	// no credentials, no content type (§5.2)
+	// no credentials, no content type (compute.md §5.2)
 	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodPut, url, strings.NewReader("source"))
 	if err != nil {
 		w.t.Fatal(err)
@@ -341,7 +344,7 @@ func TestCodeVersionWire(t *testing.T) {
 	}
 	body, _ := io.ReadAll(res.Body)
 	_ = res.Body.Close()
-	if string(body) != "source" || res.ContentLength != 6 || !strings.Contains(uri, "?") { // §15.3
+	if string(body) != "source" || res.ContentLength != 6 || !strings.Contains(uri, "?") { // compute.md §15.3
 		t.Errorf("download = %d %q, length %d", res.StatusCode, body, res.ContentLength)
 	}
 	for what, body := range map[string]string{
@@ -352,7 +355,6 @@ func TestCodeVersionWire(t *testing.T) {
 	} {
 		w.refused(what, "POST", dep+"/versions", body, 400)
 	}
-	w.refused("git", "POST", dep+"/git/versions", `{}`, 501)
 	s := w.service(dep, id, "")
 	w.refused("delete of a used version", "DELETE", one, ``, 400)
 	w.call("DELETE", dep+"/services/"+s, "")
@@ -521,7 +523,7 @@ func TestEndpointWire(t *testing.T) {
 	w.refused("switch to another deployment's", "PATCH", one, `{"service_id":"`+foreign+`"}`, 400)
 	w.refused("switch to nothing", "PATCH", one, `{}`, 400)
 	w.refused("unknown endpoint", "PATCH", dep+"/endpoints/nope", `{"service_id":"`+a+`"}`, 404)
-	// Accepted at once, effective when READY (design §6.4).
+	// Accepted at once, effective when READY (design compute.md §6.4).
 	if got := w.call("PATCH", one, `{"service_id":"`+b+`"}`); got["message"] != id+" updated" || got["service_id"] != a || got["pending_service_id"] != b {
 		t.Errorf("switch to a starting service = %v", got)
 	}
@@ -568,7 +570,7 @@ func TestInferenceWire(t *testing.T) {
 				continue
 			}
 			if got["authorization"] != "" || got["cookie"] != "" || got["async"] != "" || got["requester"] != strings.TrimPrefix(user, "user-") ||
-				got["request"] == "forged" || got["request"] == "" || got["path"] != "/" { // §8.1: the path is not passed to handlers
+				got["request"] == "forged" || got["request"] == "" || got["path"] != "/" { // compute.md §8.1: the path is not passed to handlers
 				t.Errorf("%s %s reached user code as %v", m, path, got)
 			}
 		}
@@ -609,7 +611,7 @@ func TestInferenceWire(t *testing.T) {
 	status, text := w.do("POST", infer, "acme/regular", strings.NewReader("x"))
 	isError(t, "stopped service", status, text, 503, "service_unavailable")
 
-	// A container's token is for its own work, not for calling models (§13.3).
+	// A container's token is for its own work, not for calling models (compute.md §13.3).
 	tok := plat.NewToken()
 	if err := w.toks.CreateToken(t.Context(), authn.Token{
 		Hash: authn.HashToken(tok), Kind: authn.KindContainer, Org: w.orgs["acme"].ID,
@@ -712,7 +714,7 @@ func TestAliasSwitchUnderLoad(t *testing.T) {
 }
 
 // TestStopFinishesWhatIsUnderWay: a request that a service has when it is stopped
-// is answered; the next one is refused (compute.md §13.5, design §6.4).
+// is answered; the next one is refused (compute.md §13.5, design compute.md §6.4).
 func TestStopFinishesWhatIsUnderWay(t *testing.T) {
 	w := newDeployWorld(t)
 	dep := w.deployment()

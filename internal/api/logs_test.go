@@ -213,6 +213,7 @@ func (w *world) logs(path string) logAnswer {
 	return a
 }
 
+// TestLogRead: compute.md §11.
 func TestLogRead(t *testing.T) {
 	w := newWorld(t, withLogs(logs.Config{}))
 	d, p := "/organizations/acme/training/definitions/leaf/jobs/"+string(logJob), "/organizations/acme/deployments/1740000000088/services/"+string(logService)

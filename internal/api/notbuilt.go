@@ -14,7 +14,6 @@ import (
 func notBuilt() []string {
 	const o, d, p = "/organizations/{organization_id}", "/organizations/{organization_id}/training/definitions/{job_definition}", "/organizations/{organization_id}/deployments/{deployment_id}"
 	return []string{
-		"POST " + d + "/git/versions",
 		"PUT " + d + "/jobs/{training_job_id}/status", "POST " + d + "/jobs/{training_job_id}/logs",
 		"POST " + d + "/notebooks", "GET " + d + "/notebooks",
 		"GET " + d + "/notebooks/{notebook_id}", "PUT " + d + "/notebooks/{notebook_id}", "DELETE " + d + "/notebooks/{notebook_id}",
@@ -23,7 +22,7 @@ func notBuilt() []string {
 		"POST " + d + "/tensorboards", "GET " + d + "/tensorboards",
 		"GET " + d + "/tensorboards/{tensorboard_id}", "PUT " + d + "/tensorboards/{tensorboard_id}", "DELETE " + d + "/tensorboards/{tensorboard_id}",
 		"POST " + d + "/tensorboards/{tensorboard_id}/start", "POST " + d + "/tensorboards/{tensorboard_id}/stop",
-		"POST " + p + "/git/versions", "POST " + p + "/code_templates",
+		"POST " + p + "/code_templates",
 		"POST " + p + "/runs", "GET " + p + "/runs", "GET " + p + "/runs/{run_id}",
 		"GET " + p + "/runs/{run_id}/logs", "GET " + p + "/runs/{run_id}/recentlogs",
 		"POST " + p + "/triggers", "GET " + p + "/triggers", "GET " + p + "/triggers/{trigger_id}", "DELETE " + p + "/triggers/{trigger_id}",

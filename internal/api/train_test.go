@@ -36,7 +36,7 @@ type trainWorld struct {
 	defs  string // path of definitions
 }
 
-func newTrainWorld(t *testing.T) *trainWorld {
+func newTrainWorld(t *testing.T, extend ...func(*world)) *trainWorld {
 	t.Helper()
 	tw := &trainWorld{}
 	tw.world = newWorld(t, func(w *world, db *sqlstore.DB) {
@@ -44,6 +44,9 @@ func newTrainWorld(t *testing.T) *trainWorld {
 		tw.store, tw.toks = sqlstore.NewTraining(db), sqlstore.NewOrgs(db)
 		w.deps.TempDir = t.TempDir()
 		w.deps.Train = train.NewService(train.Options{Store: tw.store, Blobs: w.deps.Blobs, Now: plat.SystemClock})
+		for _, f := range extend {
+			f(w)
+		}
 	})
 	tw.defs = "/organizations/acme/training/definitions"
 	return tw
@@ -51,7 +54,7 @@ func newTrainWorld(t *testing.T) *trainWorld {
 
 type object = map[string]any
 
-// call sends JSON as acme's developer and wants 200 with a JSON object (§1.4).
+// call sends JSON as acme's developer and wants 200 with a JSON object (compute.md §1.4).
 func (w *trainWorld) call(method, path, body string) object {
 	w.t.Helper()
 	return w.callAs("acme/developer", method, path, body)
@@ -173,12 +176,12 @@ func (w *trainWorld) scrub(o object) object {
 		switch {
 		case k == "created_at" || k == "modified_at" || k == "updated_at" || (k == "start_time" || k == "completion_time") && v != nil:
 			if !timePattern.MatchString(s) {
-				w.t.Errorf("%s = %v, want UTC with microseconds and Z (§1.3)", k, v)
+				w.t.Errorf("%s = %v, want UTC with microseconds and Z (compute.md §1.3)", k, v)
 			}
 			o[k] = "T"
 		case strings.HasSuffix(k, "_id") && isString || k == "id":
 			if !idPattern.MatchString(s) {
-				w.t.Errorf("%s = %v, want 13 digits (§1.3)", k, v)
+				w.t.Errorf("%s = %v, want 13 digits (compute.md §1.3)", k, v)
 			}
 			o[k] = "ID"
 		}
@@ -212,7 +215,7 @@ func TestDefinitionWire(t *testing.T) {
 	w := newTrainWorld(t)
 	empty := `{"job_definition_id":"ID","organization_id":"ID","name":"leaf","archived":false,"version_count":0,"model_count":0,
 		"notebook_count":0,"tensorboard_count":0,"versions":[],"jobs":null,"created_at":"T","modified_at":"T"}`
-	// §1.5.1: with a trailing slash and without, no redirect.
+	// compute.md §1.5.1: with a trailing slash and without, no redirect.
 	made := w.call("POST", w.defs+"/", `{"name":"leaf","unknown":1}`)
 	id, _ := made["job_definition_id"].(string)
 	w.shape("create", made, empty)
@@ -233,12 +236,12 @@ func TestDefinitionWire(t *testing.T) {
 		isError(t, "another organization reads by id in its own", status, body, 404, "not_found")
 	})
 
-	for _, ref := range []string{id, "leaf"} { // §1.3: name or id
+	for _, ref := range []string{id, "leaf"} { // compute.md §1.3: name or id
 		got := w.callAs("acme/regular", "GET", w.defs+"/"+ref, "")
 		if jobs, ok := got["jobs"].([]any); !ok || len(jobs) != 0 {
 			t.Errorf("include_jobs absent = true, but jobs = %v", got["jobs"])
 		}
-		for _, b := range []string{"False", "false"} { // §1.5.3
+		for _, b := range []string{"False", "false"} { // compute.md §1.5.3
 			w.shape("get", w.call("GET", w.defs+"/"+ref+"?include_jobs="+b, ""), empty)
 		}
 	}
@@ -252,7 +255,7 @@ func TestDefinitionWire(t *testing.T) {
 			t.Errorf("list%s = %s, want %s", query, got, want)
 		}
 	}
-	// §1.5.2: an empty body with Content-Type: application/json.
+	// compute.md §1.5.2: an empty body with Content-Type: application/json.
 	w.shape("archive", w.call("POST", w.defs+"/leaf/archive", ""), `{"message":"leaf archived"}`)
 	if got := w.names(w.call("GET", w.defs+"/?filter_archived=exclude_archived", "")); got != "0/50/1 tree" {
 		t.Errorf("without archived = %s", got)
@@ -289,7 +292,7 @@ func TestVersionWire(t *testing.T) {
 			"environment":%s,"user_parameters":%s,"datasets":{"train":"1550000000077"},"datalakes":[],"buckets":[],"dataset_premounted":false,
 			"description":%s,"archived":false,"created_at":"T","modified_at":"T"}`, n, wireEnv, wireEnv, description)
 	}
-	// Parts in any order; the CLI's type for tar.gz, and the SDK's wrong one (§2.4).
+	// Parts in any order; the CLI's type for tar.gz, and the SDK's wrong one (compute.md §2.4).
 	targz := string(tarGzOf("train.py", "def handler(c): pass"))
 	for n, parts := range [][]part{
 		{{"source_code", "source_code.zip", "application/zip", src}, params},
@@ -375,7 +378,7 @@ func TestVersionWire(t *testing.T) {
 	w.fails("GET", path+"/x", "", 400, "bad_request")
 	w.fails("GET", path+"/0", "", 400, "bad_request")
 
-	// §13.3: the URL of the source answers without credentials, 200, what was sent.
+	// compute.md §13.3: the URL of the source answers without credentials, 200, what was sent.
 	for n, want := range map[int]string{1: src, 2: targz} {
 		uri := w.call("GET", fmt.Sprintf("%s/%d/source", path, n), "")["download_uri"].(string)
 		w.fetches(uri, want)
@@ -384,7 +387,7 @@ func TestVersionWire(t *testing.T) {
 	w.fails("DELETE", path+"/1", "", 400, "bad_request") // a job refers to it
 	w.shape("delete", w.call("DELETE", path+"/2", ""), `{"message":"deleted"}`)
 	w.fails("DELETE", path+"/2", "", 404, "not_found")
-	// Nested in the definition each version is whole (§15.1).
+	// Nested in the definition each version is whole (compute.md §15.1).
 	for _, v := range w.call("GET", w.defs+"/leaf", "")["versions"].([]any) {
 		if image, _ := v.(object)["image"].(string); strings.Count(image, "/") != 1 {
 			t.Errorf("nested version has image %q", image)
@@ -392,7 +395,7 @@ func TestVersionWire(t *testing.T) {
 	}
 }
 
-// fetches asserts what §2.6, §15.3 want of a URL that is handed out: a "?", no
+// fetches asserts what compute.md §2.6, §15.3 want of a URL that is handed out: a "?", no
 // credentials, 200, Content-Length.
 func (w *trainWorld) fetches(uri, want string) {
 	w.t.Helper()
@@ -420,7 +423,7 @@ func TestJobWire(t *testing.T) {
 	w := newTrainWorld(t)
 	w.version()
 	create, jobs := w.defs+"/leaf/versions/1/jobs", w.defs+"/leaf/jobs"
-	made := w.call("POST", create, "") // §2.6: all optional
+	made := w.call("POST", create, "") // compute.md §2.6: all optional
 	if made["id"] != made["training_job_id"] {
 		t.Errorf("id %v, training_job_id %v", made["id"], made["training_job_id"])
 	}
@@ -514,7 +517,7 @@ func (w *trainWorld) job(id any) train.Job {
 	return j
 }
 
-// TestContainer plays the calls of a training container (§13.3, §15.10: GET job at
+// TestContainer plays the calls of a training container (compute.md §13.3, §15.10: GET job at
 // the start, POST statistics, POST models, all with its own token) and tries those
 // that are none of its business.
 func TestContainer(t *testing.T) {
@@ -528,7 +531,7 @@ func TestContainer(t *testing.T) {
 	w.callAs(me, "GET", jobs+"/"+mine, "")
 	w.callAs(me, "GET", w.defs+"/"+string(w.job(mine).Definition)+"/jobs/"+mine, "")
 	w.callAs(me, "GET", w.defs+"/leaf/versions/1/source", "")
-	// §2.8: each report replaces the last one; the answer is the whole job (§2.6).
+	// compute.md §2.8: each report replaces the last one; the answer is the whole job (compute.md §2.6).
 	for _, s := range []string{`{"epoch":1,"stages":{"train":{"loss":"NaN"}}}`, `{"epoch":2,"lr":0.0010,"progress_percentage":0.5}`} {
 		got := w.callAs(me, "POST", jobs+"/"+mine+"/statistics", `{"statistics":`+s+`}`)
 		b, err := json.Marshal(got["statistics"])
@@ -546,7 +549,7 @@ func TestContainer(t *testing.T) {
 		status, answer := w.do("POST", jobs+"/"+mine+"/statistics", me, strings.NewReader(bad))
 		isError(t, "report "+bad, status, answer, 400, "bad_request")
 	}
-	// The result: a signed PUT without credentials, any content type (§15.6).
+	// The result: a signed PUT without credentials, any content type (compute.md §15.6).
 	w.fails("GET", jobs+"/"+mine+"/result", "", 404, "not_found")
 	up := w.callAs(me, "POST", jobs+"/"+mine+"/result", "")["uri"].(string)
 	result := string(zipOf(map[string]string{"model.txt": strings.Repeat("x", 10<<10)}))
@@ -642,7 +645,7 @@ func TestModelWire(t *testing.T) {
 	}
 	wireM := `{"training_model_id":"ID","id":"ID","job_definition_id":"ID","training_job_id":null,"user_parameters":{},"environment":{},"metrics":{},
 		"description":%s,"exec_env":"none","archived":false,"user":` + wireUser + `,"created_at":"T","modified_at":"T"}`
-	m := upload(`{}`) // §2.11: parameters may be {}
+	m := upload(`{}`) // compute.md §2.11: parameters may be {}
 	id := m["id"].(string)
 	w.shape("create", m, fmt.Sprintf(wireM, "null"))
 	for range 11 {
@@ -660,7 +663,7 @@ func TestModelWire(t *testing.T) {
 			isError(t, what, status, answer, 400, "bad_request")
 		}
 	})
-	// §1.6: without paging everything, with total == len(entries).
+	// compute.md §1.6: without paging everything, with total == len(entries).
 	all := w.callAs("acme/regular", "GET", models+"?filter_archived=include_archived", "")
 	if n := len(all["entries"].([]any)); n != 12 || fmt.Sprintf("%v %v %v", all["total"], all["offset"], all["limit"]) != "12 0 12" {
 		t.Errorf("models = %d entries, total offset limit %v %v %v", n, all["total"], all["offset"], all["limit"])
@@ -684,7 +687,6 @@ func TestModelWire(t *testing.T) {
 func TestNotBuiltTraining(t *testing.T) {
 	w := newTrainWorld(t)
 	for _, c := range [][2]string{
-		{"POST", "/leaf/git/versions"},
 		{"PUT", "/leaf/jobs/1/status"},
 		{"POST", "/leaf/jobs/1/logs"},
 		{"GET", "/leaf/notebooks"},

@@ -19,6 +19,7 @@ import (
 	"panal/internal/dataplane"
 	"panal/internal/dataset"
 	"panal/internal/deploy"
+	"panal/internal/gitsource"
 	"panal/internal/lake"
 	"panal/internal/lake/journal"
 	"panal/internal/logs"
@@ -125,6 +126,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 
 	deps.Metrics = a.metrics
 	deps.TempDir = filepath.Join(a.cfg.Data, dirUploads)
+	deps.Git = gitsource.New(gitsource.Config{Dir: deps.TempDir, AllowPrivate: a.cfg.GitPrivate})
 	deps.Lake, deps.Datasets = files, dataset.NewService(sqlstore.NewDatasets(a.lakeDB), a.now)
 	a.addLinks(deps, files, index)
 	if err := a.addIncoming(deps, files); err != nil {

@@ -61,6 +61,7 @@ var layers = []struct {
 	{"internal/train/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/runner", "internal/outbox", "internal/dataset", "internal/train/..."}},
 	{"internal/deploy/...", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/blob", "internal/runner", "internal/outbox", "internal/train", "internal/deploy/..."}},
 
+	{"internal/gitsource/...", []string{"internal/plat", "internal/x/...", "internal/gitsource"}},
 	{"internal/backup", []string{"internal/plat", "internal/blob"}},
 
 	// stores
@@ -74,7 +75,7 @@ var layers = []struct {
 
 	// edges
 	{"internal/api/compat", []string{"internal/plat"}},
-	{"internal/api", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/authz", "internal/blob", "internal/runner", "internal/audit", "internal/org", "internal/lake/...", "internal/dataset", "internal/train", "internal/deploy", "internal/logs", "internal/dataplane", "internal/secret", "internal/registry", "internal/api/compat"}},
+	{"internal/api", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/authz", "internal/blob", "internal/runner", "internal/audit", "internal/org", "internal/lake/...", "internal/dataset", "internal/train", "internal/deploy", "internal/logs", "internal/dataplane", "internal/secret", "internal/registry", "internal/gitsource", "internal/api/compat"}},
 	{"internal/client", []string{"internal/plat", "internal/x/..."}},
 	{"internal/config", []string{"internal/plat", "internal/x/..."}},
 	{"internal/cli", []string{"internal/plat", "internal/x/...", "internal/client", "internal/config", "internal/backup", "internal/app"}},
@@ -106,6 +107,7 @@ var owners = map[string][]string{
 	"github.com/landlock-lsm":                   {"internal/runner/procrunner"},
 	"github.com/minio/minio-go":                 {"internal/blob/s3blob", "internal/lake/link/s3link", "bench/s3store"},
 	"golang.org/x/time":                         {"internal/api"},
+	"github.com/go-git":                         {"internal/gitsource"},
 	"github.com/aws":                            {"internal/feed/sqsfeed"},
 	"github.com/failsafe-go":                    {"internal/lake/link"},
 	"database/sql":                              {"internal/sqlstore"},

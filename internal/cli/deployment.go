@@ -131,14 +131,14 @@ func (c deploymentDeleteCmd) Run(e *env) error {
 
 // deploymentVersionCmd is the noun for code versions.
 type deploymentVersionCmd struct {
-	Create   codeCreateCmd   `cmd:"" help:"Create a code version from a directory of code."`
+	Create   codeCreateCmd   `cmd:"" help:"Create a code version from a directory of code or a git repository."`
 	List     codeListCmd     `cmd:"" help:"List the code versions of a deployment."`
 	Download codeDownloadCmd `cmd:"" help:"Download a code version's source, as it was uploaded."`
 	Delete   codeDeleteCmd   `cmd:"" help:"Delete a code version that no service uses."`
 }
 
 func codeHeader() []string {
-	return []string{"ID", "VERSION", "RUNS", "IMAGE", "ENVIRONMENT", "CREATED"}
+	return []string{"ID", "VERSION", "RUNS", "IMAGE", "ENVIRONMENT", "COMMIT", "CREATED"}
 }
 
 func codeRow(v client.Code) []string {
@@ -146,12 +146,13 @@ func codeRow(v client.Code) []string {
 	if len(v.Command) > 0 {
 		what = strings.Join(v.Command, " ")
 	}
-	return []string{v.ID, v.Label, what, v.Image, pairs(v.Environment), v.CreatedAt}
+	return []string{v.ID, v.Label, what, v.Image, pairs(v.Environment), v.GitCommit, v.CreatedAt}
 }
 
 type codeCreateCmd struct {
 	deploymentArg
-	Source  string            `arg:"" help:"Directory of code (packed without .git and __pycache__), or a zip or tar.gz file." type:"path"`
+	Source string `arg:"" optional:"" help:"Directory of code (packed without .git and __pycache__), or a zip or tar.gz file." type:"path"`
+	gitFlags
 	Label   string            `help:"Your name for the version, unique in the deployment, such as 0.0.1." required:"" short:"l"`
 	Handler string            `help:"module:function to call; default main:handler."`
 	Image   string            `help:"Profile to run in: namespace/name:tag." default:"abeja-inc/all-cpu:19.10"`
@@ -166,10 +167,16 @@ func (codeCreateCmd) Help() string {
 
   panal deployment version create leaf-api ./predict --label 0.0.1
 
+Code may also come from a git repository; the server fetches it, and the version
+keeps the commit that it was:
+
+  panal deployment version create leaf-api --git https://git.example.com/team/leaf \
+    --ref v1.2 --label 1.2
+
 A command is any HTTP server. It gets the rest of the path after the service or
 alias, all methods, streams and WebSockets; its port is its own, on 127.0.0.1:
 
-  panal deployment version create leaf-api ./server --label 0.0.2 \\
+  panal deployment version create leaf-api ./server --label 0.0.2 \
     --command 'exec python3 server.py --port $PORT' --health /v2/health/ready
 
 It takes up to 64 requests at a time; set PANAL_CONCURRENCY for another number.`
@@ -180,6 +187,22 @@ func (c codeCreateCmd) Run(e *env) error {
 	id, err := c.id(e)
 	if err != nil {
 		return err
+	}
+	var words []string
+	if c.Command != "" {
+		words = []string{"/bin/sh", "-c", c.Command}
+	}
+	params := client.CodeParams{Label: c.Label, Handler: c.Handler, Image: c.Image, Environment: c.Env, Command: words, HealthPath: c.Health}
+	git, err := c.repository(e, c.Source)
+	if err != nil {
+		return err
+	}
+	if git != nil {
+		v, err := e.api.CodeFromGit(e.ctx, id, *git, params)
+		if err != nil {
+			return err
+		}
+		return e.print(v, codeHeader(), [][]string{codeRow(v)})
 	}
 	write, err := source(c.Source)
 	if err != nil {
@@ -204,13 +227,7 @@ func (c codeCreateCmd) Run(e *env) error {
 	if _, err := tmp.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	var words []string
-	if c.Command != "" {
-		words = []string{"/bin/sh", "-c", c.Command}
-	}
-	v, err := e.api.CreateCode(e.ctx, id, client.CodeParams{
-		Label: c.Label, Handler: c.Handler, Image: c.Image, Environment: c.Env, Command: words, HealthPath: c.Health,
-	}, tmp, size)
+	v, err := e.api.CreateCode(e.ctx, id, params, tmp, size)
 	if err != nil {
 		return err
 	}

@@ -112,7 +112,8 @@ func (c jobUndefineCmd) Run(e *env) error {
 
 type jobVersionCmd struct {
 	definitionArg
-	Source      string            `arg:"" help:"Directory of code (packed without .git and __pycache__), or a zip or tar.gz file." type:"path"`
+	Source string `arg:"" optional:"" help:"Directory of code (packed without .git and __pycache__), or a zip or tar.gz file." type:"path"`
+	gitFlags
 	Handler     string            `help:"module:function to call." default:"train:handler"`
 	Image       string            `help:"Profile to run in: namespace/name:tag." default:"abeja-inc/all-cpu:19.10"`
 	Env         map[string]string `help:"Variables: --env EPOCHS=5 --env LR=0.1." short:"e" mapsep:"none"`
@@ -125,15 +126,16 @@ func (jobVersionCmd) Help() string {
 	return `The directory's own root is the root of the code: with --handler train:handler
 there is a file train.py in it. A requirements.txt there is installed first.
 
-  panal job version leaf ./code --env EPOCHS=5 --dataset train=1550000000077`
+  panal job version leaf ./code --env EPOCHS=5 --dataset train=1550000000077
+  panal job version leaf --git https://git.example.com/team/leaf --ref v1.2`
 }
 
 func versionRow(v client.Version) []string {
-	return []string{strconv.Itoa(v.Number), v.Handler, v.Image, pairs(v.Environment), pairs(v.Datasets), v.Description, v.CreatedAt}
+	return []string{strconv.Itoa(v.Number), v.Handler, v.Image, pairs(v.Environment), pairs(v.Datasets), v.Description, v.GitCommit, v.CreatedAt}
 }
 
 func versionHeader() []string {
-	return []string{"VERSION", "HANDLER", "IMAGE", "ENVIRONMENT", "DATASETS", "DESCRIPTION", "CREATED"}
+	return []string{"VERSION", "HANDLER", "IMAGE", "ENVIRONMENT", "DATASETS", "DESCRIPTION", "COMMIT", "CREATED"}
 }
 
 // pairs prints a map in the order of its keys.
@@ -148,13 +150,23 @@ func pairs(m map[string]string) string {
 
 // Run packs and uploads the code.
 func (c jobVersionCmd) Run(e *env) error {
+	params := client.VersionParams{Handler: c.Handler, Image: c.Image, Environment: c.Env, Datasets: c.Dataset, Description: c.Description}
+	git, err := c.repository(e, c.Source)
+	if err != nil {
+		return err
+	}
+	if git != nil {
+		v, err := e.api.VersionFromGit(e.ctx, c.Definition, *git, params)
+		if err != nil {
+			return err
+		}
+		return e.print(v, versionHeader(), [][]string{versionRow(v)})
+	}
 	write, err := source(c.Source)
 	if err != nil {
 		return err
 	}
-	v, err := e.api.CreateVersion(e.ctx, c.Definition, client.VersionParams{
-		Handler: c.Handler, Image: c.Image, Environment: c.Env, Datasets: c.Dataset, Description: c.Description,
-	}, e.uploading(write))
+	v, err := e.api.CreateVersion(e.ctx, c.Definition, params, e.uploading(write))
 	if err != nil {
 		return err
 	}

@@ -44,9 +44,18 @@ type Code struct {
 	Environment map[string]string `json:"user_parameters"`
 	Command     []string          `json:"command"`
 	HealthPath  string            `json:"health_path"`
+	GitURL      string            `json:"git_url,omitempty"`
+	GitRef      string            `json:"git_branch,omitempty"`
+	GitCommit   string            `json:"git_commit,omitempty"`
 	CreatedAt   string            `json:"created_at"`
 	ModifiedAt  string            `json:"modified_at"`
 	UploadURL   string            `json:"upload_url,omitempty"`
+}
+
+// Git names a repository and what of it; the URL may hold credentials.
+type Git struct {
+	URL string `json:"git_url"`
+	Ref string `json:"git_branch,omitempty"`
 }
 
 // CodeParams describes a new code version.
@@ -244,6 +253,14 @@ func (c *Client) CreateCode(ctx context.Context, dep string, p CodeParams, src i
 	}
 	v.UploadURL = ""
 	return v, res.Body.Close()
+}
+
+// CodeFromGit makes a code version from a repository.
+func (c *Client) CodeFromGit(ctx context.Context, dep string, git Git, p CodeParams) (Code, error) {
+	return call[Code](ctx, c, http.MethodPost, c.deployments(dep, "git", "versions"), struct {
+		Git
+		CodeParams
+	}{git, p})
 }
 
 // Codes lists a deployment's code versions, oldest first.

@@ -38,6 +38,9 @@ type Version struct {
 	Datasets    map[string]string `json:"datasets"`
 	Description string            `json:"description"`
 	Archived    bool              `json:"archived"`
+	GitURL      string            `json:"git_url,omitempty"`
+	GitRef      string            `json:"git_branch,omitempty"`
+	GitCommit   string            `json:"git_commit,omitempty"`
 	CreatedAt   string            `json:"created_at"`
 	ModifiedAt  string            `json:"modified_at"`
 }
@@ -212,6 +215,14 @@ func (c *Client) CreateVersion(ctx context.Context, def string, p VersionParams,
 	var v Version
 	err := c.form(ctx, c.definition(def, "versions"), "source_code", "source.tar.gz", "application/gzip", p, write, &v)
 	return v, err
+}
+
+// VersionFromGit makes a version of a job definition from a repository.
+func (c *Client) VersionFromGit(ctx context.Context, def string, git Git, p VersionParams) (Version, error) {
+	return call[Version](ctx, c, http.MethodPost, c.definition(def, "git", "versions"), struct {
+		Git
+		VersionParams
+	}{git, p})
 }
 
 // form posts a file and its parameters as multipart/form-data. The file is

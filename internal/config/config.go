@@ -54,6 +54,7 @@ type Server struct {
 	PipIndexURL   string            `name:"pip-index-url" help:"Package index for requirements; empty: pip's own." env:"PANAL_PIP_INDEX_URL"`
 	PipFindLinks  string            `name:"pip-find-links" help:"Directory of wheels; with --pip-no-index the only source." env:"PANAL_PIP_FIND_LINKS"`
 	PipNoIndex    bool              `name:"pip-no-index" help:"Install requirements from the wheel directory only." env:"PANAL_PIP_NO_INDEX"`
+	GitPrivate    bool              `name:"git-allow-private" help:"Let versions come from git repositories over http and in the private network, this machine included." env:"PANAL_GIT_ALLOW_PRIVATE"`
 	CPU           float64           `name:"capacity-cpu" help:"vCPUs for workloads; 0: detected." env:"PANAL_CAPACITY_CPU"`
 	MemoryMB      int64             `name:"capacity-memory-mb" help:"Memory for workloads in MiB; 0: detected." env:"PANAL_CAPACITY_MEMORY_MB"`
 	LogTTL        time.Duration     `name:"log-ttl" help:"How long log lines of workloads stay." default:"720h" env:"PANAL_LOG_TTL"`

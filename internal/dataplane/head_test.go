@@ -24,7 +24,7 @@ func FuzzHead(f *testing.F) {
 		h := http.Header{"Connection": {connection}, "Authorization": {"secret"}}
 		h.Add(name, value)
 		r := &http.Request{Method: method, URL: &url.URL{RawQuery: query}, Host: "host", Header: h}
-		head := appendHead(nil, r, &Call{User: "me", RequestID: "id", Path: path}, &Route{command: true}, "key", 0)
+		head := appendHead(nil, r, &Call{User: "me", RequestID: "id", Path: path}, &Route{command: true}, &instance{key: "key"}, 0)
 		br := bufio.NewReader(strings.NewReader(string(head)))
 		got, err := http.ReadRequest(br)
 		if err != nil {
@@ -56,7 +56,7 @@ func FuzzUpgrade(f *testing.F) {
 	f.Fuzz(func(t *testing.T, upgrade, connection string) {
 		h := http.Header{"Connection": {connection}, "Upgrade": {upgrade}}
 		r := &http.Request{Method: http.MethodGet, URL: &url.URL{}, Host: "host", Header: h, ProtoMajor: 1, ProtoMinor: 1}
-		head := appendHead(nil, r, &Call{User: "me", RequestID: "id"}, &Route{command: true}, "", 0)
+		head := appendHead(nil, r, &Call{User: "me", RequestID: "id"}, &Route{command: true}, &instance{}, 0)
 		br := bufio.NewReader(strings.NewReader(string(head)))
 		got, err := http.ReadRequest(br)
 		if err != nil || br.Buffered() != 0 || got.Host != "host" {

@@ -111,7 +111,7 @@ func named(h http.Header) []string {
 
 // appendHead appends the head of the request to the instance. length is the
 // body's, -1 when it is sent in chunks.
-func appendHead(b []byte, r *http.Request, c *Call, rt *Route, key string, length int64) []byte {
+func appendHead(b []byte, r *http.Request, c *Call, rt *Route, in *instance, length int64) []byte {
 	b = append(b, r.Method...)
 	b = append(b, ' ')
 	b = appendTarget(b, r, c, rt)
@@ -128,15 +128,18 @@ func appendHead(b []byte, r *http.Request, c *Call, rt *Route, key string, lengt
 	}
 	b = appendField(b, headerRequestID, c.RequestID)
 	b = appendField(b, headerRequesterID, string(c.User))
-	if key != "" {
-		b = appendField(b, headerInstanceKey, key)
+	if in.key != "" {
+		b = appendField(b, headerInstanceKey, in.key)
+	}
+	if in.once {
+		b = appendField(b, "Connection", "close")
 	}
 	if c.Async != nil {
 		b = appendField(b, "x-abeja-arms-async-request-id", c.Async.ID)
 		b = appendField(b, "x-abeja-arms-async-request-token", c.Async.Token)
 	}
 	if rt.command {
-		if to := upgradeOf(r); to != "" {
+		if to := upgradeOf(r); to != "" && !in.once {
 			b = appendField(b, "Connection", "Upgrade")
 			b = appendField(b, "Upgrade", to)
 		}

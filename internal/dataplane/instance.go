@@ -15,7 +15,10 @@ import (
 type instance struct {
 	id                    plat.WorkloadID
 	network, address, key string
-	service               *service
+	// once is true for an instance that did not say how many calls it takes: it is
+	// treated as the original's agent, which takes one call per connection.
+	once    bool
+	service *service
 
 	// Guarded by service.mu.
 	drained     chan struct{} // nil until somebody waits; closed once gone is true
@@ -35,7 +38,7 @@ type instance struct {
 
 func newInstance(s *service, r *Instance) *instance {
 	return &instance{
-		id: r.ID, network: r.Network, address: r.Address, key: r.Key,
+		id: r.ID, network: r.Network, address: r.Address, key: r.Key, once: r.Limit < 1,
 		service: s,
 	}
 }
@@ -71,6 +74,9 @@ func (in *instance) whenGone() <-chan struct{} {
 // this is as good as gone.
 const dialTimeout = 5 * time.Second
 
+// onceLimit is how long the original's agent takes for a call.
+const onceLimit = 30 * time.Second
+
 // connect returns a kept connection that is still alive, or a new one.
 func (in *instance) connect(ctx context.Context) (*conn, error) {
 	for {
@@ -102,7 +108,7 @@ func (in *instance) connect(ctx context.Context) (*conn, error) {
 // the instance's limit, as each comes from a call.
 func (in *instance) keep(c *conn) {
 	in.mu.Lock()
-	ok := !in.closed
+	ok := !in.closed && !in.once
 	if ok {
 		in.idle = append(in.idle, c)
 	}

@@ -16,8 +16,8 @@ type Load struct {
 	Arrivals    uint64
 	InFlight    int // now; Waiting of them without an instance
 	Waiting     int
-	// Missed counts the calls that would have been for the service, as a part of a split,
-	// had it had an instance. Others answered them.
+	// Missed counts the calls since it last had an instance that would have been for the
+	// service, as a part of a split. Others answered them.
 	Missed uint64
 }
 
@@ -36,6 +36,7 @@ func (s *service) miss() {
 	now := time.Now()
 	s.mu.Lock()
 	s.load.Missed++
+	s.note()
 	knock := now.Sub(s.load.knocked) >= knockEvery
 	if knock {
 		s.load.knocked = now

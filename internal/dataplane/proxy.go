@@ -393,6 +393,9 @@ func (x *exchange) try(in *instance, rt *Route, tries int, until time.Time) resu
 		firstByte: cmp.Or(rt.firstByte, x.p.opt.FirstByte),
 		idle:      cmp.Or(rt.idle, x.p.opt.Idle),
 	}
+	if in.once {
+		u.firstByte = min(u.firstByte, onceLimit)
+	}
 	defer u.end(false) // whatever happens, the instance gets free
 	length := int64(len(x.body))
 	if x.stream {
@@ -402,7 +405,7 @@ func (x *exchange) try(in *instance, rt *Route, tries int, until time.Time) resu
 	if rt.command {
 		x.upgrade = upgradeOf(x.r)
 	}
-	c.head = appendHead(c.head[:0], x.r, x.call, rt, in.key, length)
+	c.head = appendHead(c.head[:0], x.r, x.call, rt, in, length)
 	c.bothBy(u.firstByte)
 	send := c.sendAndWait
 	if x.stream {

@@ -679,7 +679,7 @@ func TestKill(t *testing.T) {
 func TestKeptConnections(t *testing.T) {
 	var conns atomic.Int64
 	l := listen(t)
-	a := dataplane.Instance{ID: workload(), Network: "unix", Address: l.Addr().String()}
+	a := dataplane.Instance{ID: workload(), Network: "unix", Address: l.Addr().String(), Limit: 1}
 	s := &http.Server{Handler: say("ok"), IdleTimeout: 50 * time.Millisecond, ConnState: func(_ net.Conn, st http.ConnState) {
 		if st == http.StateNew {
 			conns.Add(1)
@@ -701,6 +701,49 @@ func TestKeptConnections(t *testing.T) {
 		if status, body := call(t, gw.Client(), "POST", gw.URL, "x"); status != 200 {
 			t.Errorf("after an idle close: %d %s", status, body)
 		}
+	}
+}
+
+// TestInstanceThatSaysNothing: one that did not say how many calls it takes is the
+// original's agent, which accepts one connection at a time and answers one call on
+// each (compute.md §8.1, §13.5).
+func TestInstanceThatSaysNothing(t *testing.T) {
+	var calls atomic.Int64
+	a := rawUpstream(t, func(c net.Conn) {
+		r, err := http.ReadRequest(bufio.NewReader(c))
+		if err != nil {
+			return
+		}
+		_, _ = io.Copy(io.Discard, r.Body)
+		if !r.Close || r.Header.Get("Upgrade") != "" {
+			t.Errorf("call %d asks to keep its connection: %v", calls.Load(), r.Header)
+		}
+		calls.Add(1)
+		// It does not even say that it closes, and takes nothing more.
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		_, _ = io.Copy(io.Discard, c)
+	})
+	a.Limit = 0
+	table, gw := gateway(t, dataplane.Options{})
+	apply(t, table, 1, routes(svA, serviceOf(svA, a)))
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			if status, body := call(t, gw.Client(), "POST", gw.URL, "x"); status != 200 || body != "ok" {
+				t.Errorf("%d %s", status, body)
+			}
+		})
+	}
+	wg.Wait()
+	if calls.Load() != 20 {
+		t.Errorf("%d calls of 20 arrived", calls.Load())
+	}
+	// It says how many it takes after all: connections are kept.
+	b, _ := upstream(t, 1, say("kept"))
+	b.ID = a.ID
+	apply(t, table, 2, routes(svA, serviceOf(svA, b)))
+	if status, body := call(t, gw.Client(), "POST", gw.URL, "x"); status != 200 || body != "kept" {
+		t.Errorf("%d %s", status, body)
 	}
 }
 

@@ -143,6 +143,39 @@ func TestSplitWakes(t *testing.T) {
 	})
 }
 
+// TestSplitMissedIsOver: what a part missed is forgotten once it has an instance, so that
+// it does not wake the service again when that sleeps.
+func TestSplitMissedIsOver(t *testing.T) {
+	table := dataplane.NewTable()
+	here := func(id plat.ServiceID) dataplane.Service {
+		return serviceOf(id, dataplane.Instance{ID: plat.WorkloadID(id), Network: "unix", Address: "/nowhere"})
+	}
+	parts := []dataplane.Part{{Service: svA, Weight: 50}, {Service: svB, Weight: 50}}
+	missed := func() uint64 {
+		l, _ := table.Load(dep, svB)
+		return l.Missed
+	}
+	enter := func() {
+		for range 100 {
+			to := dataplane.Target{Org: org, Deployment: dep}
+			if _, err := table.Enter(&to); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	apply(t, table, 1, splitRoutes(parts, here(svA), serviceOf(svB)))
+	enter()
+	if n := missed(); n != 50 || !slices.Contains(table.Called(), svB) {
+		t.Errorf("missed %d calls, want 50, and the service among those to look at", n)
+	}
+	apply(t, table, 2, splitRoutes(parts, here(svA), here(svB)))
+	enter()
+	apply(t, table, 3, splitRoutes(parts, here(svA), serviceOf(svB)))
+	if n := missed(); n != 0 {
+		t.Errorf("asleep again it has missed %d calls", n)
+	}
+}
+
 // TestSplitSharesOfCallers: shares are exact whoever calls, and choosing allocates nothing.
 func TestSplitSharesOfCallers(t *testing.T) {
 	table := dataplane.NewTable()

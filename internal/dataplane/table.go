@@ -24,8 +24,9 @@ type Instance struct {
 	Address string // path or host:port
 	// Key is sent as X-Panal-Instance-Key when it is not empty.
 	Key string
-	// Limit is how many calls it takes at a time: the number of its workers.
-	// Less than 1 means 1.
+	// Limit is how many calls it takes at a time: the number of its workers. 0 means
+	// that it did not say: it gets one at a time, each on a connection of its own,
+	// and has 30 s (compute.md §8.1, §13.5).
 	Limit int
 }
 

@@ -22,7 +22,8 @@ type Deployment struct {
 }
 
 // Version is code with an image and defaults. It never changes; its source is
-// uploaded after it was created, and nothing confirms the upload.
+// uploaded after it was created, and nothing confirms the upload; or it comes from git,
+// and is there before the version is.
 type Version struct {
 	ID          plat.VersionID
 	Org         plat.OrgID
@@ -36,6 +37,7 @@ type Version struct {
 	// is one instead of a handler; HealthPath is where it is asked whether it works.
 	Command    []string
 	HealthPath string
+	Git        plat.Git // where its source came from; zero: it is uploaded
 	Creator    plat.UserID
 	CreatedAt  time.Time
 	ModifiedAt time.Time

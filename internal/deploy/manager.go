@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"slices"
@@ -160,6 +161,44 @@ type NewVersion struct {
 
 // CreateVersion makes a code version. Its source is to be stored under SourceKey.
 func (m *Manager) CreateVersion(ctx context.Context, org plat.OrgID, by plat.UserID, dep plat.DeploymentID, in NewVersion) (Version, error) {
+	v, err := m.newVersion(ctx, org, by, dep, in)
+	if err != nil {
+		return Version{}, err
+	}
+	return v, m.storeVersion(ctx, v)
+}
+
+// CreateVersionFromGit makes a code version of what fetch brings, which is asked once
+// all else is known to be right. The source is stored before the version is.
+func (m *Manager) CreateVersionFromGit(ctx context.Context, org plat.OrgID, by plat.UserID, dep plat.DeploymentID, in NewVersion, fetch train.Fetch) (Version, error) {
+	v, err := m.newVersion(ctx, org, by, dep, in)
+	if err != nil {
+		return Version{}, err
+	}
+	all, err := m.Store.Versions(ctx, dep)
+	if err != nil {
+		return Version{}, err
+	}
+	if slices.ContainsFunc(all, func(o Version) bool { return o.Label == v.Label }) {
+		return Version{}, labelTaken(v.Label, plat.ErrExists)
+	}
+	git, src, err := fetch(ctx)
+	if err != nil {
+		return Version{}, err
+	}
+	v.Git = git
+	if _, err := m.Blobs.Put(ctx, v.SourceKey(), io.NewSectionReader(src, 0, src.Size()), src.Size(), blob.PutOptions{ContentType: "application/gzip"}); err != nil {
+		return Version{}, fmt.Errorf("store source of %s: %w", v.ID, err)
+	}
+	err = m.storeVersion(ctx, v)
+	if errors.Is(err, plat.ErrExists) || errors.Is(err, plat.ErrNotFound) { // there is no record; after other errors there may be
+		m.dropSource(ctx, v)
+	}
+	return v, err
+}
+
+// newVersion checks what a caller says of a version.
+func (m *Manager) newVersion(ctx context.Context, org plat.OrgID, by plat.UserID, dep plat.DeploymentID, in NewVersion) (Version, error) {
 	if _, err := m.Store.Deployment(ctx, org, dep); err != nil {
 		return Version{}, err
 	}
@@ -178,20 +217,27 @@ func (m *Manager) CreateVersion(ctx context.Context, org plat.OrgID, by plat.Use
 		}
 	}
 	now := m.Now()
-	v := Version{
+	return Version{
 		ID: plat.VersionID(plat.NewHexID("ver")), Org: org, Deployment: dep, Label: in.Label, Handler: in.Handler,
 		Image: in.Image, Environment: maps.Clone(in.Environment), Command: slices.Clone(in.Command), HealthPath: in.HealthPath, Creator: by, CreatedAt: now, ModifiedAt: now,
-	}
+	}, nil
+}
+
+func (m *Manager) storeVersion(ctx context.Context, v Version) error {
 	switch err := m.Store.CreateVersion(ctx, v); {
 	case errors.Is(err, plat.ErrExists):
-		return Version{}, &plat.Error{
-			Kind: plat.ErrExists, Public: fmt.Sprintf("the deployment has a version %q already; choose another label", v.Label),
-			Detail: map[string][]string{"version": {"exists already"}}, Err: err,
-		}
+		return labelTaken(v.Label, err)
 	case err != nil:
-		return Version{}, fmt.Errorf("create version: %w", err)
+		return fmt.Errorf("create version: %w", err)
 	}
-	return v, nil
+	return nil
+}
+
+func labelTaken(label string, err error) error {
+	return &plat.Error{
+		Kind: plat.ErrExists, Public: fmt.Sprintf("the deployment has a version %q already; choose another label", label),
+		Detail: map[string][]string{"version": {"exists already"}}, Err: err,
+	}
 }
 
 // Version returns one code version.

@@ -27,6 +27,7 @@ type Brief struct {
 	RecordOutputs bool
 	RecordPercent int
 	VersionLabel  string
+	Patience      time.Duration // Service.Patience
 }
 
 // Service returns a service of which only the fields of b are set.
@@ -44,7 +45,7 @@ func (s Service) Brief() Brief {
 	b := Brief{
 		ID: s.ID, Status: s.Status, Generation: s.Generation, ReadyGeneration: s.ReadyGeneration,
 		Number: s.Number, Min: s.Min, Max: s.Max, Desired: s.Desired, Target: s.Target, IdleTimeout: s.IdleTimeout,
-		Autoscale: s.Autoscale, Command: s.Command, RateLimit: s.RateLimit, CallLimit: s.CallLimit, Messages: s.StatusMessage != "",
+		Autoscale: s.Autoscale, Command: s.Command, RateLimit: s.RateLimit, CallLimit: s.CallLimit, Messages: s.StatusMessage != "", Patience: s.Patience(),
 	}
 	if s.RecordChannel != "" {
 		b.RecordChannel, b.RecordOutputs, b.RecordPercent, b.VersionLabel = s.RecordChannel, s.RecordOutputs, s.RecordPercent(), s.VersionLabel

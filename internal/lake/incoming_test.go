@@ -106,8 +106,14 @@ type straight struct {
 
 func newStraight(t *testing.T) *straight {
 	t.Helper()
+	return newStraightOn(t, sqlstoretest.SQLite(t))
+}
+
+// newStraightOn has a storage and a channel of its own; opening a database takes longer than a test.
+func newStraightOn(t *testing.T, db *sqlstore.DB) *straight {
+	t.Helper()
 	s := &straight{bench: &bench{T: t, now: plat.SystemClock()}, bucket: &bucket{Driver: memblob.New(), steps: &steps{}}}
-	s.index = sqlstore.NewLake(sqlstoretest.SQLite(t), s.clock)
+	s.index = sqlstore.NewLake(db, s.clock)
 	s.blobs = blob.New(s.bucket)
 	s.Service = s.process(s.bucket.steps)
 	c, err := s.CreateChannel(t.Context(), org, lake.NewChannel{Name: "c"})
@@ -307,10 +313,11 @@ func TestStraightUploadRefused(t *testing.T) {
 // A process that dies at any step, having done it or not, leaves nothing that the next one
 // does not put right.
 func TestStraightUploadCrash(t *testing.T) {
+	db := sqlstoretest.SQLite(t)
 	for _, refused := range []bool{false, true} {
 		for _, done := range []bool{false, true} {
 			for at := int64(1); ; at++ {
-				s := newStraight(t)
+				s := newStraightOn(t, db)
 				p := s.ask(nil, "")
 				s.send(p, "hello")
 				if refused {
@@ -393,16 +400,17 @@ func TestStraightUploadBesideALongCopy(t *testing.T) {
 // However many take in, die and put at the same time: what was promised is one file whose bytes
 // never change, or refused; and nothing else is left.
 func TestStraightUploadProperty(t *testing.T) {
-	for range 12 {
+	db := sqlstoretest.SQLite(t)
+	for range 25 {
 		seed := rand.Uint64()
-		if !t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { straightHistory(t, rand.New(rand.NewPCG(seed, 0))) }) {
+		if !t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { straightHistory(t, db, rand.New(rand.NewPCG(seed, 0))) }) {
 			return
 		}
 	}
 }
 
-func straightHistory(t *testing.T, rnd *rand.Rand) {
-	s := newStraight(t)
+func straightHistory(t *testing.T, db *sqlstore.DB, rnd *rand.Rand) {
+	s := newStraightOn(t, db)
 	var promises []lake.Promised
 	for range 4 {
 		promises = append(promises, s.ask(nil, ""))

@@ -138,9 +138,17 @@ type Addr struct {
 	// and the agent demands, so that nobody else on the machine can call the
 	// instance. Empty when the network itself is walled.
 	Key string
-	// Limit is how many requests the instance takes at a time; 0 means 1.
+	// Limit is how many requests the instance takes at a time; 0 means that its
+	// agent did not say.
 	Limit int
 }
+
+// EnvHandlerStyle is "old" for handlers of compute.md §13.11. A user may set it, for an
+// image that does not say.
+const EnvHandlerStyle = "PANAL_HANDLER_STYLE"
+
+// EnvHandlerTimeout is how long a handler may take, a duration such as 30s.
+const EnvHandlerTimeout = "PANAL_HANDLER_TIMEOUT"
 
 // MaxLimit bounds Addr.Limit: it is the word of an agent, which user code can
 // have replaced.

@@ -162,14 +162,14 @@ func serviceIDs(all []deploy.Service) []string {
 	return ids
 }
 
-const codeColumns = `id, org_id, deployment_id, label, handler, image, environment, description, creator, created_at, modified_at, command, health_path`
+const codeColumns = `id, org_id, deployment_id, label, handler, image, environment, description, creator, created_at, modified_at, command, health_path, git`
 
 func scanCode(r scanner) (deploy.Version, error) {
 	var v deploy.Version
-	var env, command string
+	var env, command, git string
 	var created, modified int64
 	if err := r.Scan(&v.ID, &v.Org, &v.Deployment, &v.Label, &v.Handler, &v.Image, &env, &v.Description, &v.Creator, &created, &modified,
-		&command, &v.HealthPath); err != nil {
+		&command, &v.HealthPath, &git); err != nil {
 		return v, err
 	}
 	v.CreatedAt, v.ModifiedAt = fromMicros(created), fromMicros(modified)
@@ -178,15 +178,15 @@ func scanCode(r scanner) (deploy.Version, error) {
 			return v, err
 		}
 	}
-	return v, fromJSON(env, &v.Environment)
+	return v, errors.Join(fromJSON(env, &v.Environment), fromJSON(git, &v.Git))
 }
 
 // CreateVersion implements deploy.Store.
 func (s *Deploys) CreateVersion(ctx context.Context, v deploy.Version) error {
 	err := s.db.Write(ctx, func(tx *Tx) error {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO code_version (`+codeColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
+		if _, err := tx.ExecContext(ctx, `INSERT INTO code_version (`+codeColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
 			string(v.ID), string(v.Org), string(v.Deployment), v.Label, v.Handler, v.Image, toJSON(v.Environment), v.Description,
-			string(v.Creator), micros(v.CreatedAt), micros(v.ModifiedAt), commandJSON(v.Command), v.HealthPath); err != nil {
+			string(v.Creator), micros(v.CreatedAt), micros(v.ModifiedAt), commandJSON(v.Command), v.HealthPath, toJSON(v.Git)); err != nil {
 			return err
 		}
 		return tx.Event(ctx, deploy.TopicVersion, string(v.ID), "created", v.CreatedAt)

@@ -12,10 +12,11 @@ import (
 )
 
 // routeColumns are those of deploy.Brief. What only recording needs is left out of the
-// rows of services that record nothing.
+// rows of services that record nothing, the environment too unless it says how long a
+// handler may take.
 const routeColumns = `deployment_id, org_id, id, status, generation, ready_generation, number, min_number, max_number, desired,
 	target_concurrency, idle_timeout, autoscale, command, status_message <> '', rate_limit, call_limit,
-	record_channel, record_channel <> '' AND record_outputs, CASE WHEN record_channel = '' THEN '' ELSE version_label END, CASE WHEN record_channel = '' THEN '' ELSE merged END`
+	record_channel, record_channel <> '' AND record_outputs, CASE WHEN record_channel = '' THEN '' ELSE version_label END, CASE WHEN record_channel = '' AND merged NOT LIKE '%` + deploy.PatienceVariable + `%' THEN '' ELSE merged END`
 
 // briefRow is a service on its way into its deployment.
 type briefRow struct {
@@ -38,12 +39,15 @@ func scanBrief(r scanner) (briefRow, error) {
 		}
 	}
 	b.IdleTimeout = time.Duration(idle) * time.Microsecond
-	if b.RecordChannel == "" {
+	if merged == "" {
 		return b, nil
 	}
-	var of deploy.Service
+	of := deploy.Service{Command: b.Command}
 	err := fromJSON(merged, &of.Merged)
-	b.RecordPercent = of.RecordPercent()
+	b.Patience = of.Patience()
+	if b.RecordChannel != "" {
+		b.RecordPercent = of.RecordPercent()
+	}
 	return b, err
 }
 

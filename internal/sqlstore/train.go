@@ -173,9 +173,9 @@ func (s *Training) NextVersion(ctx context.Context, id plat.JobDefinitionID) (in
 // CreateVersion implements train.Store.
 func (s *Training) CreateVersion(ctx context.Context, v train.Version) error {
 	return s.db.Write(ctx, func(tx *Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO train_version (`+versionColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
+		_, err := tx.ExecContext(ctx, `INSERT INTO train_version (`+versionColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
 			string(v.Definition), v.Number, string(v.Org), v.Handler, v.Image, toJSON(v.Environment), toJSON(v.Datasets), toJSON(v.Premounts),
-			v.Description, v.Archived, v.Source, v.SourceType, micros(v.CreatedAt), micros(v.ModifiedAt))
+			v.Description, v.Archived, v.Source, v.SourceType, micros(v.CreatedAt), micros(v.ModifiedAt), toJSON(v.Git))
 		return s.parent(err, "job definition", v.Definition)
 	})
 }
@@ -188,18 +188,18 @@ func (s *Training) parent(err error, noun string, id any) error {
 	return err
 }
 
-const versionColumns = `definition_id, number, org_id, handler, image, environment, datasets, premounts, description, archived, source, source_type, created_at, modified_at`
+const versionColumns = `definition_id, number, org_id, handler, image, environment, datasets, premounts, description, archived, source, source_type, created_at, modified_at, git`
 
 func scanVersion(r scanner) (train.Version, error) {
 	var v train.Version
-	var env, datasets, premounts string
+	var env, datasets, premounts, git string
 	var created, modified int64
-	err := r.Scan(&v.Definition, &v.Number, &v.Org, &v.Handler, &v.Image, &env, &datasets, &premounts, &v.Description, &v.Archived, &v.Source, &v.SourceType, &created, &modified)
+	err := r.Scan(&v.Definition, &v.Number, &v.Org, &v.Handler, &v.Image, &env, &datasets, &premounts, &v.Description, &v.Archived, &v.Source, &v.SourceType, &created, &modified, &git)
 	if err != nil {
 		return v, err
 	}
 	v.CreatedAt, v.ModifiedAt = fromMicros(created), fromMicros(modified)
-	return v, errors.Join(fromJSON(env, &v.Environment), fromJSON(datasets, &v.Datasets), fromJSON(premounts, &v.Premounts))
+	return v, errors.Join(fromJSON(git, &v.Git), fromJSON(env, &v.Environment), fromJSON(datasets, &v.Datasets), fromJSON(premounts, &v.Premounts))
 }
 
 // Version implements train.Store.

@@ -130,18 +130,50 @@ type VersionParams struct {
 // CreateVersion checks and stores the source archive (zip or tar.gz) and makes a
 // version of it.
 func (s *Service) CreateVersion(ctx context.Context, org plat.OrgID, idOrName string, p VersionParams, src Upload) (Version, error) {
-	d, err := s.store.Definition(ctx, org, idOrName)
+	d, err := s.versionOf(ctx, org, idOrName, p)
 	if err != nil {
 		return Version{}, err
+	}
+	return s.createVersion(ctx, d, p, plat.Git{}, src)
+}
+
+// Fetch brings the source of a version and says where it came from. Whoever gave
+// it keeps the source.
+type Fetch func(ctx context.Context) (plat.Git, Upload, error)
+
+// CreateVersionFromGit makes a version of what fetch brings, which is asked once all
+// else is known to be right.
+func (s *Service) CreateVersionFromGit(ctx context.Context, org plat.OrgID, idOrName string, p VersionParams, fetch Fetch) (Version, error) {
+	d, err := s.versionOf(ctx, org, idOrName, p)
+	if err != nil {
+		return Version{}, err
+	}
+	git, src, err := fetch(ctx)
+	if err != nil {
+		return Version{}, err
+	}
+	return s.createVersion(ctx, d, p, git, src)
+}
+
+// versionOf returns the definition that a version is for, and checks what is said
+// of it.
+func (s *Service) versionOf(ctx context.Context, org plat.OrgID, idOrName string, p VersionParams) (Definition, error) {
+	d, err := s.store.Definition(ctx, org, idOrName)
+	if err != nil {
+		return Definition{}, err
 	}
 	for _, err := range []error{
 		CheckImage(p.Image, org), CheckHandler(p.Handler, p.Image), CheckEnvironment("environment", p.Environment),
 		CheckDatasets(p.Datasets), CheckDescription(p.Description), checkPremounts(p.Premounts),
 	} {
 		if err != nil {
-			return Version{}, err
+			return Definition{}, err
 		}
 	}
+	return d, nil
+}
+
+func (s *Service) createVersion(ctx context.Context, d Definition, p VersionParams, git plat.Git, src Upload) (Version, error) {
 	kind, err := checkArchive("source_code", src, archive.Limits{RefuseEmpty: true, FileBytes: 4 << 30, TotalBytes: 8 << 30})
 	if err != nil {
 		return Version{}, err
@@ -152,9 +184,9 @@ func (s *Service) CreateVersion(ctx context.Context, org plat.OrgID, idOrName st
 	}
 	now := s.now()
 	v := Version{
-		Org: org, Definition: d.ID, Number: n, Handler: p.Handler, Image: p.Image, Environment: p.Environment,
+		Org: d.Org, Definition: d.ID, Number: n, Handler: p.Handler, Image: p.Image, Environment: p.Environment,
 		Datasets: p.Datasets, Premounts: p.Premounts, Description: p.Description,
-		Source: sourceKey(org, d.ID, n), SourceType: kind, CreatedAt: now, ModifiedAt: now,
+		Source: sourceKey(d.Org, d.ID, n), SourceType: kind, Git: git, CreatedAt: now, ModifiedAt: now,
 	}
 	if err := s.put(ctx, v.Source, kind, src); err != nil {
 		return Version{}, err

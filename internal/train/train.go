@@ -46,6 +46,7 @@ type Version struct {
 	Archived    bool
 	Source      string // key of the archive in blob
 	SourceType  string // its content type
+	Git         plat.Git
 	CreatedAt   time.Time
 	ModifiedAt  time.Time
 }

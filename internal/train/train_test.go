@@ -89,7 +89,7 @@ func TestChecks(t *testing.T) {
 		{"trial image's handler", train.CheckHandler("train", "abeja-inc/all-cpu:20.02a"), true},
 		{"image of two parts", image("abeja-inc/all-cpu:19.10"), true},
 		{"image of three parts", image("registry.example.com:5000/ns/name:tag"), true},
-		{"image of one part", image("python:3.11"), false}, // §2.3: the SDK raises on it
+		{"image of one part", image("python:3.11"), false}, // compute.md §2.3: the SDK raises on it
 		{"image of four parts", image("a/b/c/d:1"), false},
 		{"image with an empty part", image("a//b"), false},
 		{"image empty", image(""), false},

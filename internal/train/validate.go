@@ -64,6 +64,13 @@ func CheckHandler(handler, image string) error {
 	return nil
 }
 
+// OldStyle tells whether handlers of an image are called in the old way (compute.md
+// §12.2, §13.11).
+func OldStyle(image string) bool {
+	_, tag, _ := strings.Cut(image[strings.LastIndex(image, "/")+1:], ":")
+	return !strings.HasPrefix(image, "custom/") && (tag == "18.10" || strings.HasPrefix(tag, "0.1.0"))
+}
+
 // CheckImage returns ErrInvalid unless image has two or three parts separated by
 // slashes (known clients fail on every answer that holds another), and is not
 // another organization's.

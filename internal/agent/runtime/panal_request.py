@@ -2,6 +2,7 @@
 """The request that a handler sees, and how its answer becomes bytes."""
 import collections
 import csv
+import functools
 import http
 import io
 import json
@@ -45,7 +46,8 @@ class Content(Mapping):
         if self._values["metadata"] is None:
             self._values["metadata"] = {}
         self._path = raw["path"]
-        self._file = None
+        data = raw.get("data")
+        self._file = None if data is None else io.BytesIO(data)
 
     def __getitem__(self, key):
         return self._values[key]
@@ -181,6 +183,8 @@ def encode(content, content_type):
         return
     if isinstance(content, (str, dict, bytes, bytearray, memoryview)):
         content = (content,)
+    elif isinstance(content, (io.RawIOBase, io.BufferedIOBase)):
+        content = iter(functools.partial(content.read, 64 << 10), b"")  # the same bytes as its lines
     else:
         try:
             content = iter(content)

@@ -11,6 +11,7 @@ import (
 
 // TestDecodeNamesTheField: a type that decodes itself can't say where it stands,
 // and a client can't mend what is not named.
+// compute.md §1.5.
 func TestDecodeNamesTheField(t *testing.T) {
 	type body struct {
 		Environment compat.StringMap `json:"environment"`

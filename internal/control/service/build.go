@@ -14,6 +14,7 @@ import (
 	"panal/internal/logs"
 	"panal/internal/plat"
 	"panal/internal/runner"
+	"panal/internal/train"
 )
 
 // Spec returns the workload of an instance (compute.md §13.2, §13.5). The user's
@@ -36,6 +37,9 @@ func Spec(i deploy.Instance, s deploy.Service, v deploy.Version, model *deploy.M
 		"SERVICE_TYPE":                   "HTTP",
 		"PYTHONUNBUFFERED":               "x",
 	})
+	if _, set := env[runner.EnvHandlerStyle]; !set && train.OldStyle(v.Image) {
+		env[runner.EnvHandlerStyle] = "old"
+	}
 	if model != nil {
 		datasets := model.Datasets
 		if datasets == nil {

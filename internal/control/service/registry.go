@@ -275,7 +275,7 @@ func (recs *records) build() dataplane.Deployment {
 		}
 	}
 	for _, k := range recs.services {
-		out := dataplane.Service{ID: k.ID, Command: k.Command, Limit: dataplane.Limit{Rate: k.RateLimit, Calls: k.CallLimit}}
+		out := dataplane.Service{ID: k.ID, Command: k.Command, Limit: dataplane.Limit{Rate: k.RateLimit, Calls: k.CallLimit}, FirstByte: k.Patience, Idle: k.Patience}
 		if k.RecordChannel != "" {
 			out.Record = &dataplane.Record{Channel: k.RecordChannel, Percent: k.RecordPercent, Version: k.VersionLabel, Outputs: k.RecordOutputs}
 		}
@@ -298,9 +298,7 @@ func (k *known) ready() []dataplane.Instance {
 	var all []dataplane.Instance
 	for _, l := range k.instances {
 		if l.routable() {
-			// One request at a time and worker is what the runtime contract promises
-			// (compute.md §13.5); our agent says how many it has.
-			all = append(all, dataplane.Instance{ID: l.id, Network: l.addr.Network, Address: l.addr.Address, Key: l.addr.Key, Limit: max(l.addr.Limit, 1)})
+			all = append(all, dataplane.Instance{ID: l.id, Network: l.addr.Network, Address: l.addr.Address, Key: l.addr.Key, Limit: l.addr.Limit})
 		}
 	}
 	return all

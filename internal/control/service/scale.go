@@ -37,7 +37,6 @@ type scaler struct {
 	desired int              // as of the last look
 	active  time.Time        // when there was last a call, or no instance to take one
 	wokeAt  time.Time        // when a wake-up began that has no instance yet
-	missed  bool             // a call went elsewhere while the service sleeps
 	limit   int              // calls that an instance takes at a time, as last seen
 }
 
@@ -60,7 +59,6 @@ func (k *scaler) observe(s deploy.Service, f facts, now time.Time, window, idle 
 	goal := s.Goal()
 	if k.at.IsZero() {
 		*k = scaler{at: now, base: f.load, last: f.load, active: now, desired: goal, limit: 1}
-		k.last.Missed = 0 // what nobody has looked at is to be answered
 		for i := range k.asked {
 			k.asked[i] = goal // what was decided before counts for one window
 		}
@@ -76,7 +74,6 @@ func (k *scaler) observe(s deploy.Service, f facts, now time.Time, window, idle 
 	if f.load.InFlight > 0 || f.load.Arrivals != k.last.Arrivals || goal > 0 && f.ready == 0 || !s.Rolled() || k.active.After(now) {
 		k.active = now
 	}
-	k.missed = goal == 0 && (k.missed || f.load.Missed != k.last.Missed)
 	k.last = f.load
 	if goal != k.desired { // somebody else's decision
 		k.ask(goal)
@@ -161,7 +158,7 @@ func (k *scaler) decide(s deploy.Service, goal int, now time.Time, window, idle 
 		want = max(want, 1)
 	case goal == 0 && k.last.InFlight > 0:
 		want, why = max(want, 1), "a request waits"
-	case goal == 0 && k.missed:
+	case goal == 0 && k.last.Missed > 0:
 		want, why = max(want, 1), "a request was for it, as a part of a split, and is answered by another"
 	case goal == 0:
 		return 0, s.ScaleMessage // asleep

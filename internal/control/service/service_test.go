@@ -263,6 +263,7 @@ func (w *world) becomes(id plat.ServiceID, status deploy.Status) deploy.Service 
 
 func running(runner.Spec) fakerunner.Script { return fakerunner.Script{Running: true} }
 
+// TestServiceBecomesReady: states (compute.md §6.2) and what an instance is given (§13.2).
 func TestServiceBecomesReady(t *testing.T) {
 	w := newWorld(t, fakerunner.Config{})
 	s := w.create(2)
@@ -305,6 +306,52 @@ func TestServiceBecomesReady(t *testing.T) {
 	w.ok(err)
 	if d := cmp.Diff(authn.Scope{Workload: spec.ID, Deployment: w.dep.ID, CodeVersion: w.ver.ID, Service: s.ID, Models: []plat.ModelID{"1720000000055"}}, tok.Scope); d != "" {
 		t.Errorf("token scope (-want +got):\n%s", d)
+	}
+}
+
+// Handlers of the oldest images are called in their own way (compute.md §12.2, §13.11), and
+// one that may take long is waited for.
+func TestSpecAndRoutesFollowTheVersion(t *testing.T) {
+	w := newWorld(t, fakerunner.Config{Script: running})
+	w.start()
+	for i, c := range []struct {
+		image string
+		env   map[string]string
+		style string
+		first time.Duration
+	}{
+		{"abeja-inc/all-cpu:18.10", nil, "old", 0},
+		{"abeja-inc/minimal:0.1.0", nil, "old", 0},
+		{"abeja-inc/all-cpu:18.10", map[string]string{"PANAL_HANDLER_STYLE": "new"}, "new", 0},
+		{"abeja-inc/all-cpu:19.04", map[string]string{"PANAL_HANDLER_TIMEOUT": "2m"}, "", 125 * time.Second},
+		{"custom/" + string(w.org) + "/mine:18.10", map[string]string{"PANAL_HANDLER_TIMEOUT": "1s"}, "", 0},
+	} {
+		v, err := w.man.CreateVersion(t.Context(), w.org, w.user, w.dep.ID, deploy.NewVersion{Label: fmt.Sprint("style-", i), Image: c.image})
+		w.ok(err)
+		_, err = w.man.Blobs.Put(t.Context(), v.SourceKey(), strings.NewReader("x"), 1, blob.PutOptions{})
+		w.ok(err)
+		s, err := w.man.CreateService(t.Context(), w.org, w.user, w.dep.ID, v.ID, deploy.ServiceSpec{Environment: c.env})
+		w.ok(err)
+		var spec runner.Spec
+		w.eventually("its instance", func() bool {
+			for _, started := range w.run.Started() {
+				if started.Env["ABEJA_SERVICE_ID"] == string(s.ID) {
+					spec = started
+				}
+			}
+			return spec.ID != ""
+		})
+		if got := spec.Env["PANAL_HANDLER_STYLE"]; got != c.style {
+			t.Errorf("%s: style %q, want %q", c.image, got, c.style)
+		}
+		w.becomes(s.ID, deploy.Ready)
+		w.routes.mu.Lock()
+		for _, r := range w.routes.deps[w.dep.ID].Services {
+			if r.ID == s.ID && (r.FirstByte != c.first || r.Idle != c.first) {
+				t.Errorf("%s: the gateway waits %v, want %v", c.image, r.FirstByte, c.first)
+			}
+		}
+		w.routes.mu.Unlock()
 	}
 }
 

@@ -108,7 +108,8 @@ func (h Harness) deployment(t *testing.T, n int) deploy.Deployment {
 func (h Harness) version(t *testing.T, d deploy.Deployment, label string) deploy.Version {
 	t.Helper()
 	v := deploy.Version{
-		ID: plat.VersionID(plat.NewHexID("ver")), Org: d.Org, Deployment: d.ID, Label: label, Handler: "main:handler",
+		Git: plat.Git{URL: "https://git.example.com/x", Ref: "v1", Commit: "c0ffee"},
+		ID:  plat.VersionID(plat.NewHexID("ver")), Org: d.Org, Deployment: d.ID, Label: label, Handler: "main:handler",
 		Image: "abeja-inc/all-cpu:19.10", Environment: map[string]string{"B": ""}, Description: "x", Creator: "1650000000031",
 		CreatedAt: at(1), ModifiedAt: at(1),
 	}

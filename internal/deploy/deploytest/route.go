@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -24,7 +25,10 @@ func routed(t *testing.T, h Harness) {
 		s.RecordOutputs, s.RateLimit, s.CallLimit = true, 2.5, 3
 		return nil
 	}))(t)
-	b = get(h.Store.UpdateService(ctx, b.ID, func(s *deploy.Service) error { s.RecordChannel, s.Autoscale = "", false; return nil }))(t)
+	b = get(h.Store.UpdateService(ctx, b.ID, func(s *deploy.Service) error {
+		s.RecordChannel, s.Autoscale, s.Merged = "", false, map[string]string{deploy.PatienceVariable: "2m"}
+		return nil
+	}))(t)
 	e, f := h.endpoint(t, a, "default"), h.endpoint(t, b, "canary")
 	parts := []deploy.Part{{Service: a.ID, Weight: 40}, {Service: b.ID, Weight: 60}}
 	get(h.Store.UpdateEndpoint(ctx, d.ID, f.Alias, []plat.ServiceID{b.ID}, func(e *deploy.Endpoint, _ deploy.Service, _ []deploy.Service) (*deploy.Change, error) {
@@ -35,7 +39,7 @@ func routed(t *testing.T, h Harness) {
 		ID: d.ID, Org: h.Org, Services: []deploy.Brief{a.Brief(), b.Brief()},
 		Aliases: []deploy.Alias{{Name: f.Alias, Service: b.ID, Split: parts}, {Name: e.Alias, Service: a.ID}},
 	}
-	if p := want.Services[0]; p.RecordPercent != 7 || !p.RecordOutputs || p.RateLimit != 2.5 || p.CallLimit != 3 || p.VersionLabel != "1" || p.Messages || want.Services[1].VersionLabel != "" {
+	if p := want.Services[0]; want.Services[1].Patience != 125*time.Second || p.RecordPercent != 7 || !p.RecordOutputs || p.RateLimit != 2.5 || p.CallLimit != 3 || p.VersionLabel != "1" || p.Messages || want.Services[1].VersionLabel != "" {
 		t.Errorf("brief %+v", p)
 	}
 	same(t, "Routed", want, get(h.Store.Routed(ctx, d.ID))(t))

@@ -75,7 +75,8 @@ type State struct {
 	Phase string `json:"phase"`
 	// Healthy tells that a service's runtime answers.
 	Healthy bool `json:"healthy"`
-	// Limit is how many requests a service takes at a time; 0 means 1.
+	// Limit is how many requests a service takes at a time, on connections that may be
+	// kept; 0: it does not say, so one on each connection.
 	Limit int `json:"limit,omitempty"`
 	// Step says in a word what a starting agent does: download, environment, import.
 	Step string `json:"step,omitempty"`

@@ -375,7 +375,7 @@ func (w *workload) takeState(st agentctl.State) {
 		}
 		w.status.Healthy = st.Healthy && w.status.Phase == runner.PhaseRunning && w.rec.Kind == runner.KindService
 		if w.rec.Kind == runner.KindService {
-			w.status.Addr.Limit = min(max(st.Limit, 1), runner.MaxLimit)
+			w.status.Addr.Limit = min(max(st.Limit, 0), runner.MaxLimit)
 			if w.status.Problem = ""; !w.status.Healthy && st.Problem != "" {
 				first, tail, _ := strings.Cut(st.Problem, "\n")
 				w.status.Problem = strings.TrimSuffix(clip(first, 1024)+"\n"+clip(tail, 4096), "\n")

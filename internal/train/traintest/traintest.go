@@ -108,6 +108,7 @@ func version(t *testing.T, h Harness, d train.Definition) train.Version {
 	t.Helper()
 	n := must(h.Store.NextVersion(t.Context(), d.ID))(t)
 	v := train.Version{
+		Git: plat.Git{URL: "https://git.example.com/x", Ref: "v1", Commit: "c0ffee"},
 		Org: h.Org, Definition: d.ID, Number: n, Handler: "train:handler", Image: "abeja-inc/all-cpu:19.10",
 		Environment: map[string]string{"EPOCHS": "5", "EMPTY": "", "TEXT": "é\n\"<"}, Datasets: map[string]plat.DatasetID{"train": "1550000000077"},
 		Premounts: train.Premounts{Datalakes: []string{"1"}, DatasetPremounted: true}, Description: "first cut",
