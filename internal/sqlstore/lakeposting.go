@@ -30,12 +30,30 @@ func appendPostings(rows []postingRow, num, at, expires int64, terms []lake.Term
 	return rows
 }
 
-// insertPostings adds the rows in the order of the index: neighbours land on one page.
-func insertPostings(ctx context.Context, tx *Tx, rows []postingRow) error {
-	const table, width = "posting (channel, key, token, at, whole, expires_at, sig)", 7
-	slices.SortFunc(rows, func(a, b postingRow) int {
-		return cmp.Or(cmp.Compare(a.channel, b.channel), strings.Compare(a.key, b.key), strings.Compare(a.token, b.token), cmp.Compare(a.at, b.at))
+// inOrder returns the rows in the order of the index: neighbours land on one page.
+func inOrder(rows []postingRow) []*postingRow {
+	out := make([]*postingRow, len(rows)) // to sort the rows themselves would move them, often
+	for i := range rows {
+		out[i] = &rows[i]
+	}
+	slices.SortFunc(out, func(a, b *postingRow) int {
+		if c := cmp.Compare(a.channel, b.channel); c != 0 {
+			return c
+		}
+		if c := strings.Compare(a.key, b.key); c != 0 {
+			return c
+		}
+		if c := strings.Compare(a.token, b.token); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.at, b.at)
 	})
+	return out
+}
+
+func insertPostings(ctx context.Context, tx *Tx, all []postingRow) error {
+	const table, width = "posting (channel, key, token, at, whole, expires_at, sig)", 7
+	rows := inOrder(all)
 	if tx.db.dialect.Unnest {
 		_, err := tx.ExecContext(ctx, `INSERT INTO `+table+`
 			SELECT u.* FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::boolean[], $6::bigint[], $7::bigint[]) AS u`,
@@ -53,10 +71,10 @@ func insertPostings(ctx context.Context, tx *Tx, rows []postingRow) error {
 }
 
 // each returns a column of rows.
-func each[R, T any](rows []R, of func(*R) T) []T {
+func each[T any](rows []*postingRow, of func(*postingRow) T) []T {
 	out := make([]T, len(rows))
-	for i := range rows {
-		out[i] = of(&rows[i])
+	for i, r := range rows {
+		out[i] = of(r)
 	}
 	return out
 }
@@ -71,7 +89,8 @@ func deletePostings(ctx context.Context, tx *Tx, num, at int64, terms []lake.Ter
 }
 
 // deletePostingRows is deletePostings of many files.
-func deletePostingRows(ctx context.Context, tx *Tx, rows []postingRow) error {
+func deletePostingRows(ctx context.Context, tx *Tx, all []postingRow) error {
+	rows := inOrder(all)
 	if len(rows) == 0 {
 		return nil
 	}
