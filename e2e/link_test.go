@@ -98,23 +98,30 @@ func refusal(p *platform, path string, in any) (int, string) {
 	return e.Status, err.Error()
 }
 
-// linkedBucket tells of changes by posting them, or by a queue.
-func linkedBucket(t *testing.T, q *queue, engine ...string) {
+// ownBucket makes a bucket of the test, which is none of Panal's.
+func ownBucket(t *testing.T) (s3 *minio.Client, endpoint, bucket string) {
+	t.Helper()
 	where, err := url.Parse(bucketURL(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	endpoint := where.Query().Get("endpoint")
-	s3, err := minio.New(strings.TrimPrefix(endpoint, "http://"), &minio.Options{
+	endpoint = where.Query().Get("endpoint")
+	s3, err = minio.New(strings.TrimPrefix(endpoint, "http://"), &minio.Options{
 		Creds: credentials.NewStaticV4(os.Getenv("PANAL_S3_ACCESS_KEY"), os.Getenv("PANAL_S3_SECRET_KEY"), ""), BucketLookup: minio.BucketLookupPath,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	bucket := "t-" + strings.ToLower(rand.Text())
+	bucket = "t-" + strings.ToLower(rand.Text())
 	if err := s3.MakeBucket(t.Context(), bucket, minio.MakeBucketOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	return s3, endpoint, bucket
+}
+
+// linkedBucket tells of changes by posting them, or by a queue.
+func linkedBucket(t *testing.T, q *queue, engine ...string) {
+	s3, endpoint, bucket := ownBucket(t)
 	put := func(key, body string) {
 		t.Helper()
 		if _, err := s3.PutObject(t.Context(), bucket, key, strings.NewReader(body), int64(len(body)),
@@ -352,21 +359,7 @@ func linkedBucket(t *testing.T, q *queue, engine ...string) {
 // TestLinkedVersionedBucket: in a bucket with versions a file is one version of an object: it
 // stays readable until the index knows that another took its place, and never has other bytes.
 func TestLinkedVersionedBucket(t *testing.T) {
-	where, err := url.Parse(bucketURL(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	endpoint := where.Query().Get("endpoint")
-	s3, err := minio.New(strings.TrimPrefix(endpoint, "http://"), &minio.Options{
-		Creds: credentials.NewStaticV4(os.Getenv("PANAL_S3_ACCESS_KEY"), os.Getenv("PANAL_S3_SECRET_KEY"), ""), BucketLookup: minio.BucketLookupPath,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	bucket := "v-" + strings.ToLower(rand.Text())
-	if err := s3.MakeBucket(t.Context(), bucket, minio.MakeBucketOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	s3, endpoint, bucket := ownBucket(t)
 	// The server of the tests takes a version from before versions for the newest once
 	// any is deleted for good: that has a key of its own.
 	key := "in/before.txt"

@@ -3,18 +3,13 @@
 package e2e_test
 
 import (
-	"crypto/rand"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/minio/minio-go/v7"
-	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"panal/internal/client"
 	"panal/internal/sqlstore"
@@ -45,21 +40,7 @@ func linkMemory(t *testing.T, limit int64, open func(*platform) (*sqlstore.DB, e
 		messages = n
 	}
 	const large, keys = 60, 3000
-	where, err := url.Parse(bucketURL(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	endpoint := where.Query().Get("endpoint")
-	s3, err := minio.New(strings.TrimPrefix(endpoint, "http://"), &minio.Options{
-		Creds: credentials.NewStaticV4(os.Getenv("PANAL_S3_ACCESS_KEY"), os.Getenv("PANAL_S3_SECRET_KEY"), ""), BucketLookup: minio.BucketLookupPath,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	bucket := "m-" + strings.ToLower(rand.Text())
-	if err := s3.MakeBucket(t.Context(), bucket, minio.MakeBucketOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	_, endpoint, bucket := ownBucket(t)
 	p := startPlatform(t, append(engine, "--link-endpoint", endpoint)...)
 	c, err := p.api.CreateChannel(t.Context(), "linked", "")
 	if err != nil {
