@@ -104,6 +104,7 @@ func Dialect() sqlstore.Dialect {
 		EventXID:     "0",
 		EventVisible: "1 = 1",
 		Keep:         true,
+		Whole:        true,
 		Backup:       copyTo,
 	}
 }
