@@ -44,6 +44,8 @@ type Dialect struct {
 	// Whole: a statement that has begun is finished, whatever becomes of its context, in
 	// transactions and look-ups by a key.
 	Whole bool
+	// Late: postings may be made some commits later (see late).
+	Late bool
 	// Backup copies what a connection sees to a new file, calling step now and then; nil
 	// where the engine has tools of its own.
 	Backup func(raw any, path string, step func() error) error
@@ -59,11 +61,13 @@ type DB struct {
 	// keptRead and keptWrite are the pools' prepared statements; nil where the driver
 	// keeps them.
 	keptRead, keptWrite *kept
+	late                late
 }
 
 // NewDB returns a DB over opened pools. Called by the engines' Open.
 func NewDB(read, write *sql.DB, d Dialect) *DB {
 	db := &DB{read: read, write: write, dialect: d, hub: outbox.NewHub()}
+	db.late.left.Store(1) // the process before may have left some
 	if d.Keep {
 		db.keptRead, db.keptWrite = newKept(read), newKept(write)
 	}
@@ -93,6 +97,7 @@ type Tx struct {
 	db     *DB
 	topics map[string]bool
 	fresh  []string // texts to keep prepared from now on
+	after  []func() // called when it has committed
 }
 
 // Write runs fn in one transaction and commits it durably. fn must use only tx:
@@ -102,6 +107,9 @@ func (db *DB) Write(ctx context.Context, fn func(tx *Tx) error) error {
 	tx := &Tx{db: db}
 	if err := db.transact(ctx, tx, fn); err != nil {
 		return err
+	}
+	for _, f := range tx.after {
+		f()
 	}
 	for topic := range tx.topics {
 		db.hub.Wake(topic)
@@ -138,6 +146,9 @@ func (db *DB) transact(ctx context.Context, tx *Tx, fn func(tx *Tx) error) error
 	done = true
 	return nil
 }
+
+// onCommit has f called when the transaction has committed.
+func (tx *Tx) onCommit(f func()) { tx.after = append(tx.after, f) }
 
 // whole returns the context of a statement that is too short to be broken off where the
 // engine would start a goroutine for each that could be (SQLite: on one core those kept

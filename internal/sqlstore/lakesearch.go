@@ -49,6 +49,11 @@ func (s *Lake) newSearch(ctx context.Context, f lake.Filter, now time.Time) (*se
 	if err != nil {
 		return nil, err
 	}
+	if f.Query != nil {
+		if err := s.settle(ctx); err != nil {
+			return nil, err
+		}
+	}
 	q := &search{lake: s, f: f, num: num, now: micros(now), from: micros(f.From), to: micros(f.To)}
 	q.narrow(f.Query)
 	if q.arms, err = q.plan(ctx, f.Query); err != nil {
@@ -395,6 +400,9 @@ func (q *search) armSQL(a *sqlArgs, m arm, rows bool, sp span) string {
 	}
 	b.WriteString(" AND " + live(d, a.add(q.now)))
 	if m.rest != nil {
+		if m.term == nil && q.lake.db.dialect.Late { // uploaded since the search began: no posting tells that it is no match
+			b.WriteString(" AND NOT EXISTS (SELECT 1 FROM file_late l WHERE l.channel = f.channel AND l.at = f.at)")
+		}
 		b.WriteString(" AND " + q.predicate(a, d, m.rest, true))
 	}
 	if rows {

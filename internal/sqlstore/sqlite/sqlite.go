@@ -105,6 +105,7 @@ func Dialect() sqlstore.Dialect {
 		EventVisible: "1 = 1",
 		Keep:         true,
 		Whole:        true,
+		Late:         true,
 		Backup:       copyTo,
 	}
 }
