@@ -58,13 +58,14 @@ type App struct {
 	streams      func()                    // ends the streams of events under way
 	closers      []func() error            // what Build opened, to be closed in reverse order
 
-	control *sqlstore.DB // organizations, tokens, jobs, services
-	lakeDB  *sqlstore.DB // files and datasets; the same as control on PostgreSQL
-	orgs    *org.Service
-	blobs   *blob.Store
-	runner  runner.Runner
-	keys    *keyring.Ring
-	agents  string // base URL at which workloads reach the API
+	control     *sqlstore.DB // organizations, tokens, jobs, services
+	lakeDB      *sqlstore.DB // files and datasets; the same as control on PostgreSQL
+	orgs        *org.Service
+	blobs       *blob.Store
+	runner      runner.Runner
+	keys        *keyring.Ring
+	settleAudit func(context.Context) (int, error) // stores audit rows that wait in a file
+	agents      string                             // base URL at which workloads reach the API
 
 	releasing sync.WaitGroup // ends of backups that delete what was held
 

@@ -164,6 +164,9 @@ func (j *backupJob) journal(ctx context.Context, begun time.Time) error {
 // databases copies the databases: control plane and DataLake as of one moment, then
 // the logs.
 func (j *backupJob) databases(ctx context.Context) error {
+	if _, err := j.a.settleAudit(ctx); err != nil {
+		return err
+	}
 	snaps, err := sqlstore.Freeze(ctx, j.a.control, j.a.lakeDB)
 	if err != nil {
 		return err
