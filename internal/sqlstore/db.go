@@ -44,6 +44,8 @@ type Dialect struct {
 	// Whole: a statement that has begun is finished, whatever becomes of its context, in
 	// transactions and look-ups by a key.
 	Whole bool
+	// Snapshot are the options of a transaction whose reads are all of one moment.
+	Snapshot sql.TxOptions
 	// Late: postings may be made some commits later (see late).
 	Late bool
 	// Backup copies what a connection sees to a new file, calling step now and then; nil
@@ -173,6 +175,16 @@ func (tx *Tx) QueryContext(ctx context.Context, query string, args ...any) (*sql
 // QueryRowContext asks for one row in the transaction.
 func (tx *Tx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
 	return tx.Tx.QueryRowContext(tx.db.whole(ctx), query, args...)
+}
+
+// snapshot runs fn on the database as it is at one moment.
+func (db *DB) snapshot(ctx context.Context, fn func(Querier) error) error {
+	tx, err := db.read.BeginTx(ctx, &db.dialect.Snapshot)
+	if err != nil {
+		return fmt.Errorf("begin: %w", db.translate(err))
+	}
+	defer func() { _ = tx.Rollback() }() // it changed nothing
+	return fn(tx)
 }
 
 // Ping checks that the database answers.

@@ -158,9 +158,13 @@ func (s *Lake) FileWith(ctx context.Context, channel plat.ChannelID, key, value 
 
 // Usage implements lake.Store.
 func (s *Lake) Usage(ctx context.Context, channel plat.ChannelID, now time.Time) (lake.Usage, error) {
+	return s.usage(ctx, s.db.Read(), channel, now)
+}
+
+func (s *Lake) usage(ctx context.Context, read Querier, channel plat.ChannelID, now time.Time) (lake.Usage, error) {
 	var u lake.Usage
 	// What has expired and is not reaped yet is still in the deltas.
-	row := s.db.Read().QueryRowContext(ctx,
+	row := read.QueryRowContext(ctx,
 		`SELECT CAST((SELECT COALESCE(SUM(files), 0) FROM file_delta WHERE channel = c.num)
 		   - (SELECT COUNT(*) FROM file WHERE channel = c.num AND expires_at > 0 AND expires_at <= $2) AS BIGINT),
 		 CAST((SELECT COALESCE(SUM(bytes), 0) FROM file_delta WHERE channel = c.num)

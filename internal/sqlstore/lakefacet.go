@@ -21,7 +21,7 @@ func (s *Lake) Facets(ctx context.Context, f lake.Filter, key string, limit int,
 	if err := s.settle(ctx); err != nil {
 		return lake.Facets{}, err
 	}
-	q, err := s.newSearch(ctx, f, now)
+	q, err := s.newSearch(ctx, s.db.Read(), f, now)
 	if err != nil {
 		return lake.Facets{}, err
 	}

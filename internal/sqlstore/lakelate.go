@@ -5,6 +5,7 @@ package sqlstore
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"panal/internal/lake"
 )
@@ -91,6 +92,23 @@ func (s *Lake) postLate(ctx context.Context, tx *Tx) error {
 		}
 	})
 	return nil
+}
+
+// countLate counts a filter's files that have no postings, whatever its query says.
+func (s *Lake) countLate(ctx context.Context, read Querier, f lake.Filter, now time.Time) (n int64, err error) {
+	if !s.db.dialect.Late {
+		return 0, nil
+	}
+	var a sqlArgs
+	where := `l.channel = (SELECT num FROM channel WHERE id = ` + a.add(string(f.Channel)) + `) AND ` + live("f", a.add(micros(now)))
+	if !f.From.IsZero() {
+		where += ` AND l.at >= ` + a.add(micros(f.From))
+	}
+	if !f.To.IsZero() {
+		where += ` AND l.at < ` + a.add(micros(f.To))
+	}
+	row := read.QueryRowContext(ctx, `SELECT COUNT(*) FROM file_late l CROSS JOIN file f WHERE f.channel = l.channel AND f.at = l.at AND `+where, a.list...)
+	return n, s.db.translate(row.Scan(&n))
 }
 
 // scanTail scans one more column than its caller knows of.
