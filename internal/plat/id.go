@@ -75,8 +75,8 @@ func NewHexID(prefix string) string {
 func NewFileID(t time.Time) FileID {
 	var u [16]byte
 	mustRand(u[8:])
-	binary.BigEndian.PutUint64(u[:], uint64(t.UnixMilli())<<16)         //nolint:gosec // 48 bits
-	part := uint16(t.Nanosecond() % int(time.Millisecond) * 4096 / 1e6) //nolint:gosec // 12 bits of a millisecond
+	binary.BigEndian.PutUint64(u[:], uint64(t.UnixMilli())<<16)
+	part := uint16(t.Nanosecond() % int(time.Millisecond) * 4096 / 1e6)
 	u[6], u[7] = byte(part>>8)|0x70, byte(part)
 	return FileID(t.UTC().Format("20060102T150405") + "-" + uuidText(u))
 }
