@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"panal/internal/api"
+	"panal/internal/audit"
 	"panal/internal/authn"
 	"panal/internal/blob"
 	"panal/internal/config"
@@ -58,14 +59,14 @@ type App struct {
 	streams      func()                    // ends the streams of events under way
 	closers      []func() error            // what Build opened, to be closed in reverse order
 
-	control     *sqlstore.DB // organizations, tokens, jobs, services
-	lakeDB      *sqlstore.DB // files and datasets; the same as control on PostgreSQL
-	orgs        *org.Service
-	blobs       *blob.Store
-	runner      runner.Runner
-	keys        *keyring.Ring
-	settleAudit func(context.Context) (int, error) // stores audit rows that wait in a file
-	agents      string                             // base URL at which workloads reach the API
+	control *sqlstore.DB // organizations, tokens, jobs, services
+	lakeDB  *sqlstore.DB // files and datasets; the same as control on PostgreSQL
+	orgs    *org.Service
+	blobs   *blob.Store
+	runner  runner.Runner
+	keys    *keyring.Ring
+	audits  *audit.Service
+	agents  string // base URL at which workloads reach the API
 
 	releasing sync.WaitGroup // ends of backups that delete what was held
 
