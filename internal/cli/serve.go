@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -47,7 +48,7 @@ func (c *serveCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	useProcessors()
+	tuneRuntime()
 	handOver := make(chan os.Signal, 1)
 	signal.Notify(handOver, supervise.HandOver)
 	defer signal.Stop(handOver)
@@ -58,15 +59,24 @@ func (c *serveCmd) Run(e *env) error {
 	return a.Run(e.ctx, handOver)
 }
 
-// useProcessors makes the server run on two threads where it has one processor, unless
-// GOMAXPROCS says otherwise. With one, whoever waits for the disk keeps the others from
-// running until the runtime notices, and then waits behind them all: of 64 uploads at
-// once each was committed alone, at a sixth of the rate (docs/measured.md).
-func useProcessors() {
+// tuneRuntime sets what Go can't know of a server, unless GOMAXPROCS or GOGC says otherwise
+// (docs/adr/0029).
+func tuneRuntime() {
 	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < 2 {
+		// With one, whoever waits for the disk keeps the others from running until the runtime
+		// notices, and then waits behind them all: of 64 uploads at once each was committed alone.
 		runtime.GOMAXPROCS(2)
 	}
+	if os.Getenv("GOGC") == "" {
+		// The collector runs after 32 MB and half of what lives, instead of as much as lives:
+		// a small server's heap is collected half as often, a large one takes less memory.
+		debug.SetGCPercent(50)
+		gcBallast = make([]byte, 64<<20)
+	}
 }
+
+// gcBallast is counted by the garbage collector and never touched: it takes no memory.
+var gcBallast []byte //nolint:gochecknoglobals // lives as long as the process
 
 // serverLog is the log that the configuration asks for.
 func serverLog(c config.Server, to io.Writer) (*slog.Logger, error) {

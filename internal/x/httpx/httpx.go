@@ -56,7 +56,7 @@ func (w *idleWriter) Write(p []byte) (int, error) {
 }
 
 // fileChunk is how much of a file the kernel is asked to send at once.
-const fileChunk = 1 << 20
+const fileChunk = 4 << 20
 
 // ReadFrom implements io.ReaderFrom. Of a part of a file the connection has the kernel
 // send the bytes; all else is copied in small steps.
