@@ -80,7 +80,7 @@ func (c *crowd) leave() {
 }
 
 // gather starts callers of a service and of the API: on kept connections, busy and
-// mostly idle ones, and on new ones.
+// mostly idle ones, and on new ones, and by HTTP/2 as a proxy in front may speak it.
 func gather(p *platform, dep, svc string, spared func(begun, ended time.Time) bool) *crowd {
 	_, user, token := adminOf(p.t, p.data)
 	c := &crowd{t: p.t, end: make(chan struct{}), spared: spared}
@@ -123,6 +123,21 @@ func gather(p *platform, dep, svc string, spared func(begun, ended time.Time) bo
 	for range 3 {
 		c.join("a call on a new connection", 20*time.Millisecond, ask(fresh, http.MethodPost, count, "a b a", `"a":2`))
 	}
+	two := func() *http.Client {
+		h := kept()
+		protocols := new(http.Protocols)
+		protocols.SetUnencryptedHTTP2(true)
+		h.Transport.(*http.Transport).Protocols = protocols
+		return h
+	}
+	for range 3 {
+		c.join("a call by HTTP/2", 10*time.Millisecond, ask(two(), http.MethodPost, count, "a b a", `"a":2`))
+	}
+	proxy := two() // three callers share its connection
+	for range 3 {
+		c.join("a call by a shared HTTP/2 connection", 10*time.Millisecond, ask(proxy, http.MethodPost, count, "a b a", `"a":2`))
+	}
+	c.join("the API by HTTP/2", 20*time.Millisecond, ask(two(), http.MethodGet, status, "", `"status"`))
 	c.join("the API", 20*time.Millisecond, ask(kept(), http.MethodGet, status, "", `"status"`))
 	c.join("a change", 50*time.Millisecond, ask(kept(), http.MethodPost, p.api.OrgPath("deployments"), `{"name":"more"}`, "deployment_id"))
 	return c

@@ -103,7 +103,7 @@ func (l *leaving) counted(h http.Handler) http.Handler {
 		defer n.Add(-1)
 		if c, ok := r.Context().Value(connKey{}).(*countedConn); ok {
 			c.called(r.ProtoMajor > 1)
-			last = last || c.door.crowd.last.Load()
+			last = last || c.door.last.Load()
 		}
 		if last {
 			w.Header().Set("Connection", "close") // HTTP/2 says it in its own way then
