@@ -4,13 +4,16 @@ package e2e_test
 
 import (
 	"bufio"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -177,11 +180,12 @@ func (p *platform) stream(dep, svc string, n int) <-chan error {
 
 // TestReplacedUnderLoad: the program is replaced on disk and in memory, again and
 // again, under load of every kind. No request fails; a stream that began before the
-// first replacement ends as it should, in the old process. A program that does not
-// start takes nobody's place.
+// first replacement ends as it should, in the old process, and has its line in the access
+// log. A program that does not start takes nobody's place.
 func TestReplacedUnderLoad(t *testing.T) {
 	t.Parallel()
-	p := startSupervised(t)
+	access := filepath.Join(t.TempDir(), "access.log")
+	p := startSupervised(t, "--access-log", access)
 	dep, svc := p.command(2)
 	c := gather(p, dep, svc, nil)
 	time.Sleep(time.Second)
@@ -225,9 +229,55 @@ func TestReplacedUnderLoad(t *testing.T) {
 	_ = socket.Close()
 	c.leave()
 	p.until("the end of the server that carried the stream", 20*time.Second, func() bool { return syscall.Kill(first, 0) != nil })
+	p.accessed(access, int(c.answered.Load()), map[string]int{"/ticks": http.StatusOK, "/chat": 0}) // what answers a WebSocket is not seen
 
 	// panal stop ends both.
 	p.stop(t)
+}
+
+// accessed holds the access log to what went on: a line for each of so many calls,
+// those of carried ones marked, with their status and figures, and no secret in any.
+func (p *platform) accessed(path string, calls int, carried map[string]int) {
+	p.t.Helper()
+	var text string
+	p.until("the access log's lines", 20*time.Second, func() bool {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return false
+		}
+		text = string(b)
+		return strings.Count(text, "\n") >= calls
+	})
+	_, _, token := adminOf(p.t, p.data)
+	if strings.Contains(text, token) || strings.Contains(text, "a b a") {
+		p.t.Error("a token or a body is in the access log")
+	}
+	found := map[string]int{}
+	marked := ""
+	for line := range strings.Lines(text) {
+		var e struct {
+			Path    string
+			Status  int
+			Sent    int64
+			MS      float64
+			Carried bool
+		}
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			p.t.Fatalf("the access log has %q: %v", line, err)
+		}
+		if !e.Carried {
+			continue
+		}
+		marked += line
+		for end, status := range carried {
+			if strings.HasSuffix(e.Path, end) && e.Status == status && e.MS > 5000 && (e.Sent > 0) == (status > 0) {
+				found[end] = status
+			}
+		}
+	}
+	if !maps.Equal(found, carried) {
+		p.t.Errorf("of the carried calls %v the access log has %v:\n%s", carried, found, marked)
+	}
 }
 
 // socket is a WebSocket, with short messages.
