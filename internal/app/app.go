@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"panal/internal/api"
+	"panal/internal/audit"
 	"panal/internal/authn"
 	"panal/internal/blob"
 	"panal/internal/config"
@@ -66,6 +67,7 @@ type App struct {
 	blobs   *blob.Store
 	runner  runner.Runner
 	keys    *keyring.Ring
+	audits  *audit.Service
 	agents  string // base URL at which workloads reach the API
 
 	releasing sync.WaitGroup // ends of backups that delete what was held

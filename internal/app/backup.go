@@ -164,6 +164,9 @@ func (j *backupJob) journal(ctx context.Context, begun time.Time) error {
 // databases copies the databases: control plane and DataLake as of one moment, then
 // the logs.
 func (j *backupJob) databases(ctx context.Context) error {
+	if _, err := j.a.audits.Settle(ctx); err != nil {
+		return err
+	}
 	snaps, err := sqlstore.Freeze(ctx, j.a.control, j.a.lakeDB)
 	if err != nil {
 		return err
@@ -360,6 +363,7 @@ func BackupOffline(ctx context.Context, cfg config.Server, log *slog.Logger, w i
 			return err
 		}
 	}
+	a.audits = a.openAudit()
 	lines, err := sqlstore.OpenLogFiles(ctx, filepath.Join(cfg.Data, dirLogs), func(ctx context.Context, path string) (*sqlstore.DB, error) {
 		return sqlite.Open(ctx, path, "logs")
 	})

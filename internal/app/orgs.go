@@ -99,13 +99,19 @@ func (a *App) addAccessLog(deps *api.Deps) error {
 // settleEvery is how long audit rows wait at most once the database is back.
 const settleEvery = 5 * time.Second
 
-// addAudit keeps the audit of mutating calls, and drops what is past its time.
-func (a *App) addAudit(deps *api.Deps) {
-	rows := audit.New(audit.Config{
+// openAudit returns the audit of the control database.
+func (a *App) openAudit() *audit.Service {
+	return audit.New(audit.Config{
 		Store: sqlstore.NewAudit(a.control), Now: a.now, TTL: a.cfg.AuditTTL,
 		Log: a.log.With(slog.String(plat.LogComponent, "audit")), Spool: filepath.Join(a.cfg.Data, "audit.spool"),
+		SpoolFirst: a.cfg.Database == "", // a file is as durable as the database beside it, and a tenth of the work
 	})
-	deps.Audit = rows
+}
+
+// addAudit keeps the audit of mutating calls, and drops what is past its time.
+func (a *App) addAudit(deps *api.Deps) {
+	rows := a.openAudit()
+	deps.Audit, a.audits = rows, rows
 	a.group.Add("audit", func(ctx context.Context) error {
 		return a.every(ctx, collectEvery, func(int) {
 			if _, err := rows.Trim(ctx); err != nil {
@@ -118,7 +124,7 @@ func (a *App) addAudit(deps *api.Deps) {
 			switch n, err := rows.Settle(ctx); {
 			case err != nil:
 				a.warn(ctx, "store audit rows that were kept while the database was away", err)
-			case n > 0:
+			case n > 0 && a.cfg.Database != "":
 				a.log.LogAttrs(ctx, slog.LevelInfo, "audit rows that were kept while the database was away are stored", slog.Int("count", n))
 			}
 		}

@@ -78,6 +78,8 @@ type Config struct {
 	TTL time.Duration
 	// Spool is a file for rows while Store can't take them; empty: the log gets them.
 	Spool string
+	// SpoolFirst: all rows go to Spool, and Settle gives them to Store, many at a time.
+	SpoolFirst bool
 	// Burst is how many refused calls leave a row before their rate counts; default
 	// 100. See Refused.
 	Burst float64
@@ -112,9 +114,9 @@ func New(cfg Config) *Service {
 	}
 	s := &Service{cfg: cfg, refused: map[plat.OrgID]*bucket{}}
 	if cfg.Spool != "" {
-		s.spool = &spool{path: cfg.Spool, size: -1}
+		s.spool = &spool{path: cfg.Spool}
 	}
-	s.group = newGroup(cfg.Store.Append, s.owe)
+	s.group = newGroup(s.append, s.owe)
 	return s
 }
 
@@ -123,6 +125,16 @@ const (
 	maxPath   = 1 << 10
 	maxTarget = 256
 )
+
+// append makes rows durable.
+func (s *Service) append(ctx context.Context, rows []Row) error {
+	if s.spool != nil && s.cfg.SpoolFirst {
+		if s.spool.add(rows) == nil {
+			return nil
+		}
+	}
+	return s.cfg.Store.Append(ctx, rows)
+}
 
 // owe keeps rows that the store did not take, with its reason.
 func (s *Service) owe(rows []Row, reason error) error {
@@ -135,8 +147,8 @@ func (s *Service) owe(rows []Row, reason error) error {
 	return nil
 }
 
-// Settle hands rows that the store could not take to it, and returns how many there
-// were. Called at the start and every few seconds.
+// Settle hands the rows of the spool to the store, and returns how many there were.
+// Called at the start and every few seconds.
 func (s *Service) Settle(ctx context.Context) (int, error) {
 	if s.spool == nil {
 		return 0, nil
@@ -233,6 +245,11 @@ const MaxPage = 1000
 // last.
 func (s *Service) List(ctx context.Context, q Query) ([]Row, string, error) {
 	q.Limit = min(max(q.Limit, 1), MaxPage)
+	if s.cfg.SpoolFirst {
+		if _, err := s.Settle(ctx); err != nil {
+			return nil, "", fmt.Errorf("list audit of organization %s: %w", q.Org, err)
+		}
+	}
 	rows, more, err := s.cfg.Store.List(ctx, q)
 	if err != nil {
 		return nil, "", fmt.Errorf("list audit of organization %s: %w", q.Org, err)

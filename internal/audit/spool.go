@@ -12,6 +12,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"panal/internal/plat"
@@ -20,20 +21,24 @@ import (
 // maxSpool bounds the file of rows that the store could not take.
 const maxSpool = 256 << 20
 
-// spool is a file of rows, a line of JSON each, for the time in which the store does
-// not answer: a call that was done leaves its row also when the database went away
-// between the two. Appending a row twice does no harm, so nothing has to be exact about
-// the end of one.
+// spool is a file of rows, a line of JSON each, for rows that the store is to get many
+// at a time, and for the time in which it does not answer: a call that was done leaves its
+// row also when the database went away between the two. Appending a row twice does no
+// harm, so nothing has to be exact about the end of one.
 type spool struct {
 	path string
 
 	mu   sync.Mutex
-	size int64 // -1: not looked yet
+	file *os.File // open while rows are added to it
+	size int64
+
+	draining sync.Mutex
 }
 
 // add makes rows durable.
 func (s *spool) add(rows []Row) error {
 	var b bytes.Buffer
+	b.WriteByte('\n') // ends a line that a crash has cut, which is no row
 	enc := json.NewEncoder(&b)
 	for _, r := range rows {
 		if err := enc.Encode(r); err != nil {
@@ -42,43 +47,86 @@ func (s *spool) add(rows []Row) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.size < 0 {
-		s.size = 0
-		if fi, err := os.Stat(s.path); err == nil {
-			s.size = fi.Size()
-		}
+	if err := s.open(); err != nil {
+		return fmt.Errorf("open audit spool: %w", err)
 	}
 	if s.size+int64(b.Len()) > maxSpool {
 		return plat.Errorf(plat.ErrExhausted, "%s is longer than %d bytes", s.path, int64(maxSpool))
 	}
-	f, err := os.OpenFile(s.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("open audit spool: %w", err)
-	}
-	// A line that a crash has cut is ended by the line break, and is no row.
-	_, err = f.Write(append([]byte("\n"), b.Bytes()...))
+	_, err := s.file.Write(b.Bytes())
+	s.size += int64(b.Len())
 	if err == nil {
-		err = f.Sync()
+		err = s.file.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err != nil { // after a failed sync nobody knows what of the file is durable: begin it anew
+		err = errors.Join(err, s.close())
 		return fmt.Errorf("write audit spool: %w", err)
 	}
-	s.size += int64(b.Len()) + 1
 	return nil
 }
 
-// drain hands the rows to store, oldest first, and returns how many there were. Rows
-// that are added meanwhile wait for the next call. One call at a time.
-func (s *spool) drain(ctx context.Context, store func(context.Context, []Row) error) (n int, err error) {
+// open makes the file ready for rows, and its name durable.
+func (s *spool) open() error {
+	if s.file != nil {
+		return nil
+	}
+	f, err := os.OpenFile(s.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	fi, err := f.Stat()
+	if err == nil {
+		err = syncDir(filepath.Dir(s.path))
+	}
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	s.file, s.size = f, fi.Size()
+	return nil
+}
+
+func (s *spool) close() error {
+	if s.file == nil {
+		return nil
+	}
+	err := s.file.Close()
+	s.file = nil
+	return err
+}
+
+func syncDir(name string) error {
+	d, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// drain hands the rows that were added before the call to store, oldest first, and
+// returns how many there were.
+func (s *spool) drain(ctx context.Context, store func(context.Context, []Row) error) (int, error) {
+	s.draining.Lock()
+	defer s.draining.Unlock()
 	old := s.path + ".old" // what a call before this one could not hand on is there still
+	n, err := s.hand(ctx, old, store)
+	if err != nil {
+		return n, err
+	}
+	switch err := s.turn(old); {
+	case errors.Is(err, fs.ErrNotExist):
+		return n, nil
+	case err != nil:
+		return n, fmt.Errorf("turn audit spool: %w", err)
+	}
+	more, err := s.hand(ctx, old, store)
+	return n + more, err
+}
+
+// hand hands the rows of a file to store and removes it. A file that is not there has none.
+func (s *spool) hand(ctx context.Context, old string, store func(context.Context, []Row) error) (n int, err error) {
 	f, err := os.Open(old)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := s.turn(old); errors.Is(err, fs.ErrNotExist) {
-			return 0, nil
-		} else if err != nil {
-			return 0, fmt.Errorf("turn audit spool: %w", err)
-		}
-		f, err = os.Open(old)
+		return 0, nil
 	}
 	if err != nil {
 		return 0, fmt.Errorf("open audit spool: %w", err)
@@ -128,9 +176,5 @@ func (s *spool) drain(ctx context.Context, store func(context.Context, []Row) er
 func (s *spool) turn(to string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err := os.Rename(s.path, to)
-	if err == nil {
-		s.size = 0
-	}
-	return err
+	return errors.Join(s.close(), os.Rename(s.path, to))
 }

@@ -36,6 +36,8 @@ func (s *away) Append(_ context.Context, rows []audit.Row) error {
 	return nil
 }
 
+func (s *away) List(context.Context, audit.Query) ([]audit.Row, bool, error) { return nil, false, nil }
+
 func (s *away) set(gone bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,8 +83,7 @@ func TestRowsOutliveTheDatabase(t *testing.T) {
 	s = audit.New(audit.Config{Store: store, Spool: path}) // a restart
 	s.Record(t.Context(), row(7))
 	store.set(false)
-	settled(5)
-	settled(2)
+	settled(7)
 	settled(0)
 	for n := range 8 {
 		got, want := store.rows[fmt.Sprint("r", n)], row(n)
@@ -92,5 +93,44 @@ func TestRowsOutliveTheDatabase(t *testing.T) {
 	}
 	if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) > 0 || len(store.rows) != 8 {
 		t.Errorf("left %v, %v; %d rows", left, err, len(store.rows))
+	}
+}
+
+// TestSpoolFirst: rows are durable in the file, listed at once, and handed on many at a
+// time, also by who comes after a crash.
+func TestSpoolFirst(t *testing.T) {
+	store := &away{rows: map[string]audit.Row{}}
+	path := filepath.Join(t.TempDir(), "audit.spool")
+	s := audit.New(audit.Config{Store: store, Spool: path, SpoolFirst: true})
+	row := func(n int) audit.Row {
+		return audit.Row{Org: "1", Time: time.UnixMicro(int64(n)).UTC(), ID: fmt.Sprint("r", n), Operation: "upload-file"}
+	}
+	var calls sync.WaitGroup
+	for n := range 50 {
+		calls.Go(func() {
+			s.Record(t.Context(), row(n))
+			if n%10 == 0 { // others drain meanwhile
+				_, _ = s.Settle(t.Context())
+			}
+		})
+	}
+	calls.Wait()
+	s.Record(t.Context(), row(50))
+	if len(store.rows) == 51 {
+		t.Error("the last row did not wait in the file")
+	}
+	if _, _, err := s.List(t.Context(), audit.Query{Org: "1"}); err != nil || len(store.rows) != 51 {
+		t.Errorf("after a listing %d rows are stored, %v; want 51", len(store.rows), err)
+	}
+	s.Record(t.Context(), row(51))
+	s = audit.New(audit.Config{Store: store, Spool: path, SpoolFirst: true}) // a crash
+	if n, err := s.Settle(t.Context()); n != 1 || err != nil {
+		t.Errorf("settled %d, %v after a crash; want 1", n, err)
+	}
+	if err := os.Mkdir(path, 0o700); err != nil { // the file can't be written
+		t.Fatal(err)
+	}
+	if s.Record(t.Context(), row(52)); len(store.rows) != 53 {
+		t.Errorf("%d rows are stored, want 53: without the file the store takes them", len(store.rows))
 	}
 }

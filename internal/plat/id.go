@@ -69,9 +69,16 @@ func NewHexID(prefix string) string {
 	return prefix + "-" + hex.EncodeToString(b[:])
 }
 
-// NewFileID returns the id of a file whose upload was requested at t.
+// NewFileID returns the id of a file whose upload was requested at t. Its UUID is of
+// version 7 (RFC 9562): ids of one second are in the order of their times too, so that
+// new ones are neighbours in an index.
 func NewFileID(t time.Time) FileID {
-	return FileID(t.UTC().Format("20060102T150405") + "-" + NewUUID())
+	var u [16]byte
+	mustRand(u[8:])
+	binary.BigEndian.PutUint64(u[:], uint64(t.UnixMilli())<<16)
+	part := uint16(t.Nanosecond() % int(time.Millisecond) * 4096 / 1e6)
+	u[6], u[7] = byte(part>>8)|0x70, byte(part)
+	return FileID(t.UTC().Format("20060102T150405") + "-" + uuidText(u))
 }
 
 // NewUUID returns a random (version 4) UUID in its canonical text form.
@@ -79,6 +86,11 @@ func NewUUID() string {
 	var u [16]byte
 	mustRand(u[:])
 	u[6] = u[6]&0x0f | 0x40
+	return uuidText(u)
+}
+
+// uuidText sets the variant of a UUID and writes it.
+func uuidText(u [16]byte) string {
 	u[8] = u[8]&0x3f | 0x80
 	var text [36]byte
 	b := text[:0]

@@ -41,6 +41,13 @@ type Dialect struct {
 	EventVisible string
 	// Keep: statements that come often are kept prepared by us (pgx does so itself).
 	Keep bool
+	// Whole: a statement that has begun is finished, whatever becomes of its context, in
+	// transactions and look-ups by a key.
+	Whole bool
+	// Snapshot are the options of a transaction whose reads are all of one moment.
+	Snapshot sql.TxOptions
+	// Late: postings may be made some commits later (see late).
+	Late bool
 	// Backup copies what a connection sees to a new file, calling step now and then; nil
 	// where the engine has tools of its own.
 	Backup func(raw any, path string, step func() error) error
@@ -56,11 +63,13 @@ type DB struct {
 	// keptRead and keptWrite are the pools' prepared statements; nil where the driver
 	// keeps them.
 	keptRead, keptWrite *kept
+	late                late
 }
 
 // NewDB returns a DB over opened pools. Called by the engines' Open.
 func NewDB(read, write *sql.DB, d Dialect) *DB {
 	db := &DB{read: read, write: write, dialect: d, hub: outbox.NewHub()}
+	db.late.left.Store(1) // the process before may have left some
 	if d.Keep {
 		db.keptRead, db.keptWrite = newKept(read), newKept(write)
 	}
@@ -90,17 +99,40 @@ type Tx struct {
 	db     *DB
 	topics map[string]bool
 	fresh  []string // texts to keep prepared from now on
+	after  []func() // called when it has committed
 }
 
 // Write runs fn in one transaction and commits it durably. fn must use only tx:
 // on SQLite the writer is a single connection, and anything else would wait for
 // itself. An error or panic rolls back.
-func (db *DB) Write(ctx context.Context, fn func(tx *Tx) error) (err error) {
-	raw, err := db.write.BeginTx(ctx, nil)
+func (db *DB) Write(ctx context.Context, fn func(tx *Tx) error) error {
+	tx := &Tx{db: db}
+	if err := db.transact(ctx, tx, fn); err != nil {
+		return err
+	}
+	for _, f := range tx.after {
+		f()
+	}
+	for topic := range tx.topics {
+		db.hub.Wake(topic)
+	}
+	for _, text := range tx.fresh {
+		db.keptWrite.add(ctx, text)
+	}
+	return nil
+}
+
+func (db *DB) transact(ctx context.Context, tx *Tx, fn func(tx *Tx) error) error {
+	conn, err := db.write.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("begin: %w", db.translate(err))
 	}
-	tx := &Tx{Tx: raw, db: db}
+	defer func() { _ = conn.Close() }() // gives it back
+	raw, err := conn.BeginTx(db.whole(ctx), nil)
+	if err != nil {
+		return fmt.Errorf("begin: %w", db.translate(err))
+	}
+	tx.Tx = raw
 	done := false
 	defer func() {
 		if !done {
@@ -114,13 +146,45 @@ func (db *DB) Write(ctx context.Context, fn func(tx *Tx) error) (err error) {
 		return fmt.Errorf("commit: %w", db.translate(err))
 	}
 	done = true
-	for topic := range tx.topics {
-		db.hub.Wake(topic)
-	}
-	for _, text := range tx.fresh {
-		db.keptWrite.add(ctx, text)
-	}
 	return nil
+}
+
+// onCommit has f called when the transaction has committed.
+func (tx *Tx) onCommit(f func()) { tx.after = append(tx.after, f) }
+
+// whole returns the context of a statement that is too short to be broken off where the
+// engine would start a goroutine for each that could be (SQLite: on one core those kept
+// everything else waiting for seconds). One whose context has ended does not begin.
+func (db *DB) whole(ctx context.Context) context.Context {
+	if !db.dialect.Whole || ctx.Err() != nil {
+		return ctx
+	}
+	return context.WithoutCancel(ctx)
+}
+
+// ExecContext runs a statement in the transaction.
+func (tx *Tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	return tx.Tx.ExecContext(tx.db.whole(ctx), query, args...)
+}
+
+// QueryContext asks for rows in the transaction.
+func (tx *Tx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return tx.Tx.QueryContext(tx.db.whole(ctx), query, args...)
+}
+
+// QueryRowContext asks for one row in the transaction.
+func (tx *Tx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return tx.Tx.QueryRowContext(tx.db.whole(ctx), query, args...)
+}
+
+// snapshot runs fn on the database as it is at one moment.
+func (db *DB) snapshot(ctx context.Context, fn func(Querier) error) error {
+	tx, err := db.read.BeginTx(ctx, &db.dialect.Snapshot)
+	if err != nil {
+		return fmt.Errorf("begin: %w", db.translate(err))
+	}
+	defer func() { _ = tx.Rollback() }() // it changed nothing
+	return fn(tx)
 }
 
 // Ping checks that the database answers.

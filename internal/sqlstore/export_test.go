@@ -19,7 +19,7 @@ type Statement struct {
 // SearchStatements returns what the page after a stamp (0: the first one) of a filter
 // reads, arm by arm.
 func (s *Lake) SearchStatements(ctx context.Context, f lake.Filter, after int64, desc bool, now time.Time) ([]Statement, error) {
-	q, err := s.newSearch(ctx, f, now)
+	q, err := s.newSearch(ctx, s.db.Read(), f, now)
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +38,7 @@ func (s *Lake) SearchStatements(ctx context.Context, f lake.Filter, after int64,
 
 // CountStatement returns what an exact count reads.
 func (s *Lake) CountStatement(ctx context.Context, f lake.Filter, now time.Time) (Statement, error) {
-	q, err := s.newSearch(ctx, f, now)
+	q, err := s.newSearch(ctx, s.db.Read(), f, now)
 	if err != nil {
 		return Statement{}, err
 	}

@@ -63,7 +63,7 @@ func (k *kept) add(ctx context.Context, text string) {
 // constant.
 func (db *DB) row(ctx context.Context, text string, args ...any) *sql.Row {
 	if stmt := db.prepared(ctx, text); stmt != nil { //nolint:sqlclosecheck // kept as long as its pool
-		return stmt.QueryRowContext(ctx, args...)
+		return stmt.QueryRowContext(db.whole(ctx), args...)
 	}
 	return db.read.QueryRowContext(ctx, text, args...)
 }
@@ -93,7 +93,7 @@ func (db *DB) prepared(ctx context.Context, text string) *sql.Stmt {
 func (tx *Tx) exec(ctx context.Context, text string, args ...any) (sql.Result, error) {
 	if tx.db.keptWrite != nil {
 		if stmt := tx.db.keptWrite.get(text); stmt != nil {
-			return tx.StmtContext(ctx, stmt).ExecContext(ctx, args...) //nolint:sqlclosecheck // ends with the transaction
+			return tx.StmtContext(ctx, stmt).ExecContext(tx.db.whole(ctx), args...) //nolint:sqlclosecheck // ends with the transaction
 		}
 		tx.fresh = append(tx.fresh, text)
 	}
@@ -104,7 +104,7 @@ func (tx *Tx) exec(ctx context.Context, text string, args ...any) (sql.Result, e
 func (tx *Tx) row(ctx context.Context, text string, args ...any) *sql.Row {
 	if tx.db.keptWrite != nil {
 		if stmt := tx.db.keptWrite.get(text); stmt != nil {
-			return tx.StmtContext(ctx, stmt).QueryRowContext(ctx, args...) //nolint:sqlclosecheck // ends with the transaction
+			return tx.StmtContext(ctx, stmt).QueryRowContext(tx.db.whole(ctx), args...) //nolint:sqlclosecheck // ends with the transaction
 		}
 		tx.fresh = append(tx.fresh, text)
 	}

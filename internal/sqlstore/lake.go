@@ -142,6 +142,9 @@ func (s *Lake) File(ctx context.Context, channel plat.ChannelID, id plat.FileID,
 
 // FileWith implements lake.Store.
 func (s *Lake) FileWith(ctx context.Context, channel plat.ChannelID, key, value string, now time.Time) (lake.File, error) {
+	if err := s.settle(ctx); err != nil {
+		return lake.File{}, err
+	}
 	f, err := scanFile(channel)(s.db.row(ctx,
 		`SELECT `+fileColumns+` FROM posting p CROSS JOIN file f
 		 WHERE p.channel = (SELECT num FROM channel WHERE id = $1) AND p.key = $2 AND p.token = $3 AND p.whole AND `+live("p", "$4")+`
@@ -155,9 +158,13 @@ func (s *Lake) FileWith(ctx context.Context, channel plat.ChannelID, key, value 
 
 // Usage implements lake.Store.
 func (s *Lake) Usage(ctx context.Context, channel plat.ChannelID, now time.Time) (lake.Usage, error) {
+	return s.usage(ctx, s.db.Read(), channel, now)
+}
+
+func (s *Lake) usage(ctx context.Context, read Querier, channel plat.ChannelID, now time.Time) (lake.Usage, error) {
 	var u lake.Usage
 	// What has expired and is not reaped yet is still in the deltas.
-	row := s.db.Read().QueryRowContext(ctx,
+	row := read.QueryRowContext(ctx,
 		`SELECT CAST((SELECT COALESCE(SUM(files), 0) FROM file_delta WHERE channel = c.num)
 		   - (SELECT COUNT(*) FROM file WHERE channel = c.num AND expires_at > 0 AND expires_at <= $2) AS BIGINT),
 		 CAST((SELECT COALESCE(SUM(bytes), 0) FROM file_delta WHERE channel = c.num)
@@ -227,6 +234,7 @@ type commit struct {
 
 	rows    commitRows
 	attempt int
+	late    bool  // the files get their postings later
 	linked  int64 // the files are a foreign bucket's objects: only the linked channel with this number takes them, archived or not; 0: they are our own
 }
 
@@ -238,6 +246,7 @@ type commitChannel struct {
 
 func (c *commit) run(ctx context.Context, tx *Tx) error {
 	c.out = make([]lake.Outcome, len(c.files))
+	c.late = c.lake.db.dialect.Late && len(c.files) <= lateFiles
 	channels, err := c.channels(ctx, tx)
 	if err != nil {
 		return err
@@ -302,7 +311,11 @@ func (c *commit) run(ctx context.Context, tx *Tx) error {
 			meta = toJSON(stored.Metadata)
 		}
 		r.files = append(r.files, ch.num, stamps[i], string(stored.ID), stored.Size, stored.ETag, stored.ContentType, meta, string(stored.Lifetime), expires, stored.Path)
-		r.postings = appendPostings(r.postings, ch.num, stamps[i], expires, lake.Terms(stored.ContentType, stored.Metadata))
+		if c.late {
+			r.late = append(r.late, ch.num, stamps[i])
+		} else {
+			r.postings = appendPostings(r.postings, ch.num, stamps[i], expires, lake.Terms(stored.ContentType, stored.Metadata))
+		}
 		r.subjects = append(r.subjects, string(stored.Channel)+"/"+string(stored.ID))
 		u := r.delta[ch.num]
 		r.delta[ch.num] = lake.Usage{Files: u.Files + 1, Bytes: u.Bytes + stored.Size}
@@ -317,6 +330,7 @@ func (c *commit) run(ctx context.Context, tx *Tx) error {
 type commitRows struct {
 	files    []any
 	postings []postingRow
+	late     []any // places of files without postings
 	subjects []string
 	delta    map[int64]lake.Usage
 	paths    map[claim]bool
@@ -334,6 +348,11 @@ func (c *commit) flush(ctx context.Context, tx *Tx) error {
 	}
 	if err := insertPostings(ctx, tx, r.postings); err != nil {
 		return err
+	}
+	if len(r.late) > 0 {
+		if err := c.lake.leave(ctx, tx, r.late); err != nil {
+			return err
+		}
 	}
 	for num, u := range r.delta {
 		if err := c.lake.addDelta(ctx, tx, num, u); err != nil {
@@ -383,6 +402,9 @@ func (c *commit) claims(ctx context.Context, tx *Tx, channels map[plat.ChannelID
 	}
 	if len(wanted) == 0 {
 		return nil, nil
+	}
+	if err := c.lake.postLate(ctx, tx); err != nil {
+		return nil, err
 	}
 	all := make([]claim, 0, len(wanted))
 	for cl := range wanted {
@@ -463,6 +485,9 @@ func (s *Lake) PatchMetadata(ctx context.Context, channel plat.ChannelID, id pla
 func (s *Lake) changeMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, now time.Time, change func(lake.Metadata) (lake.Metadata, error)) (lake.File, error) {
 	var f lake.File
 	err := s.db.Write(ctx, func(tx *Tx) error {
+		if err := s.postLate(ctx, tx); err != nil {
+			return err
+		}
 		num, err := s.channelNum(ctx, tx, channel)
 		if err != nil {
 			return err

@@ -68,6 +68,9 @@ func (s *Lake) Gone(ctx context.Context, before time.Time) ([]lake.GoneChannel, 
 func (s *Lake) Sweep(ctx context.Context, id plat.ChannelID, limit int) (bool, error) {
 	clean := true
 	err := s.db.Write(ctx, func(tx *Tx) error {
+		if err := s.postLate(ctx, tx); err != nil { // not after they are swept
+			return err
+		}
 		var num int64
 		if err := s.db.one(tx.QueryRowContext(ctx, `SELECT num FROM channel_gone WHERE id = $1`, string(id)), "deleted channel", id, &num); err != nil {
 			return err

@@ -64,6 +64,9 @@ func (s *Lake) CheckTerms(ctx context.Context, channel plat.ChannelID, files []l
 	if err != nil {
 		return nil, err
 	}
+	if err := s.settle(ctx); err != nil {
+		return nil, err
+	}
 	var bad []plat.FileID
 	for _, f := range files {
 		terms := lake.Terms(f.ContentType, f.Metadata)
@@ -174,6 +177,9 @@ func (s *Lake) strays(ctx context.Context, q Querier, channel plat.ChannelID, nu
 func (s *Lake) RepairTerms(ctx context.Context, channel plat.ChannelID, ids []plat.FileID) error {
 	for _, id := range ids {
 		err := s.db.Write(ctx, func(tx *Tx) error {
+			if err := s.postLate(ctx, tx); err != nil {
+				return err
+			}
 			num, err := s.channelNum(ctx, tx, channel)
 			if err != nil {
 				return err

@@ -18,7 +18,10 @@ const maxFacetValues = 100_000
 // Facets implements lake.Store. A key's values are its whole postings, so the index
 // alone answers wherever it decides the query.
 func (s *Lake) Facets(ctx context.Context, f lake.Filter, key string, limit int, now time.Time) (lake.Facets, error) {
-	q, err := s.newSearch(ctx, f, now)
+	if err := s.settle(ctx); err != nil {
+		return lake.Facets{}, err
+	}
+	q, err := s.newSearch(ctx, s.db.Read(), f, now)
 	if err != nil {
 		return lake.Facets{}, err
 	}

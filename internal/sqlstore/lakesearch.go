@@ -19,6 +19,7 @@ import (
 // alone; where not, it narrows, and lake.Match decides on the rows.
 type search struct {
 	lake  *Lake
+	read  Querier // the pool, or a snapshot
 	f     lake.Filter
 	num   int64
 	now   int64
@@ -44,12 +45,12 @@ type arm struct {
 // apart by how close together these are.
 const costCap = 1000
 
-func (s *Lake) newSearch(ctx context.Context, f lake.Filter, now time.Time) (*search, error) {
-	num, err := s.channelNum(ctx, s.db.Read(), f.Channel)
+func (s *Lake) newSearch(ctx context.Context, read Querier, f lake.Filter, now time.Time) (*search, error) {
+	num, err := s.channelNum(ctx, read, f.Channel)
 	if err != nil {
 		return nil, err
 	}
-	q := &search{lake: s, f: f, num: num, now: micros(now), from: micros(f.From), to: micros(f.To)}
+	q := &search{lake: s, read: read, f: f, num: num, now: micros(now), from: micros(f.From), to: micros(f.To)}
 	q.narrow(f.Query)
 	if q.arms, err = q.plan(ctx, f.Query); err != nil {
 		return nil, err
@@ -190,7 +191,7 @@ func (q *search) planClause(ctx context.Context, c query.Clause) ([]arm, error) 
 // termCost estimates the length of a posting list.
 func (q *search) termCost(ctx context.Context, t lake.Term) (int, error) {
 	var n, first, last int64
-	err := q.lake.db.Read().QueryRowContext(ctx,
+	err := q.read.QueryRowContext(ctx,
 		`SELECT COUNT(*), COALESCE(MIN(at), 0), COALESCE(MAX(at), 0)
 		 FROM (SELECT at FROM posting WHERE channel = $1 AND key = $2 AND token = $3 ORDER BY at LIMIT $4) AS few`,
 		q.num, t.Key, t.Token, costCap).Scan(&n, &first, &last)
@@ -395,6 +396,9 @@ func (q *search) armSQL(a *sqlArgs, m arm, rows bool, sp span) string {
 	}
 	b.WriteString(" AND " + live(d, a.add(q.now)))
 	if m.rest != nil {
+		if m.term == nil && q.lake.db.dialect.Late { // uploaded since the search began: no posting tells that it is no match
+			b.WriteString(" AND NOT EXISTS (SELECT 1 FROM file_late l WHERE l.channel = f.channel AND l.at = f.at)")
+		}
 		b.WriteString(" AND " + q.predicate(a, d, m.rest, true))
 	}
 	if rows {
@@ -417,7 +421,7 @@ func (q *search) chunk(ctx context.Context, sp span) ([]lake.File, bool, error) 
 	for _, m := range q.arms {
 		var a sqlArgs
 		stmt := q.armSQL(&a, m, true, sp)
-		files, err := scanAll(ctx, q.lake.db, q.lake.db.Read(), scanFile(q.f.Channel), stmt, a.list...)
+		files, err := scanAll(ctx, q.lake.db, q.read, scanFile(q.f.Channel), stmt, a.list...)
 		if err != nil {
 			return nil, false, err
 		}
@@ -461,7 +465,12 @@ func (q *search) each(ctx context.Context, sp span, f func(lake.File) bool) erro
 
 // Files implements lake.Store.
 func (s *Lake) Files(ctx context.Context, in lake.Search, now time.Time) ([]lake.File, bool, error) {
-	q, err := s.newSearch(ctx, in.Filter, now)
+	if in.Query != nil {
+		if err := s.settle(ctx); err != nil {
+			return nil, false, err
+		}
+	}
+	q, err := s.newSearch(ctx, s.db.Read(), in.Filter, now)
 	if err != nil {
 		return nil, false, err
 	}
@@ -526,23 +535,43 @@ func (q *search) sorted(ctx context.Context, in lake.Search) ([]lake.File, bool,
 const joinFrom = 20_000
 
 // Count implements lake.Store.
-func (s *Lake) Count(ctx context.Context, f lake.Filter, now time.Time) (int64, error) {
+func (s *Lake) Count(ctx context.Context, f lake.Filter, now time.Time) (n int64, err error) {
+	if f.Query != nil {
+		if err := s.settle(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if _, ok := f.Query.(query.Not); ok { // a difference of two counts: both of one moment
+		err = s.db.snapshot(ctx, func(read Querier) error {
+			n, err = s.count(ctx, read, f, now)
+			return err
+		})
+		return n, err
+	}
+	return s.count(ctx, s.db.Read(), f, now)
+}
+
+func (s *Lake) count(ctx context.Context, read Querier, f lake.Filter, now time.Time) (int64, error) {
 	if f.Query == nil && f.From.IsZero() && f.To.IsZero() {
-		u, err := s.Usage(ctx, f.Channel, now)
+		u, err := s.usage(ctx, read, f.Channel, now)
 		return u.Files, err
 	}
 	if not, ok := f.Query.(query.Not); ok {
 		// The index knows what has a term, not what lacks it.
 		all, inner := f, f
 		all.Query, inner.Query = nil, not.X
-		total, err := s.Count(ctx, all, now)
+		total, err := s.count(ctx, read, all, now)
 		if err != nil {
 			return 0, err
 		}
-		n, err := s.Count(ctx, inner, now)
-		return total - n, err
+		late, err := s.countLate(ctx, read, f, now)
+		if err != nil {
+			return 0, err
+		}
+		n, err := s.count(ctx, read, inner, now)
+		return total - late - n, err
 	}
-	q, err := s.newSearch(ctx, f, now)
+	q, err := s.newSearch(ctx, read, f, now)
 	if err != nil {
 		return 0, err
 	}
@@ -552,7 +581,7 @@ func (s *Lake) Count(ctx context.Context, f lake.Filter, now time.Time) (int64, 
 		return n, err
 	}
 	stmt, args := q.countSQL()
-	row := s.db.Read().QueryRowContext(ctx, stmt, args...)
+	row := read.QueryRowContext(ctx, stmt, args...)
 	return n, s.db.translate(row.Scan(&n))
 }
 

@@ -180,3 +180,28 @@ func TestOutboxNeverPassesAnOpenTransaction(t *testing.T) {
 		t.Fatalf("seen %v, want slow then fast", seen)
 	}
 }
+
+// What a transaction did before its caller gave up is not kept, and nothing more of it runs.
+func TestWriteGivenUp(t *testing.T) {
+	sqlstoretest.Each(t, func(t *testing.T, db *sqlstore.DB) {
+		ctx, cancel := context.WithCancel(t.Context())
+		const add = `INSERT INTO organization (id, name, created_at, updated_at) VALUES ($1, $2, 0, 0)`
+		err := db.Write(ctx, func(tx *sqlstore.Tx) error {
+			if _, err := tx.ExecContext(ctx, add, "1", "kept by nobody"); err != nil {
+				t.Fatal(err)
+			}
+			cancel()
+			_, err := tx.ExecContext(ctx, add, "2", "never begun")
+			return err
+		})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("Write = %v, want context.Canceled", err)
+		}
+		if err := db.Write(ctx, func(*sqlstore.Tx) error { return nil }); !errors.Is(err, context.Canceled) {
+			t.Errorf("Write of a context that has ended = %v, want context.Canceled", err)
+		}
+		if _, err := sqlstore.NewOrgs(db).Organization(t.Context(), "kept by nobody"); !errors.Is(err, plat.ErrNotFound) {
+			t.Errorf("the row = %v, want ErrNotFound", err)
+		}
+	})
+}

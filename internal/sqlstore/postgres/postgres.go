@@ -87,6 +87,7 @@ func (schemaLock) SessionUnlock(ctx context.Context, conn *sql.Conn) error {
 func Dialect() sqlstore.Dialect {
 	return sqlstore.Dialect{
 		Name:         "postgres",
+		Snapshot:     sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true},
 		SkipLocked:   " FOR UPDATE SKIP LOCKED",
 		Translate:    translate,
 		MaxParams:    65_000,

@@ -104,6 +104,8 @@ func Dialect() sqlstore.Dialect {
 		EventXID:     "0",
 		EventVisible: "1 = 1",
 		Keep:         true,
+		Whole:        true,
+		Late:         true,
 		Backup:       copyTo,
 	}
 }
