@@ -4,13 +4,16 @@ package e2e_test
 
 import (
 	"bufio"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -80,7 +83,7 @@ func (c *crowd) leave() {
 }
 
 // gather starts callers of a service and of the API: on kept connections, busy and
-// mostly idle ones, and on new ones.
+// mostly idle ones, and on new ones, and by HTTP/2 as a proxy in front may speak it.
 func gather(p *platform, dep, svc string, spared func(begun, ended time.Time) bool) *crowd {
 	_, user, token := adminOf(p.t, p.data)
 	c := &crowd{t: p.t, end: make(chan struct{}), spared: spared}
@@ -123,6 +126,21 @@ func gather(p *platform, dep, svc string, spared func(begun, ended time.Time) bo
 	for range 3 {
 		c.join("a call on a new connection", 20*time.Millisecond, ask(fresh, http.MethodPost, count, "a b a", `"a":2`))
 	}
+	two := func() *http.Client {
+		h := kept()
+		protocols := new(http.Protocols)
+		protocols.SetUnencryptedHTTP2(true)
+		h.Transport.(*http.Transport).Protocols = protocols
+		return h
+	}
+	for range 3 {
+		c.join("a call by HTTP/2", 10*time.Millisecond, ask(two(), http.MethodPost, count, "a b a", `"a":2`))
+	}
+	proxy := two() // three callers share its connection
+	for range 3 {
+		c.join("a call by a shared HTTP/2 connection", 10*time.Millisecond, ask(proxy, http.MethodPost, count, "a b a", `"a":2`))
+	}
+	c.join("the API by HTTP/2", 20*time.Millisecond, ask(two(), http.MethodGet, status, "", `"status"`))
 	c.join("the API", 20*time.Millisecond, ask(kept(), http.MethodGet, status, "", `"status"`))
 	c.join("a change", 50*time.Millisecond, ask(kept(), http.MethodPost, p.api.OrgPath("deployments"), `{"name":"more"}`, "deployment_id"))
 	return c
@@ -162,11 +180,12 @@ func (p *platform) stream(dep, svc string, n int) <-chan error {
 
 // TestReplacedUnderLoad: the program is replaced on disk and in memory, again and
 // again, under load of every kind. No request fails; a stream that began before the
-// first replacement ends as it should, in the old process. A program that does not
-// start takes nobody's place.
+// first replacement ends as it should, in the old process, and has its line in the access
+// log. A program that does not start takes nobody's place.
 func TestReplacedUnderLoad(t *testing.T) {
 	t.Parallel()
-	p := startSupervised(t)
+	access := filepath.Join(t.TempDir(), "access.log")
+	p := startSupervised(t, "--access-log", access)
 	dep, svc := p.command(2)
 	c := gather(p, dep, svc, nil)
 	time.Sleep(time.Second)
@@ -210,9 +229,55 @@ func TestReplacedUnderLoad(t *testing.T) {
 	_ = socket.Close()
 	c.leave()
 	p.until("the end of the server that carried the stream", 20*time.Second, func() bool { return syscall.Kill(first, 0) != nil })
+	p.accessed(access, int(c.answered.Load()), map[string]int{"/ticks": http.StatusOK, "/chat": 0}) // what answers a WebSocket is not seen
 
 	// panal stop ends both.
 	p.stop(t)
+}
+
+// accessed holds the access log to what went on: a line for each of so many calls,
+// those of carried ones marked, with their status and figures, and no secret in any.
+func (p *platform) accessed(path string, calls int, carried map[string]int) {
+	p.t.Helper()
+	var text string
+	p.until("the access log's lines", 20*time.Second, func() bool {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return false
+		}
+		text = string(b)
+		return strings.Count(text, "\n") >= calls
+	})
+	_, _, token := adminOf(p.t, p.data)
+	if strings.Contains(text, token) || strings.Contains(text, "a b a") {
+		p.t.Error("a token or a body is in the access log")
+	}
+	found := map[string]int{}
+	marked := ""
+	for line := range strings.Lines(text) {
+		var e struct {
+			Path    string
+			Status  int
+			Sent    int64
+			MS      float64
+			Carried bool
+		}
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			p.t.Fatalf("the access log has %q: %v", line, err)
+		}
+		if !e.Carried {
+			continue
+		}
+		marked += line
+		for end, status := range carried {
+			if strings.HasSuffix(e.Path, end) && e.Status == status && e.MS > 5000 && (e.Sent > 0) == (status > 0) {
+				found[end] = status
+			}
+		}
+	}
+	if !maps.Equal(found, carried) {
+		p.t.Errorf("of the carried calls %v the access log has %v:\n%s", carried, found, marked)
+	}
 }
 
 // socket is a WebSocket, with short messages.

@@ -73,6 +73,9 @@ func (a *API) inferAsync(w http.ResponseWriter, r *http.Request, call dataplane.
 	taken := false
 	call.Async = &dataplane.Async{ID: c.ID, Token: token, Taken: func(instance plat.WorkloadID) {
 		taken = true
+		if info := infoOf(r.Context()); info != nil {
+			info.async = c.ID
+		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), takenLimit)
 		defer cancel()
 		if err := a.Deploy.AsyncTaken(ctx, c, instance); err != nil { // the result will come all the same; only a lost instance goes unnoticed

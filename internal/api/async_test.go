@@ -3,14 +3,22 @@
 package api_test
 
 import (
+	"context"
 	"encoding/base64"
+	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"panal/internal/plat"
+	"panal/internal/x/accesslog"
 )
 
 // asyncCall is what an instance got of an asynchronous call.
@@ -39,6 +47,60 @@ func (w *deployWorld) send(method, path, body string, headers ...string) (*http.
 		w.t.Fatal(err)
 	}
 	return resp, string(text)
+}
+
+// TestAsyncInAccessLog: the line of an asynchronous call names the call, so that it can be
+// found with those of its result; neither has a token or a body.
+func TestAsyncInAccessLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "access.log")
+	lines, err := accesslog.Open(accesslog.Options{Path: path, MaxBytes: 1 << 20, Sample: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- lines.Run(ctx, func(err error) { t.Error(err) }) }()
+	w := newDeployWorld(t, func(w *world) { w.deps.AccessLog = lines })
+	dep := w.deployment()
+	id := dep[len(w.deps)+1:]
+	user := "Basic " + base64.StdEncoding.EncodeToString([]byte(w.token["acme/regular"]))
+	svc := w.service(dep, w.version(dep, "1"), "echo")
+	if resp, body := w.send("POST", "/deployments/"+id+"/services/"+svc, "body in question", "Authorization", user, "X-Abeja-Arms-Async", "true"); resp.StatusCode != 202 {
+		t.Fatalf("%d %s", resp.StatusCode, body)
+	}
+	call := <-w.asyncs
+	if resp, body := w.send("PUT", dep+"/results/"+call.id, `{"status":200,"body":{"answer":"in question"}}`, "Authorization", "Bearer "+call.token, "Content-Type", "application/json"); resp.StatusCode != 200 {
+		t.Fatalf("%d %s", resp.StatusCode, body)
+	}
+	w.srv.Close() // each request has ended with its line
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := string(b); strings.Contains(text, call.token) || strings.Contains(text, "in question") || strings.Contains(text, w.token["acme/regular"]) {
+		t.Errorf("a token or a body is in the access log:\n%s", text)
+	}
+	var got []string
+	for line := range strings.Lines(string(b)) {
+		var e struct {
+			Operation, Path, Async string
+			Status                 int
+			Received               int64
+		}
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		if e.Async != "" || strings.Contains(e.Path, call.id) {
+			got = append(got, fmt.Sprint(e.Operation, " ", e.Status, " ", e.Async == call.id, " ", e.Received > 0))
+		}
+	}
+	if diff := cmp.Diff([]string{"infer-service 202 true true", "put-result 200 false true"}, got); diff != "" {
+		t.Error(diff)
+	}
 }
 
 // TestAsyncWire: compute.md §8.3, both sides.

@@ -36,6 +36,8 @@ type requestInfo struct {
 	operation *operationMetrics
 	// audit is the row that the request leaves, until its answer begins; nil: none.
 	audit *audited
+	// async is the id of the asynchronous call that it began.
+	async string
 }
 
 // tracked is what the middleware keeps of a request, in one piece.
@@ -107,7 +109,7 @@ func (a *API) middleware(next http.Handler) http.Handler {
 				if a.AccessLog != nil {
 					a.AccessLog.Add(&accesslog.Entry{
 						Time: start, Took: took, Request: id, Operation: info.operation.id, Method: r.Method, Path: path, Proto: r.Proto,
-						Status: rec.status, Received: body.n.Load(), Sent: rec.sent, Peer: info.peer.Addr, Org: info.org, User: info.user,
+						Status: rec.status, Received: body.n.Load(), Sent: rec.sent, Peer: info.peer.Addr, Org: info.org, User: info.user, Async: info.async,
 					})
 				}
 			}()

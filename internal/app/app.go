@@ -33,6 +33,7 @@ import (
 	"panal/internal/plat"
 	"panal/internal/runner"
 	"panal/internal/sqlstore"
+	"panal/internal/x/accesslog"
 	"panal/internal/x/handed"
 	"panal/internal/x/keyring"
 	"panal/internal/x/outage"
@@ -52,7 +53,8 @@ type App struct {
 	draining atomic.Bool
 	starter  Starter
 	leaving  leaving
-	carrying carrying // servers of listeners that outlive the hand-over
+	carrying carrying       // servers of listeners that outlive the hand-over
+	lines    *accesslog.Log // nil: none was asked for
 
 	countLate    func()                    // the gateway counts new calls apart
 	drainTunnels func(ctx context.Context) // waits for WebSockets

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -103,7 +104,7 @@ func (l *leaving) counted(h http.Handler) http.Handler {
 		defer n.Add(-1)
 		if c, ok := r.Context().Value(connKey{}).(*countedConn); ok {
 			c.called(r.ProtoMajor > 1)
-			last = last || c.door.crowd.last.Load()
+			last = last || c.door.last.Load()
 		}
 		if last {
 			w.Header().Set("Connection", "close") // HTTP/2 says it in its own way then
@@ -223,6 +224,13 @@ func (a *App) serve(run func(ctx context.Context, drain func() time.Duration) er
 // server is told to end.
 func (a *App) carry(told context.Context) {
 	start := time.Now()
+	lctx, end := context.WithCancel(context.WithoutCancel(told))
+	var lines sync.WaitGroup
+	lines.Go(func() {
+		a.lines.Carry(lctx, func(err error) {
+			a.log.LogAttrs(told, slog.LevelWarn, "a line of the access log is lost", slog.String(plat.LogError, err.Error()))
+		})
+	})
 	n := a.leaving.carried(false) + a.leaving.carried(true)
 	a.log.LogAttrs(told, slog.LevelInfo, "handed over", slog.Int64("carrying", n))
 	done := make(chan struct{})
@@ -243,6 +251,9 @@ func (a *App) carry(told context.Context) {
 		case <-time.After(a.cfg.Drain):
 		}
 	}
+	a.leaving.settle(lctx, true, time.Second) // a call's last act is its line in the access log
+	end()
+	lines.Wait()
 	a.log.LogAttrs(told, slog.LevelInfo, "carried to the end", slog.Int64("carried", n), slog.Duration(plat.LogDuration, time.Since(start)))
 }
 

@@ -8,20 +8,20 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"sync/atomic"
 	"time"
 )
 
-// A connection that net/http serves over HTTP/1, between its requests. Shutdown drops
-// what it has not begun to handle: requests that were just being read, and those of
-// connections that were accepted a moment ago. So before it, last call is given: nobody
-// is let in any more, and a connection is closed only by its own reader, when there is
-// nothing to read.
+// What a connection is at, between its requests. Shutdown drops what it has not begun to
+// handle: requests that were just being read, and those of connections that were accepted a
+// moment ago. So before it, last call is given: nobody is let in any more, and a connection
+// is closed only by its own reader, when there is nothing to read. It is the same whoever
+// reads, internal/x/front or net/http: the bytes pass through here, and both tell the rest.
 const (
-	connUntold int32 = iota // not net/http's, or HTTP/2, which says where it ends
-	connSilent              // nothing has come since it was opened or since the last answer
-	connHeard               // something has, and no handler has it yet
+	connSilent int32 = iota // nothing has come since it was opened or since the last answer
+	connAsked               // silent, and its reader is to end it unless something has come
+	connHeard               // something has come, and no handler has it yet
 	connCalled              // a handler has the request, or has just answered it
+	connUntold              // HTTP/2, which says where it ends, or a tunnel
 )
 
 const (
@@ -35,17 +35,9 @@ const (
 	lookPatience = time.Millisecond
 )
 
-// crowd is the connections of a door that are told apart so.
-type crowd struct {
-	conns map[*countedConn]struct{} // guarded by the door's mu
-	heard atomic.Int64              // connections from which something has come
-	mute  atomic.Int64              // connections from which nothing has
-	last  atomic.Bool               // last call was given
-}
-
 type connKey struct{}
 
-// follow has a server tell the door of its connections.
+// follow has a server tell of its connections; leaving.counted tells of its requests.
 func follow(srv *http.Server) {
 	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		if cc := counted(c); cc != nil {
@@ -55,35 +47,31 @@ func follow(srv *http.Server) {
 	}
 	srv.ConnState = func(c net.Conn, s http.ConnState) {
 		cc := counted(c)
-		switch {
-		case cc == nil:
-		case s == http.StateNew:
-			cc.door.mu.Lock()
-			cc.door.crowd.conns[cc] = struct{}{}
-			cc.door.mu.Unlock()
-			cc.fresh.Store(true)
-			to := connSilent
-			if _, part := c.(interface{ NetConn() net.Conn }); part && srv.TLSConfig == nil {
-				to = connHeard // handed over with what was read of it
+		if cc == nil {
+			return
+		}
+		switch s {
+		case http.StateActive: // also of what was read with the request before
+			cc.heard(time.Time{})
+		case http.StateIdle:
+			cc.served.Store(true)
+			if !cc.state.CompareAndSwap(connCalled, connSilent) {
+				cc.called(true) // without a request: the preface of HTTP/2
 			}
-			cc.move(connUntold, to)
-		case s == http.StateIdle:
-			cc.fresh.Store(false)
-			cc.asked.Store(false)
-			cc.move(connCalled, connSilent)
-		case s == http.StateHijacked:
+		case http.StateHijacked:
 			cc.called(true)
+		case http.StateNew, http.StateClosed: // the door's own business
 		}
 	}
 }
 
-// counted returns the connection below one of net/http's.
+// counted returns the connection below one of a server's.
 func counted(c net.Conn) *countedConn {
 	for {
 		switch t := c.(type) {
 		case *countedConn:
 			return t
-		case interface{ NetConn() net.Conn }: // TLS
+		case interface{ NetConn() net.Conn }: // TLS, or handed over by the front
 			c = t.NetConn()
 		default:
 			return nil
@@ -91,23 +79,24 @@ func counted(c net.Conn) *countedConn {
 	}
 }
 
-// move changes the state, and counts.
-func (c *countedConn) move(from, to int32) bool {
-	if !c.state.CompareAndSwap(from, to) {
-		return false
+// heard notes that something has come on a silent connection. What is left of it must
+// come until by, when last call was given.
+func (c *countedConn) heard(by time.Time) {
+	if c.state.CompareAndSwap(connSilent, connHeard) {
+		return
 	}
-	for _, s := range [...]struct {
-		state int32
-		by    int64
-	}{{from, -1}, {to, 1}} {
-		switch s.state {
-		case connSilent:
-			c.door.crowd.mute.Add(s.by)
-		case connHeard:
-			c.door.crowd.heard.Add(s.by)
-		}
+	c.awaitAsked()
+	if c.state.CompareAndSwap(connAsked, connHeard) {
+		_ = c.SetReadDeadline(by) // fails only when closed
 	}
-	return true
+}
+
+// awaitAsked waits until last call, if it is at the connection, has set its deadline.
+func (c *countedConn) awaitAsked() {
+	if c.state.Load() == connAsked {
+		c.door.mu.Lock()
+		c.door.mu.Unlock() //nolint:staticcheck // nothing is guarded: last call holds it
+	}
 }
 
 // called notes that a handler has a request of the connection; for good says that there
@@ -117,25 +106,27 @@ func (c *countedConn) called(forGood bool) {
 	if forGood {
 		to = connUntold
 	}
-	for from := c.state.Load(); from != to && from != connUntold && !c.move(from, to); from = c.state.Load() {
+	for {
+		from := c.state.Load()
+		if from == to || from == connUntold || c.state.CompareAndSwap(from, to) {
+			return
+		}
 	}
 }
 
 // Read implements net.Conn.
 func (c *countedConn) Read(b []byte) (int, error) {
 	n, err := c.TCPConn.Read(b)
-	if c.state.Load() != connSilent {
+	if c.state.Load() > connAsked {
 		return n, err
 	}
-	if n == 0 && c.door.crowd.last.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+	if n == 0 && c.state.Load() == connAsked && errors.Is(err, os.ErrDeadlineExceeded) {
+		c.awaitAsked()
 		_ = c.SetReadDeadline(time.Now().Add(lookPatience)) // fails only when closed
 		n, err = c.TCPConn.Read(b)
 	}
 	if n > 0 {
-		c.move(connSilent, connHeard)
-		if c.door.crowd.last.Load() {
-			_ = c.SetReadDeadline(time.Now().Add(callPatience)) // net/http sets its own after the head
-		}
+		c.heard(time.Now().Add(callPatience)) // the servers set their own after the head
 	}
 	return n, err
 }
@@ -143,27 +134,22 @@ func (c *countedConn) Read(b []byte) (int, error) {
 // lastCall, with the listener paused, has each silent connection looked at for the last time, and
 // waits until what has come is in the hands of a handler.
 func (l *limitedListener) lastCall() {
-	d := l.door
-	d.crowd.last.Store(true)
-	quiet := 0 // looks in a row: a connection that the front hands over is nobody's for a moment
-	for begun := time.Now(); time.Since(begun) < callPatience; time.Sleep(leavePoll) {
-		d.mu.Lock()
-		for c := range d.crowd.conns {
-			if c.state.Load() != connSilent || !c.asked.CompareAndSwap(false, true) {
-				continue
-			}
-			by := begun
-			if c.fresh.Load() {
-				by = begun.Add(freshPatience)
-			}
-			_ = c.SetReadDeadline(by)
-		}
-		d.mu.Unlock()
-		if quiet++; d.crowd.heard.Load()+d.crowd.mute.Load() > 0 {
-			quiet = 0
-		}
-		if quiet == 3 {
-			return
-		}
+	l.door.last.Store(true)
+	for begun := time.Now(); time.Since(begun) < callPatience && l.door.ask(time.Since(begun) >= freshPatience); {
+		time.Sleep(leavePoll)
 	}
+}
+
+// ask has silent connections looked at, those that never had a request only if fresh says
+// so. It tells whether there are any that are not a handler's.
+func (d *door) ask(fresh bool) (more bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for c := range d.conns {
+		if (fresh || c.served.Load()) && c.state.CompareAndSwap(connSilent, connAsked) {
+			_ = c.SetReadDeadline(time.Unix(1, 0)) // ends a read that waits; fails only when closed
+		}
+		more = more || c.state.Load() <= connHeard
+	}
+	return more
 }

@@ -64,7 +64,9 @@ func (h *held) serve(handler http.Handler, secure *tls.Config, takes func(string
 		if err := <-done; err != nil {
 			h.t.Error(err)
 		}
-		if n := d.crowd.heard.Load() + d.crowd.mute.Load() + int64(len(d.crowd.conns)); n != 0 {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if n := len(d.conns); n != 0 {
 			h.t.Errorf("%d connections are still counted", n)
 		}
 	}
@@ -91,6 +93,8 @@ func TestServersFollowEachOther(t *testing.T) {
 		{what: "new connections, TLS", secure: true},
 		{what: "kept connections, TLS", secure: true, kept: true},
 		{what: "HTTP 2, TLS", secure: true, two: true, kept: true},
+		{what: "HTTP 2, new connections", two: true},
+		{what: "HTTP 2", two: true, kept: true},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			t.Parallel()

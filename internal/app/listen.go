@@ -19,17 +19,17 @@ type door struct {
 	most, mostPerAddr int
 	trusted           []netip.Prefix // proxies, which bring many callers
 
-	crowd   crowd
+	last    atomic.Bool // last call was given
 	open    atomic.Int64
 	refused [2]prometheus.Counter // in all, of one address
 
 	mu     sync.Mutex
+	conns  map[*countedConn]struct{}
 	byAddr map[netip.Prefix]int // only of addresses with a connection, so at most as many
 }
 
 func newDoor(most, mostPerAddr int, trusted []netip.Prefix, reg prometheus.Registerer) *door {
-	d := &door{most: most, mostPerAddr: mostPerAddr, trusted: trusted, byAddr: map[netip.Prefix]int{}}
-	d.crowd.conns = map[*countedConn]struct{}{}
+	d := &door{most: most, mostPerAddr: mostPerAddr, trusted: trusted, conns: map[*countedConn]struct{}{}, byAddr: map[netip.Prefix]int{}}
 	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "panal_connections_refused_total",
 		Help: "Connections of callers that were refused, by the limit that they were over: all, or address.",
@@ -58,7 +58,7 @@ type limitedListener struct {
 }
 
 // pause ends Accept's work: who connects stays in the socket's queue. When it returns,
-// the server knows of every connection that was accepted.
+// the door knows of every connection that was accepted.
 func (l *limitedListener) pause(patience time.Duration) {
 	l.paused.Store(true)
 	if tcp, ok := l.Listener.(*net.TCPListener); ok {
@@ -97,7 +97,11 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 				_ = c.Close() // was never used
 				continue
 			}
-			return &countedConn{TCPConn: tcp, door: l.door, from: from}, nil
+			cc := &countedConn{TCPConn: tcp, door: l.door, from: from}
+			l.door.mu.Lock()
+			l.door.conns[cc] = struct{}{}
+			l.door.mu.Unlock()
+			return cc, nil
 		}
 		l.turnAway(c, over)
 	}
@@ -172,18 +176,16 @@ type countedConn struct {
 	from netip.Prefix
 	once sync.Once
 
-	state atomic.Int32 // see lastCall
-	fresh atomic.Bool  // it has had no request yet
-	asked atomic.Bool  // it was looked at for the last time
+	state  atomic.Int32 // see lastCall
+	served atomic.Bool  // it has had a request
 }
 
 // Close implements net.Conn.
 func (c *countedConn) Close() error {
 	c.once.Do(func() {
 		c.door.leave(c.from)
-		c.called(true)
 		c.door.mu.Lock()
-		delete(c.door.crowd.conns, c)
+		delete(c.door.conns, c)
 		c.door.mu.Unlock()
 	})
 	return c.TCPConn.Close()

@@ -92,7 +92,7 @@ func (a *App) addAccessLog(deps *api.Deps) error {
 	a.group.Add("access log", func(ctx context.Context) error {
 		return lines.Run(ctx, func(err error) { a.warn(ctx, "access log", err) })
 	})
-	deps.AccessLog = lines
+	a.lines, deps.AccessLog = lines, lines
 	return nil
 }
 

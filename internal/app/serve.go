@@ -103,9 +103,8 @@ func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Han
 		Close() error
 	} = srv
 	serve := func() error { return srv.ServeTLS(l, "", "") }
-	var f *front.Server
 	if secure == nil {
-		f = front.New(srv, takes)
+		f := front.New(srv, takes)
 		server, serve = f, func() error { return f.Serve(l) }
 	}
 	done := make(chan error, 1)
@@ -118,9 +117,6 @@ func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Han
 	draining.Store(true)
 	if door, ok := l.(*limitedListener); ok {
 		door.pause(callPatience)
-		if f != nil { // what it hands to net/http meanwhile is looked after below
-			f.LastCall(freshPatience, callPatience)
-		}
 		door.lastCall()
 	}
 	limit := drain()

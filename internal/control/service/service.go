@@ -76,8 +76,8 @@ const (
 	parallel = 4
 	// endLimit is how long streams may take to end once they are told to.
 	endLimit = 5 * time.Second
-	// primeLimit bounds the wait for instances that were healthy to be so again
-	// after a restart.
+	// primeLimit bounds the wait for the next of the instances that were healthy to be so
+	// again after a restart, be they thousands.
 	primeLimit = 2 * time.Second
 	// publishLimit bounds the reading of one deployment's records.
 	publishLimit = 10 * time.Second

@@ -140,6 +140,7 @@ type world struct {
 	spool map[plat.WorkloadID]int
 	full  bool // the log store is
 	deaf  bool // nobody is told of anything; see newDeafWorld
+	late  *late
 }
 
 func (w *world) now() time.Time { return plat.SystemClock().Add(time.Duration(w.leapt.Load())) }
@@ -171,6 +172,9 @@ func (w *world) open() {
 	run := runner.Runner(w.run)
 	if w.deaf {
 		run = deaf{w.run}
+	}
+	if w.late != nil {
+		w.late.Runner, run = w.run, w.late
 	}
 	w.ctl = service.New(service.Config{
 		Log: slogTo(w.t), Now: w.now, Store: w.store, Models: models{w.org}, Runner: run, Tokens: w.tokens, Routes: w.routes,
@@ -713,6 +717,82 @@ func TestRestartLosesNoInstance(t *testing.T) {
 	}
 	if got := w.get(s.ID); got.Status != deploy.Ready || got.ModifiedAt.IsZero() {
 		t.Errorf("after the restart: %+v", got)
+	}
+}
+
+// late is a runner that hears from its instances one group after the other: with each
+// question that an instance is asked for, the word of one more group has come.
+type late struct {
+	runner.Runner
+	order     map[plat.WorkloadID]int
+	group     int
+	pause     time.Duration
+	questions atomic.Int64
+	rounds    []atomic.Int32 // how often each instance was asked for
+}
+
+func (l *late) Get(ctx context.Context, id plat.WorkloadID) (runner.Status, error) {
+	l.questions.Add(1)
+	st, err := l.Runner.Get(ctx, id)
+	n := l.order[id]
+	round := int(l.rounds[n].Add(1))
+	if round <= n/l.group {
+		st.Phase, st.Healthy = runner.PhaseStarting, false
+	}
+	if n == len(l.rounds)-1 && round <= n/l.group {
+		time.Sleep(l.pause) // all in all longer than Prime waits for one of them
+	}
+	return st, err
+}
+
+// TestRestartWithThousands: a server that starts again beside thousands of instances routes
+// every one that was ready before it accepts, however late the runner hears of some, asks
+// a bounded number of questions for that, and starts none anew.
+func TestRestartWithThousands(t *testing.T) {
+	const services, each, groups = 1000, 3, 10
+	w := newWorld(t, fakerunner.Config{Script: running})
+	w.late = &late{order: map[plat.WorkloadID]int{}, group: services * each / groups, pause: 250 * time.Millisecond, rounds: make([]atomic.Int32, services*each)}
+	var ids []plat.ServiceID
+	for range services {
+		s := deploy.Service{
+			ID: plat.ServiceID(plat.NewHexID("ser")), Org: w.org, Deployment: w.dep.ID, Version: w.ver.ID, VersionLabel: w.ver.Label,
+			Status: deploy.Ready, InstanceType: deploy.DefaultInstanceType, Number: each, Min: each, Max: each, Desired: each, Generation: 1, ReadyGeneration: 1,
+		}
+		w.ok(w.store.CreateService(t.Context(), s))
+		ids = append(ids, s.ID)
+		for range each {
+			i := deploy.Instance{
+				Workload: plat.WorkloadID(plat.NewHexID("wl")), Org: w.org, Deployment: w.dep.ID, Service: s.ID, Generation: 1,
+				State: deploy.InstanceUp, CreatedAt: w.now(), ReadyAt: w.now(),
+			}
+			w.ok(w.store.CreateInstance(t.Context(), i))
+			w.ok(w.run.Start(t.Context(), runner.Spec{
+				ID: i.Workload, Org: w.org, Kind: runner.KindService, Image: w.ver.Image, Command: []string{"x"},
+				Resources: plat.Resources{MilliCPU: 10, Memory: 1 << 20}, Reserve: true,
+			}))
+			w.late.order[i.Workload] = len(w.late.order)
+		}
+	}
+	started := len(w.run.Started())
+	w.run = w.run.Reopen()
+	w.open() // Prime: the listener does not accept before this has returned
+	if asked := w.late.questions.Load(); asked < services*each || asked > services*each*(groups+1) {
+		t.Errorf("the runner was asked %d questions", asked)
+	}
+	lost := 0
+	for _, id := range ids {
+		lost += each - len(w.routes.instances(w.dep.ID, id))
+	}
+	if lost > 0 {
+		t.Fatalf("%d of %d instances are lost", lost, services*each)
+	}
+	primed := w.late.questions.Load()
+	w.start()
+	w.eventually("a round of the walk", func() bool { return w.late.questions.Load() > primed+2*services*each })
+	counts, err := w.store.ServiceCounts(t.Context())
+	w.ok(err)
+	if n := len(w.run.Started()); counts[deploy.Ready] != services || n != started {
+		t.Errorf("afterwards %d services are ready, of %d; %d instances were started anew", counts[deploy.Ready], services, n-started)
 	}
 }
 

@@ -78,6 +78,9 @@ func (c *Controller) Prime(ctx context.Context) error {
 				still = append(still, id)
 			}
 		}
+		if len(still) < len(missing) {
+			deadline = time.Now().Add(primeLimit)
+		}
 		missing = still
 	}
 	c.reg.fill()

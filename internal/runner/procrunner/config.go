@@ -246,8 +246,13 @@ const (
 	limitsEvery = time.Second
 	// controlTimeout bounds one call to an agent.
 	controlTimeout = 5 * time.Second
-	// adoptTimeout bounds how long New waits for the agents that it takes back.
+	// adoptTimeout bounds how long New waits for the next one of the agents that it takes
+	// back, be they thousands.
 	adoptTimeout = 2 * time.Second
+	// maxGreetings bounds how many agents are asked at once for their first state, and
+	// greetingLimit how long one that is silent counts among them.
+	maxGreetings  = 64
+	greetingLimit = 2 * time.Second
 	// startTimeout bounds the way from clone to exec of the agent.
 	startTimeout = 30 * time.Second
 )

@@ -2,6 +2,16 @@
 
 package procrunner
 
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"time"
+
+	"panal/internal/plat"
+	"panal/internal/runner"
+)
+
 // Walls lists what SwitchOff takes down, so that a test can prove that its attack
 // would work without it.
 type Walls = walls
@@ -57,6 +67,31 @@ func ReadCounters(dirs []string) (oomKills, pidsMax int64) {
 
 // RemoveOwnGroups does what somebody who tidies up might do.
 func (r *Runner) RemoveOwnGroups() { r.groups.close() }
+
+// MaxGreetings is how many agents are asked at once.
+const MaxGreetings = maxGreetings
+
+// Leave leaves a workload in dir as a runner that was killed does, whose process is pid.
+func Leave(dir string, id plat.WorkloadID, pid int, key string) error {
+	ticks, err := startTicks(pid)
+	if err != nil {
+		return err
+	}
+	w := filepath.Join(dir, "run", string(id))
+	for _, d := range []string{dirWork, dirSocket} {
+		if err := os.MkdirAll(filepath.Join(w, d), 0o711); err != nil {
+			return err
+		}
+	}
+	data, err := json.Marshal(record{
+		ID: id, Org: "1", Kind: runner.KindService, Resources: plat.Resources{MilliCPU: 10, Memory: 1 << 30},
+		StartedAt: time.Now(), Key: key, PID: pid, StartTicks: ticks, Boot: bootID(),
+	})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(w, fileSpec), data, 0o600)
+}
 
 // StaysInside is exported for its table.
 var StaysInside = staysInside

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"panal/internal/plat"
@@ -33,6 +34,9 @@ type Runner struct {
 	envs   *envCache
 	boot   string
 	hub    fanout.Hub[plat.WorkloadID]
+
+	greetings chan struct{} // one for each agent that is asked for its first state
+	answered  atomic.Int64  // agents that have told it
 
 	// ctx ends with Close; it bounds the goroutines, never a workload.
 	ctx    context.Context
@@ -67,7 +71,7 @@ func New(cfg Config) (*Runner, error) {
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &Runner{cfg: cfg, ctx: ctx, cancel: cancel, boot: bootID(), workloads: map[plat.WorkloadID]*workload{}}
+	r := &Runner{cfg: cfg, ctx: ctx, cancel: cancel, boot: bootID(), greetings: make(chan struct{}, maxGreetings), workloads: map[plat.WorkloadID]*workload{}}
 	if err := r.open(); err != nil {
 		cancel()
 		return nil, err
@@ -336,17 +340,28 @@ func (r *Runner) adoptOne(rec record) error {
 }
 
 // awaitStates gives the agents that were taken back a moment to say how they are,
-// so that nobody sees what was running as starting again.
+// so that nobody sees what was running as starting again. The moment is over when none of
+// them has said so for as long as adoptTimeout.
 func (r *Runner) awaitStates() {
+	answered := r.answered.Load()
 	timeout := time.NewTimer(adoptTimeout)
 	defer timeout.Stop()
 	for _, w := range r.running() {
-		select {
-		case <-w.heard:
-		case <-w.gone:
-		case <-timeout.C:
-			r.cfg.Log.Warn("an agent does not answer", slog.String(plat.LogWorkload, string(w.rec.ID)))
-			return
+		for known := false; !known; {
+			select {
+			case <-w.heard:
+				known = true
+			case <-w.gone:
+				known = true
+			case <-timeout.C:
+				now := r.answered.Load()
+				if now == answered {
+					r.cfg.Log.Warn("an agent does not answer", slog.String(plat.LogWorkload, string(w.rec.ID)))
+					return
+				}
+				answered = now
+				timeout.Reset(adoptTimeout)
+			}
 		}
 	}
 }

@@ -298,8 +298,25 @@ func (w *workload) control() {
 	}
 }
 
+// greet waits for a place among the agents that are asked for their first state.
+func (w *workload) greet(ctx context.Context) (greeted func(), err error) {
+	select {
+	case w.r.greetings <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	leave := sync.OnceFunc(func() { <-w.r.greetings })
+	limit := time.AfterFunc(greetingLimit, leave)
+	return func() { limit.Stop(); leave() }, nil
+}
+
 // stream reads states until the stream breaks.
 func (w *workload) stream(ctx context.Context) error {
+	greeted, err := w.greet(ctx)
+	if err != nil {
+		return err
+	}
+	defer greeted()
 	req, err := w.request(ctx, http.MethodGet, "/v1/watch", nil)
 	if err != nil {
 		return err
@@ -343,6 +360,7 @@ func (w *workload) stream(ctx context.Context) error {
 		select {
 		case last = <-states:
 			w.takeState(last)
+			greeted()
 		case <-w.envWake:
 		case err := <-errs:
 			return err
@@ -384,7 +402,7 @@ func (w *workload) takeState(st agentctl.State) {
 	}
 	changed := w.status != old
 	w.r.mu.Unlock()
-	w.heardOnce.Do(func() { close(w.heard) })
+	w.heardOnce.Do(func() { w.r.answered.Add(1); close(w.heard) })
 	if changed {
 		w.r.hub.Notify(w.rec.ID)
 	}

@@ -59,6 +59,7 @@ type Entry struct {
 	Peer      netip.Addr
 	Org       plat.OrgID
 	User      plat.UserID
+	Async     string // the id of the asynchronous call that it began
 }
 
 // Log is an access log. The nil Log takes everything and writes nothing. Add is safe
@@ -69,6 +70,7 @@ type Log struct {
 	bufs    sync.Pool
 	written atomic.Int64
 	dropped atomic.Int64
+	over    atomic.Bool // Run has ended: what comes now is Carry's
 
 	// Of Run alone.
 	file *os.File
@@ -99,7 +101,7 @@ func (l *Log) Add(e *Entry) {
 		return
 	}
 	b := l.bufs.Get().(*[]byte)
-	*b = e.append((*b)[:0])
+	*b = e.append((*b)[:0], l.over.Load())
 	select {
 	case l.lines <- b:
 	default:
@@ -108,7 +110,7 @@ func (l *Log) Add(e *Entry) {
 	}
 }
 
-func (e *Entry) append(b []byte) []byte {
+func (e *Entry) append(b []byte, carried bool) []byte {
 	b = append(b, `{"time":"`...)
 	b = e.Time.UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z")
 	b = append(b, '"')
@@ -138,6 +140,13 @@ func (e *Entry) append(b []byte) []byte {
 	b = strconv.AppendInt(b, e.Sent, 10)
 	b = append(b, `,"ms":`...)
 	b = strconv.AppendFloat(b, float64(e.Took.Microseconds())/1000, 'f', 3, 64)
+	if e.Async != "" {
+		b = append(b, `,"async":`...)
+		b = appendText(b, e.Async)
+	}
+	if carried {
+		b = append(b, `,"carried":true`...)
+	}
 	return append(b, '}', '\n')
 }
 
@@ -181,15 +190,53 @@ func (l *Log) Run(ctx context.Context, failed func(error)) error {
 				failed(err)
 			}
 		case <-ctx.Done():
-			for {
-				select {
-				case b := <-l.lines:
-					put(b)
-					continue
-				default:
-				}
-				return l.end()
-			}
+			l.over.Store(true)
+			l.drain(put)
+			return l.end()
+		}
+	}
+}
+
+// drain puts what is queued.
+func (l *Log) drain(put func(b *[]byte)) {
+	for {
+		select {
+		case b := <-l.lines:
+			put(b)
+		default:
+			return
+		}
+	}
+}
+
+// Carry writes what comes after Run has ended, until ctx ends: the requests that outlive
+// their server, marked as carried. The file is the next server's by then, which may
+// rotate it at any time, so each line is put by itself at the end of what has the name.
+func (l *Log) Carry(ctx context.Context, failed func(error)) {
+	if l == nil {
+		return
+	}
+	put := func(b *[]byte) {
+		defer l.bufs.Put(b)
+		f, err := os.OpenFile(l.opt.Path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err == nil {
+			_, err = f.Write(*b)
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			l.dropped.Add(1)
+			failed(fmt.Errorf("write access log: %w", err))
+			return
+		}
+		l.written.Add(1)
+	}
+	for {
+		select {
+		case b := <-l.lines:
+			put(b)
+		case <-ctx.Done():
+			l.drain(put)
+			return
 		}
 	}
 }
@@ -208,6 +255,12 @@ func (l *Log) write(line []byte, again *time.Time) error {
 	}
 	if l.size > 0 && l.size+int64(len(line)) > l.opt.MaxBytes {
 		if err := errors.Join(l.end(), l.rotate(), l.open()); err != nil {
+			l.dropped.Add(1)
+			return err
+		}
+	}
+	if l.out.Available() < len(line) { // lines reach the file whole: others may append to it
+		if err := l.flush(); err != nil {
 			l.dropped.Add(1)
 			return err
 		}

@@ -99,6 +99,71 @@ func TestLine(t *testing.T) {
 	}
 }
 
+// TestCarry: what comes after Run has ended is written by Carry, marked, to the file that
+// has the name by then, whole lines between those of the next server that rotates it.
+func TestCarry(t *testing.T) {
+	const each = 500
+	path := filepath.Join(t.TempDir(), "a.log")
+	opt := accesslog.Options{Path: path, MaxBytes: 100_000, Keep: 9, Sample: 1}
+	old := open(t, opt)
+	stop := run(t, old)
+	old.Add(entry("before", 200))
+	if errs := stop(); len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	old.Add(entry("between", 202))
+	next := open(t, opt)
+	end := run(t, next)
+	ctx, cancel := context.WithCancel(t.Context())
+	var carrier, adders sync.WaitGroup
+	carrier.Go(func() { old.Carry(ctx, func(err error) { t.Error(err) }) })
+	for what, l := range map[string]*accesslog.Log{"old": old, "next": next} {
+		adders.Go(func() {
+			for i := range each {
+				e := entry(fmt.Sprint(what, i), 200)
+				e.Async = "id-of-" + e.Request
+				l.Add(e)
+			}
+		})
+	}
+	adders.Wait()
+	cancel()
+	carrier.Wait()
+	if errs := end(); len(errs) > 0 || old.Dropped() != 0 || old.Written() != each+2 || next.Written() != each {
+		t.Errorf("%d lines by the old one, %d by the next, %d dropped, %v", old.Written(), next.Written(), old.Dropped(), errs)
+	}
+	files, err := filepath.Glob(path + "*")
+	if err != nil || len(files) < 2 {
+		t.Fatalf("%s, %v: nothing was rotated", files, err)
+	}
+	seen := map[string]bool{}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(b)) {
+			var e struct {
+				ID      string `json:"request_id"`
+				Async   string
+				Carried bool
+			}
+			if err := json.Unmarshal([]byte(line), &e); err != nil {
+				t.Fatalf("%q: %v", line, err)
+			}
+			carried := strings.HasPrefix(e.ID, "old") || e.ID == "between"
+			if seen[e.ID] || e.Carried != carried || e.Async != "" && e.Async != "id-of-"+e.ID {
+				t.Errorf("seen: %t, %s", seen[e.ID], line)
+			}
+			seen[e.ID] = true
+		}
+	}
+	if len(seen) != 2*each+2 {
+		t.Errorf("%d lines", len(seen))
+	}
+	(*accesslog.Log)(nil).Carry(ctx, nil) // no log, nothing to carry
+}
+
 // TestRotation: files stay within their size and number, and hold the newest lines,
 // in order, each whole.
 func TestRotation(t *testing.T) {

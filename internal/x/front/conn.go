@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"runtime/debug"
 	"sync/atomic"
 	"syscall"
@@ -32,7 +31,6 @@ const (
 	stateNew  int32 = iota // has never had a request
 	stateIdle              // waits for the next one
 	stateBusy
-	stateLast   // idle or new, and to be closed when there is nothing to read
 	stateClosed // by a shutdown
 )
 
@@ -74,6 +72,7 @@ func (c *conn) serve() {
 		}
 		if !handedOver {
 			_ = c.nc.Close() // its error says nothing that reading has not said
+			c.tell(http.StateClosed)
 		}
 	}()
 	for {
@@ -92,6 +91,7 @@ func (c *conn) serve() {
 			return
 		}
 		c.state.Store(stateIdle)
+		c.tell(http.StateIdle)
 		if c.s.closing.Load() && c.state.CompareAndSwap(stateIdle, stateClosed) {
 			return
 		}
@@ -132,9 +132,6 @@ func (c *conn) next() (verdict, int) {
 			}
 		}
 		n, err := c.nc.Read(c.buf[c.w:])
-		if c.state.Load() == stateLast {
-			n, err = c.lastLook(n, err)
-		}
 		c.w += n
 		if err != nil && n == 0 {
 			return incomplete, 0
@@ -142,18 +139,11 @@ func (c *conn) next() (verdict, int) {
 	}
 }
 
-// lastLook reads what has come of a connection that is to be closed, if anything has. n and
-// err are what the read before it brought.
-func (c *conn) lastLook(n int, err error) (int, error) {
-	c.s.mu.Lock() // the deadline of ask is set by then, and not after this one
-	defer c.s.mu.Unlock()
-	if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
-		_ = c.nc.SetReadDeadline(time.Now().Add(time.Millisecond)) // fails only when closed
-		n, err = c.nc.Read(c.buf[c.w:])
+// tell tells what the connection is at, as net/http does of its own.
+func (c *conn) tell(s http.ConnState) {
+	if f := c.s.rest.ConnState; f != nil {
+		f(c.nc, s)
 	}
-	c.readBy = time.Time{}
-	_ = c.nc.SetReadDeadline(c.readBy)
-	return n, err
 }
 
 // deadline sets until when a read may last.
@@ -168,8 +158,13 @@ func (c *conn) deadline(t time.Time) {
 // when nothing may follow.
 func (c *conn) call() (more bool) {
 	if c.ctx == nil {
-		c.ctx, c.cancel = context.WithCancel(context.WithValue(context.Background(), http.LocalAddrContextKey, c.nc.LocalAddr()))
+		ctx := context.WithValue(context.Background(), http.LocalAddrContextKey, c.nc.LocalAddr())
+		if more := c.s.rest.ConnContext; more != nil {
+			ctx = more(ctx, c.nc)
+		}
+		c.ctx, c.cancel = context.WithCancel(ctx)
 	}
+	c.tell(http.StateActive)
 	c.began.Store(int64(time.Since(c.s.epoch)) | 1)
 	if c.s.cut.Load() {
 		return false

@@ -31,7 +31,6 @@ type Server struct {
 	epoch              time.Time
 	over               *overflow
 
-	last    atomic.Bool // last call was given: each answer is its connection's last
 	closing atomic.Bool
 	cut     atomic.Bool // by Close
 	second  atomic.Pointer[dateLine]
@@ -42,9 +41,10 @@ type Server struct {
 	none     chan struct{} // not nil: a shutdown waits; closed when no connection is left
 }
 
-// New returns a server over rest, whose handler, ReadHeaderTimeout, IdleTimeout and
-// ErrorLog it uses; rest must not be serving yet. takes tells by the request's target
-// which requests the loop may serve.
+// New returns a server over rest, whose handler, ReadHeaderTimeout, IdleTimeout,
+// ConnContext, ConnState and ErrorLog it uses; rest must not be serving yet. takes tells by
+// the request's target which requests the loop may serve. A connection that is handed
+// over is told of as new once more.
 func New(rest *http.Server, takes func(target string) bool) *Server {
 	s := &Server{
 		rest: rest, handler: rest.Handler, takes: takes, log: rest.ErrorLog, epoch: time.Now(),
@@ -107,6 +107,7 @@ func (s *Server) accept(l net.Listener, all *sync.WaitGroup) error {
 			_ = nc.Close() // never used
 			continue
 		}
+		c.tell(http.StateNew)
 		go func() {
 			defer s.remove(c)
 			c.serve()
@@ -161,38 +162,11 @@ func (s *Server) patrol(stop <-chan struct{}) {
 	}
 }
 
-// LastCall is for before Shutdown, which closes connections whatever may just have come on
-// them. The listener accepts no more. Each connection without a request is closed by its
-// own loop when there is nothing to read (one that never had any once it has had fresh
-// for that), and what has come goes to a handler. It returns when all that is done, or
-// after patience.
-func (s *Server) LastCall(fresh, patience time.Duration) {
-	s.last.Store(true)
-	for begun := time.Now(); time.Since(begun) < patience && s.ask(time.Since(begun) >= fresh); time.Sleep(2 * time.Millisecond) {
-	}
-}
-
-// ask has connections without a request looked at for the last time, and tells whether
-// there are any that no handler has.
-func (s *Server) ask(fresh bool) (more bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.conns {
-		if c.state.CompareAndSwap(stateIdle, stateLast) || fresh && c.state.CompareAndSwap(stateNew, stateLast) {
-			_ = c.nc.SetReadDeadline(time.Unix(1, 0)) // ends a read that waits; fails only when closed
-		}
-		more = more || c.began.Load() == 0
-	}
-	return more
-}
-
 // Shutdown closes the listener and idle connections and waits until the calls under
 // way have ended, each the last on its connection, or until ctx ends (then with its
 // error, and Close is what is left to do).
 func (s *Server) Shutdown(ctx context.Context) error {
-	if !s.last.Load() { // it would close connections that net/http has just been given
-		s.rest.SetKeepAlivesEnabled(false)
-	}
+	s.rest.SetKeepAlivesEnabled(false)
 	none := s.stop()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()

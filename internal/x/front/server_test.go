@@ -12,8 +12,10 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -364,6 +366,73 @@ func TestDeadlines(t *testing.T) {
 	time.Sleep(100 * time.Millisecond) // the socket's buffers fill meanwhile
 	if a, err := read(bufio.NewReader(c), "GET"); err != nil || !a.Broken {
 		t.Errorf("an answer that nobody took is whole: %d bytes, %v", len(a.Body), err)
+	}
+}
+
+// TestStates: the server's hooks are told of connections that the loop has as net/http
+// tells them of its own; one that is handed over is new once more.
+func TestStates(t *testing.T) {
+	type key struct{}
+	var mu sync.Mutex
+	var told []string
+	tell := func(what string) {
+		mu.Lock()
+		defer mu.Unlock()
+		told = append(told, what)
+	}
+	closed := make(chan struct{}, 1)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := front.New(&http.Server{
+		Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			tell(fmt.Sprint(r.URL.Path, " ", r.Context().Value(key{})))
+		}),
+		ReadHeaderTimeout: patience,
+		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
+			return context.WithValue(ctx, key{}, "of its connection")
+		},
+		ConnState: func(_ net.Conn, s http.ConnState) {
+			tell(s.String())
+			if s == http.StateClosed {
+				closed <- struct{}{}
+			}
+		},
+	}, func(target string) bool { return !strings.HasPrefix(target, "/rest/") })
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	ours := []string{"new", "active", "/ours of its connection", "idle", "active", "/ours of its connection", "idle"}
+	rest := []string{"new", "active", "/rest/ of its connection", "idle", "closed"}
+	for _, c := range []struct {
+		paths []string
+		want  []string
+	}{
+		{[]string{"/ours", "/ours"}, append(slices.Clone(ours), "closed")},
+		{[]string{"/ours", "/ours", "/rest/"}, append(slices.Clone(ours), rest...)},
+	} {
+		mu.Lock()
+		told = nil
+		mu.Unlock()
+		nc := dial(t, l.Addr().String())
+		br := bufio.NewReader(nc)
+		for _, path := range c.paths {
+			_, _ = io.WriteString(nc, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n")
+			if _, err := read(br, "GET"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_ = nc.Close()
+		<-closed
+		mu.Lock()
+		if diff := cmp.Diff(c.want, told); diff != "" {
+			t.Errorf("%s: %s", c.paths, diff)
+		}
+		mu.Unlock()
+	}
+	_ = s.Close()
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		t.Error(err)
 	}
 }
 

@@ -219,7 +219,7 @@ func (w *writer) appendHead(b, p []byte, last bool) []byte {
 		w.chunked = true
 		b = append(b, "\r\nTransfer-Encoding: chunked"...)
 	}
-	if closes || w.c.s.closing.Load() || w.c.s.last.Load() {
+	if closes || w.c.s.closing.Load() {
 		w.last = true
 		b = append(b, "\r\nConnection: close"...)
 	}
