@@ -45,7 +45,7 @@ import (
 
 type options struct {
 	old, ours, backlog, parallel, rate int
-	seconds, low, high int
+	seconds                            int
 	look                               time.Duration
 	profile, report                    string
 }
@@ -57,7 +57,6 @@ func main() {
 	flag.IntVar(&o.backlog, "backlog", 200_000, "events that wait when searches are measured")
 	flag.IntVar(&o.parallel, "parallel", 200, "calls at a time of the old way")
 	flag.IntVar(&o.rate, "rate", 2000, "events a second of the part that measures the time until they are searchable")
-	flag.IntVar(&o.low,"low",0,""); flag.IntVar(&o.high,"high",0,"")
 	flag.IntVar(&o.seconds, "seconds", 15, "its length")
 	flag.DurationVar(&o.look, "look", 2*time.Millisecond, "what a look at an object takes")
 	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of this process to a file")
@@ -127,7 +126,7 @@ func run(ctx context.Context, o options) (err error) {
 	fmt.Printf("%-34s %9s %10s %12s %11s %8s %8s %14s %8s\n", "", "events", "events/s", "CPU us/event", "PostgreSQL", "p50 ms", "p99 ms", "search p95 ms", "heap MB")
 	for _, part := range []func(context.Context) (figures, error){
 		b.oldWay, b.ourWay, b.overwrites, b.latency,
-		func(ctx context.Context) (figures, error) { return b.drain(ctx, "backlog, adaptive", uint(o.low), uint(o.high)) },
+		func(ctx context.Context) (figures, error) { return b.drain(ctx, "backlog, adaptive", 0, 0) },
 		func(ctx context.Context) (figures, error) {
 			return b.drain(ctx, "backlog, 15 writes at a time", 15, 15)
 		},

@@ -28,14 +28,14 @@ type pace struct {
 
 const (
 	// slowRead is by how much a read exceeds paceFactor times the fastest one when it's slow:
-	// well under what people notice, and over what a scheduler does to a read alone.
-	slowRead   = 8 * time.Millisecond
+	// under what people notice, and over what a scheduler does to a read alone.
+	slowRead   = 16 * time.Millisecond
 	paceFactor = 3
 	paceGain   = 0.1
 )
 
 func newPace(low, high uint) *pace {
-	return &pace{min: float64(low), max: float64(high), limit: float64(low), freed: make(chan struct{})}
+	return &pace{min: float64(low), max: float64(high), limit: float64(min(2*low, high)), freed: make(chan struct{})}
 }
 
 // read says how long one took.

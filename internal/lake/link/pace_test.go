@@ -24,7 +24,7 @@ func TestPace(t *testing.T) {
 			t.Errorf("%s: %d writes, want %d", when, got, want)
 		}
 	}
-	at("at first", 1)
+	at("at first", 2)
 	feel(100, time.Millisecond)
 	at("after fast reads", 4)
 	feel(1, 50*time.Millisecond)
@@ -43,6 +43,8 @@ func TestPace(t *testing.T) {
 // the limit grows.
 func TestPaceEnter(t *testing.T) {
 	p := newPace(1, 2)
+	p.read(time.Millisecond)
+	p.read(time.Second) // one at a time from now on
 	if err := p.enter(t.Context()); err != nil {
 		t.Fatal(err)
 	}

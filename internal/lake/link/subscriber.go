@@ -98,7 +98,7 @@ func New(cfg Config) *Subscriber {
 	cfg = cfg.withDefaults()
 	// Samples of half a second to five: a batch's write takes some tens of milliseconds.
 	l := adaptivelimiter.NewBuilder[any]().
-		WithLimits(cfg.MinWrites, cfg.MaxWrites, cfg.MinWrites).
+		WithLimits(cfg.MinWrites, cfg.MaxWrites, min(2*cfg.MinWrites, cfg.MaxWrites)).
 		WithRecentWindow(500*time.Millisecond, 5*time.Second, 5).
 		Build()
 	return &Subscriber{cfg: cfg, limiter: l, pace: newPace(cfg.MinWrites, cfg.MaxWrites), room: semaphore.NewWeighted(maxHeld)}
