@@ -20,26 +20,26 @@ import (
 
 // TestLinkMemory: whatever waits in a feed, working it off takes a bounded memory: 40,000 events
 // (PANAL_LINK_BACKLOG=200000: as many), and messages of a megabyte that name thousands of objects each.
-//
-// SQLite's own caches are in the same process: they have some 50 MB more.
+// SQLite's own caches are in it.
 func TestLinkMemory(t *testing.T) {
 	t.Run("sqlite", func(t *testing.T) {
-		linkMemory(t, 256<<20, func(p *platform) (*sqlstore.DB, error) {
+		linkMemory(t, func(p *platform) (*sqlstore.DB, error) {
 			return sqlite.Open(t.Context(), filepath.Join(p.data, "lake.db"), "outbox", "lake")
 		})
 	})
 	t.Run("postgres", func(t *testing.T) {
 		dsn := sqlstoretest.PostgresURL(t)
-		linkMemory(t, 200<<20, func(*platform) (*sqlstore.DB, error) { return postgres.Open(t.Context(), dsn, 2, "outbox", "lake") }, "--database", dsn)
+		linkMemory(t, func(*platform) (*sqlstore.DB, error) { return postgres.Open(t.Context(), dsn, 2, "outbox", "lake") }, "--database", dsn)
 	})
 }
 
-func linkMemory(t *testing.T, limit int64, open func(*platform) (*sqlstore.DB, error), engine ...string) {
+func linkMemory(t *testing.T, open func(*platform) (*sqlstore.DB, error), engine ...string) {
 	messages := 40_000
 	if n, err := strconv.Atoi(os.Getenv("PANAL_LINK_BACKLOG")); err == nil {
 		messages = n
 	}
 	const large, keys = 60, 3000
+	const limit = int64(200 << 20)
 	_, endpoint, bucket := ownBucket(t)
 	p := startPlatform(t, append(engine, "--link-endpoint", endpoint)...)
 	c, err := p.api.CreateChannel(t.Context(), "linked", "")

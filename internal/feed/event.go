@@ -3,9 +3,7 @@
 package feed
 
 import (
-	"bytes"
 	"encoding/json"
-	"io"
 	"net/url"
 	"strings"
 	"time"
@@ -114,12 +112,8 @@ func parse(body []byte, depth int) ([]Event, error) {
 		return nil, unreadable("is not UTF-8")
 	}
 	var e envelope
-	dec := json.NewDecoder(bytes.NewReader(body))
-	if err := dec.Decode(&e); err != nil {
+	if err := json.Unmarshal(body, &e); err != nil {
 		return nil, unreadable("is not the JSON of an event: %v", err)
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return nil, unreadable("goes on after its JSON")
 	}
 	switch {
 	case e.Records != nil:

@@ -53,7 +53,7 @@ func TestParse(t *testing.T) {
 		"empty":           {in: ``, bad: "not the JSON"},
 		"a list":          {in: `[]`, bad: "not the JSON"},
 		"no event":        {in: `{}`, bad: "no storage event"},
-		"trailing":        {in: `{"Records":[]} x`, bad: "goes on"},
+		"trailing":        {in: `{"Records":[]} x`, bad: "after top-level value"},
 		"unknown version": {in: strings.Replace(s3("ObjectCreated:Put", "a", ""), "2.1", "3.0", 1), bad: "version"},
 		"no key":          {in: `{"Records":[{"eventName":"ObjectCreated:Put","s3":{"bucket":{"name":"b"},"object":{}}}]}`, bad: "s3.object.key"},
 		"no s3":           {in: `{"Records":[{"eventName":"ObjectCreated:Put"}]}`, bad: "s3.object.key"},

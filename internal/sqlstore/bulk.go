@@ -16,9 +16,7 @@ import (
 func (tx *Tx) insert(ctx context.Context, into, lead string, width int, args []any) error {
 	if tx.db.dialect.Unnest && len(args) > width {
 		if cols, names := columns(width, args); cols != nil {
-			stmt := "INSERT INTO " + into + " SELECT " + lead + "u.* FROM unnest(" + names + ") AS u"
-			_, err := tx.ExecContext(ctx, stmt, cols...)
-			return err
+			return tx.insertColumns(ctx, into, lead, names, len(args)/width, cols)
 		}
 	}
 	for rows := 256; len(args) > 0; rows /= 2 {
@@ -30,6 +28,19 @@ func (tx *Tx) insert(ctx context.Context, into, lead string, width int, args []a
 		}
 	}
 	return nil
+}
+
+// copyFrom is the number of rows from which copying them is faster than one statement.
+const copyFrom = 64
+
+// insertColumns is insert of n rows as one array for each column; names are the arrays'
+// placeholders with their types.
+func (tx *Tx) insertColumns(ctx context.Context, into, lead, names string, n int, cols []any) error {
+	if tx.db.dialect.Copy != nil && lead == "" && n >= copyFrom {
+		return tx.conn.Raw(func(raw any) error { return tx.db.dialect.Copy(ctx, raw, into, cols) })
+	}
+	_, err := tx.ExecContext(ctx, "INSERT INTO "+into+" SELECT "+lead+"u.* FROM unnest("+names+") AS u", cols...)
+	return err
 }
 
 // columns turns rows into one array for each column, and writes their placeholders;

@@ -30,6 +30,9 @@ type Dialect struct {
 	Positional bool
 	// Unnest: many rows are inserted as one array for each column.
 	Unnest bool
+	// Copy adds rows, as one array for each column, to "table (columns)" over a raw
+	// connection, in its transaction: what pays for many. Nil where the engine has no such thing.
+	Copy func(ctx context.Context, raw any, into string, cols []any) error
 	// Fence at the end of a subquery keeps the planner from making a join of it:
 	// each row is looked up on its own.
 	Fence string
@@ -97,6 +100,7 @@ func (db *DB) Read() Querier { return db.read }
 type Tx struct {
 	*sql.Tx
 	db     *DB
+	conn   *sql.Conn // that it is on
 	topics map[string]bool
 	fresh  []string // texts to keep prepared from now on
 	after  []func() // called when it has committed
@@ -132,7 +136,7 @@ func (db *DB) transact(ctx context.Context, tx *Tx, fn func(tx *Tx) error) error
 	if err != nil {
 		return fmt.Errorf("begin: %w", db.translate(err))
 	}
-	tx.Tx = raw
+	tx.Tx, tx.conn = raw, conn
 	done := false
 	defer func() {
 		if !done {

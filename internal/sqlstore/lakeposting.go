@@ -55,13 +55,12 @@ func insertPostings(ctx context.Context, tx *Tx, all []postingRow) error {
 	const table, width = "posting (channel, key, token, at, whole, expires_at, sig)", 7
 	rows := inOrder(all)
 	if tx.db.dialect.Unnest {
-		_, err := tx.ExecContext(ctx, `INSERT INTO `+table+`
-			SELECT u.* FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::boolean[], $6::bigint[], $7::bigint[]) AS u`,
+		return tx.insertColumns(ctx, table, "", "$1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::boolean[], $6::bigint[], $7::bigint[]", len(rows), []any{
 			each(rows, func(r *postingRow) int64 { return r.channel }), each(rows, func(r *postingRow) string { return r.key }),
 			each(rows, func(r *postingRow) string { return r.token }), each(rows, func(r *postingRow) int64 { return r.at }),
 			each(rows, func(r *postingRow) bool { return r.whole }), each(rows, func(r *postingRow) int64 { return r.expires }),
-			each(rows, func(r *postingRow) int64 { return r.sig }))
-		return err
+			each(rows, func(r *postingRow) int64 { return r.sig }),
+		})
 	}
 	args := make([]any, 0, width*len(rows))
 	for _, r := range rows {
@@ -96,7 +95,11 @@ func deletePostingRows(ctx context.Context, tx *Tx, all []postingRow) error {
 	}
 	const del = `DELETE FROM posting WHERE (channel, key, token, at) IN `
 	if tx.db.dialect.Unnest {
-		_, err := tx.ExecContext(ctx, del+`(SELECT u.* FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[]) AS u)`,
+		// Each is looked up on its own (see probe), then deleted where it is: nobody moves
+		// the entries of a file whose row this transaction has.
+		_, err := tx.ExecContext(ctx, `DELETE FROM posting WHERE ctid = ANY (ARRAY(
+			SELECT p.ctid FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[]) AS u(channel, key, token, at) CROSS JOIN LATERAL
+			 (SELECT ctid FROM posting WHERE channel = u.channel AND key = u.key AND token = u.token AND at = u.at OFFSET 0) AS p))`,
 			each(rows, func(r *postingRow) int64 { return r.channel }), each(rows, func(r *postingRow) string { return r.key }),
 			each(rows, func(r *postingRow) string { return r.token }), each(rows, func(r *postingRow) int64 { return r.at }))
 		return err

@@ -37,7 +37,7 @@ type Config struct {
 	// Looks is how many objects of a batch are looked at at a time.
 	Looks int
 	// MinWrites and MaxWrites bound how many batches write at a time; between them it
-	// follows the time that the database takes. Equal: it's fixed.
+	// follows the time that the database takes, for writes and for reads beside them. Equal: it's fixed.
 	MinWrites, MaxWrites uint
 	// Lease is what received messages are held for, again and again while at work.
 	Lease time.Duration
@@ -66,6 +66,7 @@ type Figures struct {
 type Subscriber struct {
 	cfg     Config
 	limiter adaptivelimiter.AdaptiveLimiter[any]
+	pace    *pace
 	room    *semaphore.Weighted // for bodies of messages, in bytes
 
 	messages, batches, looked, changed, dead, failed, last, lag atomic.Int64
@@ -97,17 +98,17 @@ func New(cfg Config) *Subscriber {
 	cfg = cfg.withDefaults()
 	// Samples of half a second to five: a batch's write takes some tens of milliseconds.
 	l := adaptivelimiter.NewBuilder[any]().
-		WithLimits(cfg.MinWrites, cfg.MaxWrites, cfg.MinWrites).
+		WithLimits(cfg.MinWrites, cfg.MaxWrites, min(2*cfg.MinWrites, cfg.MaxWrites)).
 		WithRecentWindow(500*time.Millisecond, 5*time.Second, 5).
 		Build()
-	return &Subscriber{cfg: cfg, limiter: l, room: semaphore.NewWeighted(maxHeld)}
+	return &Subscriber{cfg: cfg, limiter: l, pace: newPace(cfg.MinWrites, cfg.MaxWrites), room: semaphore.NewWeighted(maxHeld)}
 }
 
 // Figures returns the current figures.
 func (s *Subscriber) Figures() Figures {
 	return Figures{
 		Messages: s.messages.Load(), Batches: s.batches.Load(), Looked: s.looked.Load(), Changed: s.changed.Load(),
-		Dead: s.dead.Load(), Failed: s.failed.Load(), LastBatch: s.last.Load(), Concurrency: int64(s.limiter.Limit()),
+		Dead: s.dead.Load(), Failed: s.failed.Load(), LastBatch: s.last.Load(), Concurrency: min(int64(s.limiter.Limit()), s.pace.now()),
 		Lag: time.Duration(s.lag.Load()), Rate: s.rate.add(0, s.cfg.Now()),
 	}
 }
@@ -268,7 +269,7 @@ func (s *Subscriber) Process(ctx context.Context, batch []feed.Message) error {
 			keys[k] = ""
 		}
 	}
-	o := observer{channel: s.cfg.Link.Channel, rows: s.cfg.Rows, bucket: s.cfg.Bucket, looks: s.cfg.Looks, write: s.write}
+	o := observer{channel: s.cfg.Link.Channel, rows: pacedRows{s.cfg.Rows, s.pace}, bucket: s.cfg.Bucket, looks: s.cfg.Looks, write: s.write}
 	res := o.observe(ctx, keys)
 
 	var done []string
@@ -353,8 +354,12 @@ func reasonText(err error) string {
 	return text
 }
 
-// write waits for its turn, as many at a time as the database bears.
+// write waits for its turn, as many at a time as the database and its other users bear.
 func (s *Subscriber) write(ctx context.Context, all []Observation) ([]Outcome, error) {
+	if err := s.pace.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer s.pace.leave()
 	permit, err := s.limiter.AcquirePermit(ctx)
 	if err != nil {
 		return nil, err

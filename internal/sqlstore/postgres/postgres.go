@@ -92,6 +92,7 @@ func Dialect() sqlstore.Dialect {
 		Translate:    translate,
 		MaxParams:    65_000,
 		Unnest:       true,
+		Copy:         copyIn,
 		Fence:        " OFFSET 0",
 		AdvisoryLock: "SELECT pg_advisory_xact_lock($1)",
 		EventXID:     "pg_current_xact_id()::text::bigint",

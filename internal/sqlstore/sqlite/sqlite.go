@@ -33,7 +33,7 @@ func Open(ctx context.Context, path string, concerns ...string) (*sqlstore.DB, e
 	if err := private(path); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	write, err := pool(path, "&_txlock=immediate", 1)
+	write, err := pool(path, "&_txlock=immediate&_pragma=cache_size(-8000)", 1)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
@@ -42,7 +42,8 @@ func Open(ctx context.Context, path string, concerns ...string) (*sqlstore.DB, e
 			return nil, errors.Join(fmt.Errorf("migrate %s to %s: %w", path, c, translate(err)), write.Close())
 		}
 	}
-	read, err := pool(path, "&_pragma=query_only(1)", max(4, runtime.GOMAXPROCS(0)))
+	// Each reader has a cache of its own; what it hasn't is in the system's.
+	read, err := pool(path, "&_pragma=query_only(1)&_pragma=cache_size(-4000)", max(4, runtime.GOMAXPROCS(0)))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), write.Close())
 	}
@@ -67,7 +68,7 @@ func private(path string) error {
 func pool(path, extra string, n int) (*sql.DB, error) {
 	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() +
 		"?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
-		"&_pragma=foreign_keys(1)&_pragma=temp_store(MEMORY)&_pragma=cache_size(-8000)" + extra
+		"&_pragma=foreign_keys(1)&_pragma=temp_store(MEMORY)" + extra
 	db, err := sql.Open("sqlite", dsn)
 	if err != nil {
 		return nil, err
