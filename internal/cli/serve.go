@@ -76,7 +76,7 @@ func tuneRuntime() {
 }
 
 // gcBallast is counted by the garbage collector and never touched: it takes no memory.
-var gcBallast []byte //nolint:gochecknoglobals // lives as long as the process
+var gcBallast []byte //nolint:gochecknoglobals,unused // lives as long as the process
 
 // serverLog is the log that the configuration asks for.
 func serverLog(c config.Server, to io.Writer) (*slog.Logger, error) {
