@@ -111,7 +111,7 @@ func (s *Deploys) UpdateDeployment(ctx context.Context, org plat.OrgID, id plat.
 // lock holds a record for the rest of the transaction; a missing one is left to
 // the read that follows. table is one of the constants above.
 func lock(ctx context.Context, tx *Tx, table, id string) error {
-	_, err := tx.ExecContext(ctx, `UPDATE `+table+` SET id = id WHERE id = $1`, id)
+	_, err := tx.exec(ctx, `UPDATE `+table+` SET id = id WHERE id = $1`, id)
 	return err
 }
 

@@ -3,6 +3,7 @@
 package sqlstore_test
 
 import (
+	"strings"
 	"testing"
 
 	"panal/internal/deploy/deploytest"
@@ -25,5 +26,14 @@ func TestDeployContract(t *testing.T) {
 				return deploytest.Harness{Store: sqlstore.NewDeploys(db), Org: o.ID, Events: sqlstore.NewEvents(db)}
 			})
 		})
+	}
+}
+
+// TestExplainPending: which switches wait for a service is found by an index, however many
+// endpoints there are.
+func TestExplainPending(t *testing.T) {
+	stmt := sqlstore.PendingStatement("ser-1")
+	if plan := planOf(t, sqlstoretest.SQLite(t), false, stmt.SQL, stmt.Args); !strings.Contains(plan, "endpoint_by_pending") {
+		t.Errorf("%s\nhas the plan\n%s", stmt.SQL, plan)
 	}
 }

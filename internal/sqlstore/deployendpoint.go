@@ -41,11 +41,12 @@ func fromSplit(text string, parts *[]deploy.Part) error {
 	return fromJSON(text, parts)
 }
 
-func (s *Deploys) endpoints(ctx context.Context, q Querier, where string, args ...any) ([]deploy.Endpoint, error) {
-	return scanAll(ctx, s.db, q, scanEndpoint, `SELECT `+endpointColumns+` FROM endpoint WHERE `+where+` ORDER BY created_at, id`, args...)
+// endpoints reads endpoints. where is a constant.
+func (s *Deploys) endpoints(ctx context.Context, q asker, where string, args ...any) ([]deploy.Endpoint, error) {
+	return keptAll(ctx, s.db, q, scanEndpoint, `SELECT `+endpointColumns+` FROM endpoint WHERE `+where+` ORDER BY created_at, id`, args...)
 }
 
-func (s *Deploys) endpoint(ctx context.Context, q Querier, dep plat.DeploymentID, idOrAlias string) (deploy.Endpoint, error) {
+func (s *Deploys) endpoint(ctx context.Context, q asker, dep plat.DeploymentID, idOrAlias string) (deploy.Endpoint, error) {
 	return first(s.endpoints(ctx, q, `deployment_id = $1 AND (id = $2 OR alias = $2)`, string(dep), idOrAlias))(endpointNoun, idOrAlias)
 }
 
@@ -76,7 +77,7 @@ func (s *Deploys) members(ctx context.Context, tx *Tx, dep plat.DeploymentID, id
 }
 
 func lockEndpoint(ctx context.Context, tx *Tx, dep plat.DeploymentID, idOrAlias string) error {
-	_, err := tx.ExecContext(ctx, `UPDATE endpoint SET id = id WHERE deployment_id = $1 AND (id = $2 OR alias = $2)`, string(dep), idOrAlias)
+	_, err := tx.exec(ctx, `UPDATE endpoint SET id = id WHERE deployment_id = $1 AND (id = $2 OR alias = $2)`, string(dep), idOrAlias)
 	return err
 }
 
@@ -104,7 +105,7 @@ func (s *Deploys) CreateEndpoint(ctx context.Context, e deploy.Endpoint, by plat
 
 // storeEndpoint writes a changed endpoint, its history line and the event.
 func (s *Deploys) storeEndpoint(ctx context.Context, tx *Tx, e deploy.Endpoint, c *deploy.Change) error {
-	if _, err := tx.ExecContext(ctx, `UPDATE endpoint SET service_id = $1, pending_id = $2, pending_by = $3, status_message = $4, modified_at = $5, split = $6 WHERE id = $7`,
+	if _, err := tx.exec(ctx, `UPDATE endpoint SET service_id = $1, pending_id = $2, pending_by = $3, status_message = $4, modified_at = $5, split = $6 WHERE id = $7`,
 		string(e.Service), string(e.Pending), string(e.PendingBy), e.StatusMessage, micros(e.ModifiedAt), splitJSON(e.Split), string(e.ID)); err != nil {
 		return err
 	}
@@ -120,15 +121,15 @@ func (s *Deploys) storeEndpoint(ctx context.Context, tx *Tx, e deploy.Endpoint, 
 
 // Endpoint implements deploy.Store.
 func (s *Deploys) Endpoint(ctx context.Context, dep plat.DeploymentID, idOrAlias string) (deploy.Endpoint, error) {
-	return s.endpoint(ctx, s.db.Read(), dep, idOrAlias)
+	return s.endpoint(ctx, s.db, dep, idOrAlias)
 }
 
 // Endpoints implements deploy.Store.
 func (s *Deploys) Endpoints(ctx context.Context, dep plat.DeploymentID) ([]deploy.Endpoint, error) {
 	if dep == "" {
-		return s.endpoints(ctx, s.db.Read(), `1 = 1`)
+		return s.endpoints(ctx, s.db, `1 = 1`)
 	}
-	return s.endpoints(ctx, s.db.Read(), `deployment_id = $1`, string(dep))
+	return s.endpoints(ctx, s.db, `deployment_id = $1`, string(dep))
 }
 
 // UpdateEndpoint implements deploy.Store.
@@ -208,15 +209,15 @@ func scanChange(r scanner) (deploy.Change, error) {
 // too many. The caller holds the endpoint's lock, or has just made it.
 func storeChange(ctx context.Context, tx *Tx, e deploy.Endpoint, c deploy.Change) error {
 	var last int64
-	if err := tx.QueryRowContext(ctx, `SELECT COALESCE(MAX(number), 0) FROM endpoint_change WHERE deployment_id = $1 AND alias = $2`,
+	if err := tx.row(ctx, `SELECT COALESCE(MAX(number), 0) FROM endpoint_change WHERE deployment_id = $1 AND alias = $2`,
 		string(e.Deployment), e.Alias).Scan(&last); err != nil {
 		return err
 	}
-	if _, err := tx.ExecContext(ctx, `INSERT INTO endpoint_change (deployment_id, alias, `+changeColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+	if _, err := tx.exec(ctx, `INSERT INTO endpoint_change (deployment_id, alias, `+changeColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
 		string(e.Deployment), e.Alias, last+1, string(e.ID), string(c.Kind), string(c.From), string(c.To), splitJSON(c.Split), string(c.By), micros(c.At)); err != nil {
 		return err
 	}
-	_, err := tx.ExecContext(ctx, `DELETE FROM endpoint_change WHERE deployment_id = $1 AND alias = $2 AND number <= $3`,
+	_, err := tx.exec(ctx, `DELETE FROM endpoint_change WHERE deployment_id = $1 AND alias = $2 AND number <= $3`,
 		string(e.Deployment), e.Alias, last+1-deploy.MaxChanges)
 	return err
 }

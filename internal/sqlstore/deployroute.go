@@ -81,11 +81,11 @@ const (
 // Routed implements deploy.Store.
 func (s *Deploys) Routed(ctx context.Context, dep plat.DeploymentID) (deploy.Routed, error) {
 	d := deploy.Routed{ID: dep}
-	services, err := keptAll(ctx, s.db, scanBrief, routedServices, string(dep))
+	services, err := keptAll(ctx, s.db, s.db, scanBrief, routedServices, string(dep))
 	if err != nil {
 		return d, err
 	}
-	aliases, err := keptAll(ctx, s.db, scanAlias, routedAliases, string(dep))
+	aliases, err := keptAll(ctx, s.db, s.db, scanAlias, routedAliases, string(dep))
 	if err != nil {
 		return d, err
 	}
@@ -101,7 +101,7 @@ func (s *Deploys) Routed(ctx context.Context, dep plat.DeploymentID) (deploy.Rou
 
 // RoutedPage implements deploy.Store.
 func (s *Deploys) RoutedPage(ctx context.Context, after plat.DeploymentID, n int) ([]deploy.Routed, plat.DeploymentID, error) {
-	services, err := keptAll(ctx, s.db, scanBrief, pageServices, string(after), n)
+	services, err := keptAll(ctx, s.db, s.db, scanBrief, pageServices, string(after), n)
 	if err != nil {
 		return nil, "", err
 	}
@@ -111,7 +111,7 @@ func (s *Deploys) RoutedPage(ctx context.Context, after plat.DeploymentID, n int
 		services = slices.DeleteFunc(services, func(b briefRow) bool { return b.dep == through })
 		if len(services) > 0 {
 			through = services[len(services)-1].dep
-		} else if services, err = keptAll(ctx, s.db, scanBrief, routedServices, string(through)); err != nil {
+		} else if services, err = keptAll(ctx, s.db, s.db, scanBrief, routedServices, string(through)); err != nil {
 			return nil, "", err
 		}
 	}
@@ -119,11 +119,11 @@ func (s *Deploys) RoutedPage(ctx context.Context, after plat.DeploymentID, n int
 	if through != "" {
 		qAliases, qInstances, bounds = pageAliases, pageInstances, []any{string(after), string(through)}
 	}
-	aliases, err := keptAll(ctx, s.db, scanAlias, qAliases, bounds...)
+	aliases, err := keptAll(ctx, s.db, s.db, scanAlias, qAliases, bounds...)
 	if err != nil {
 		return nil, "", err
 	}
-	instances, err := keptAll(ctx, s.db, scanInstance, qInstances, bounds...)
+	instances, err := keptAll(ctx, s.db, s.db, scanInstance, qInstances, bounds...)
 	if err != nil {
 		return nil, "", err
 	}
@@ -186,8 +186,8 @@ func assemble(services []briefRow, aliases []aliasRow, instances []deploy.Instan
 
 // keptAll is scanAll by a statement that is kept prepared where that pays. query is a
 // constant.
-func keptAll[T any](ctx context.Context, db *DB, scan func(interface{ Scan(...any) error }) (T, error), query string, args ...any) ([]T, error) {
-	rows, err := db.rows(ctx, query, args...)
+func keptAll[T any](ctx context.Context, db *DB, q asker, scan func(interface{ Scan(...any) error }) (T, error), query string, args ...any) ([]T, error) {
+	rows, err := q.rows(ctx, query, args...)
 	if err != nil {
 		return nil, db.translate(err)
 	}

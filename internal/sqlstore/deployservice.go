@@ -47,8 +47,9 @@ func modelsJSON(m map[string]plat.ModelID) string {
 	return toJSON(m)
 }
 
-func (s *Deploys) services(ctx context.Context, q Querier, where string, args ...any) ([]deploy.Service, error) {
-	return scanAll(ctx, s.db, q, scanService, `SELECT `+serviceColumns+` FROM service WHERE `+where+` ORDER BY created_at, id`, args...)
+// services reads services. where is a constant.
+func (s *Deploys) services(ctx context.Context, q asker, where string, args ...any) ([]deploy.Service, error) {
+	return keptAll(ctx, s.db, q, scanService, `SELECT `+serviceColumns+` FROM service WHERE `+where+` ORDER BY created_at, id`, args...)
 }
 
 // CreateService implements deploy.Store.
@@ -70,15 +71,15 @@ func (s *Deploys) CreateService(ctx context.Context, v deploy.Service) error {
 
 // Service implements deploy.Store.
 func (s *Deploys) Service(ctx context.Context, id plat.ServiceID) (deploy.Service, error) {
-	return first(s.services(ctx, s.db.Read(), `id = $1`, string(id)))(serviceNoun, id)
+	return first(s.services(ctx, s.db, `id = $1`, string(id)))(serviceNoun, id)
 }
 
 // Services implements deploy.Store.
 func (s *Deploys) Services(ctx context.Context, dep plat.DeploymentID) ([]deploy.Service, error) {
 	if dep == "" { // a text of its own: "all or this one" would read all in either case
-		return s.services(ctx, s.db.Read(), `1 = 1`)
+		return s.services(ctx, s.db, `1 = 1`)
 	}
-	return s.services(ctx, s.db.Read(), `deployment_id = $1`, string(dep))
+	return s.services(ctx, s.db, `deployment_id = $1`, string(dep))
 }
 
 // ServiceCounts implements deploy.Store.
@@ -110,7 +111,7 @@ func (s *Deploys) UpdateService(ctx context.Context, id plat.ServiceID, change f
 		if err := deploy.CheckChange(id, before, v.Status); err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, `UPDATE service SET models = $1, status = $2, status_message = $3, instance_type = $4,
+		if _, err := tx.exec(ctx, `UPDATE service SET models = $1, status = $2, status_message = $3, instance_type = $4,
 			number = $5, min_number = $6, max_number = $7, autoscale = $8, record_channel = $9, environment = $10, merged = $11,
 			modified_at = $12, generation = $13, ready_generation = $14, failures = $15, last_failure = $16, retry_at = $17,
 			target_concurrency = $18, idle_timeout = $19, desired = $20, scaled_at = $21, scale_message = $22, record_outputs = $23, rate_limit = $24, call_limit = $25 WHERE id = $26`,
@@ -135,15 +136,19 @@ func (s *Deploys) UpdateService(ctx context.Context, id plat.ServiceID, change f
 	return v, nil
 }
 
+// pendingOn says what the partial index of switches that wait says: without that no
+// engine takes it, and reads every endpoint there is.
+const pendingOn = `pending_id = $1 AND pending_id <> ''`
+
 // settle decides the switches that wait for a service.
 func (s *Deploys) settle(ctx context.Context, tx *Tx, v deploy.Service) error {
 	if v.Status == deploy.InProgress {
 		return nil
 	}
-	if _, err := tx.ExecContext(ctx, `UPDATE endpoint SET id = id WHERE pending_id = $1`, string(v.ID)); err != nil {
+	if _, err := tx.exec(ctx, `UPDATE endpoint SET id = id WHERE `+pendingOn, string(v.ID)); err != nil {
 		return err
 	}
-	waiting, err := s.endpoints(ctx, tx, `pending_id = $1`, string(v.ID))
+	waiting, err := s.endpoints(ctx, tx, pendingOn, string(v.ID))
 	if err != nil {
 		return err
 	}
@@ -205,7 +210,7 @@ func (s *Deploys) ServicesOfModel(ctx context.Context, org plat.OrgID, model pla
 	if strings.ContainsAny(string(model), `%_"\`) {
 		return nil, nil // no id
 	}
-	all, err := s.services(ctx, s.db.Read(), `models <> '{}' AND org_id = $1 AND models LIKE $2`, string(org), `%"`+string(model)+`"%`)
+	all, err := s.services(ctx, s.db, `models <> '{}' AND org_id = $1 AND models LIKE $2`, string(org), `%"`+string(model)+`"%`)
 	if err != nil {
 		return nil, err
 	}
@@ -248,13 +253,13 @@ func (s *Deploys) Instances(ctx context.Context, service plat.ServiceID) ([]depl
 	if service == "" {
 		return scanAll(ctx, s.db, s.db.Read(), scanInstance, `SELECT `+instanceColumns+` FROM instance ORDER BY created_at, workload`)
 	}
-	return keptAll(ctx, s.db, scanInstance, instancesOf, string(service))
+	return keptAll(ctx, s.db, s.db, scanInstance, instancesOf, string(service))
 }
 
 // UpdateInstance implements deploy.Store.
 func (s *Deploys) UpdateInstance(ctx context.Context, i deploy.Instance) error {
 	return s.db.Write(ctx, func(tx *Tx) error {
-		res, err := tx.ExecContext(ctx, `UPDATE instance SET state = $1, ready_at = $2 WHERE workload = $3`,
+		res, err := tx.exec(ctx, `UPDATE instance SET state = $1, ready_at = $2 WHERE workload = $3`,
 			string(i.State), micros(i.ReadyAt), string(i.Workload))
 		if err != nil {
 			return err

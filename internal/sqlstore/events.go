@@ -11,7 +11,7 @@ import (
 
 // Event adds an event to the transaction. Its topic's watchers wake after commit.
 func (tx *Tx) Event(ctx context.Context, topic, subject, what string, at time.Time) error {
-	_, err := tx.ExecContext(ctx,
+	_, err := tx.exec(ctx,
 		`INSERT INTO event (txid, time, topic, subject, what) VALUES (`+tx.db.dialect.EventXID+`, $1, $2, $3, $4)`,
 		micros(at), topic, subject, what)
 	if err != nil {

@@ -56,3 +56,8 @@ func (s *Lake) LinkStatements(ctx context.Context, channel plat.ChannelID, keys 
 	del, delArgs := deleteFilesStatement(&s.db.dialect, num, ids)
 	return []Statement{{rows, rowArgs}, {del, delArgs}}, nil
 }
+
+// PendingStatement is how the switches are found that wait for a service.
+func PendingStatement(id plat.ServiceID) Statement {
+	return Statement{`UPDATE endpoint SET id = id WHERE ` + pendingOn, []any{string(id)}}
+}

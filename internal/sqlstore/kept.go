@@ -100,6 +100,22 @@ func (tx *Tx) exec(ctx context.Context, text string, args ...any) (sql.Result, e
 	return tx.ExecContext(ctx, text, args...)
 }
 
+// rows is exec for a question of many.
+func (tx *Tx) rows(ctx context.Context, text string, args ...any) (*sql.Rows, error) {
+	if tx.db.keptWrite != nil {
+		if stmt := tx.db.keptWrite.get(text); stmt != nil {
+			return tx.StmtContext(ctx, stmt).QueryContext(ctx, args...) //nolint:sqlclosecheck // ends with the transaction
+		}
+		tx.fresh = append(tx.fresh, text)
+	}
+	return tx.QueryContext(ctx, text, args...)
+}
+
+// asker asks by statements that are kept prepared where that pays: a *DB, or a *Tx.
+type asker interface {
+	rows(ctx context.Context, text string, args ...any) (*sql.Rows, error)
+}
+
 // row is exec for a question of one row.
 func (tx *Tx) row(ctx context.Context, text string, args ...any) *sql.Row {
 	if tx.db.keptWrite != nil {
