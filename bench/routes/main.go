@@ -33,6 +33,7 @@ import (
 	"panal/internal/sqlstore"
 	"panal/internal/sqlstore/postgres"
 	"panal/internal/sqlstore/sqlite"
+	"panal/internal/x/goruntime"
 )
 
 type options struct {
@@ -110,6 +111,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	fmt.Printf("%d services x %d instances in %d deployments on %s, written in %.0f s\n",
 		o.services, o.instances, (o.services+o.each-1)/o.each, engine, time.Since(began).Seconds())
+	goruntime.Tune() // as panal serve does
 	w, err := open(ctx, o)
 	if err != nil {
 		return err

@@ -8,8 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -17,6 +15,7 @@ import (
 	"panal/internal/app"
 	"panal/internal/config"
 	"panal/internal/plat"
+	"panal/internal/x/goruntime"
 	"panal/internal/x/supervise"
 )
 
@@ -48,7 +47,7 @@ func (c *serveCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	tuneRuntime()
+	goruntime.Tune()
 	handOver := make(chan os.Signal, 1)
 	signal.Notify(handOver, supervise.HandOver)
 	defer signal.Stop(handOver)
@@ -58,25 +57,6 @@ func (c *serveCmd) Run(e *env) error {
 	}
 	return a.Run(e.ctx, handOver)
 }
-
-// tuneRuntime sets what Go can't know of a server, unless GOMAXPROCS or GOGC says otherwise
-// (docs/adr/0029).
-func tuneRuntime() {
-	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < 2 {
-		// With one, whoever waits for the disk keeps the others from running until the runtime
-		// notices, and then waits behind them all: of 64 uploads at once each was committed alone.
-		runtime.GOMAXPROCS(2)
-	}
-	if os.Getenv("GOGC") == "" {
-		// The collector runs after 32 MB and half of what lives, instead of as much as lives:
-		// a small server's heap is collected half as often, a large one takes less memory.
-		debug.SetGCPercent(50)
-		gcBallast = make([]byte, 64<<20)
-	}
-}
-
-// gcBallast is counted by the garbage collector and never touched: it takes no memory.
-var gcBallast []byte //nolint:gochecknoglobals,unused // lives as long as the process
 
 // serverLog is the log that the configuration asks for.
 func serverLog(c config.Server, to io.Writer) (*slog.Logger, error) {
