@@ -183,24 +183,24 @@ func (x *exchange) endEvents(u *upstream, f *flow) {
 func (in *instance) flow(e *ending) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.flows == nil {
-		in.flows = map[*ending]struct{}{}
-	}
-	in.flows[e] = struct{}{}
+	in.use().flows[e] = struct{}{}
 }
 
 // flown forgets it: nobody ends it from here on.
 func (in *instance) flown(e *ending) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	delete(in.flows, e)
+	delete(in.use().flows, e)
 }
 
 // endFlows ends the answers that flow from the instance.
 func (in *instance) endFlows(why Ending, which func(*ending) bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	for e := range in.flows {
+	if in.used == nil {
+		return
+	}
+	for e := range in.used.flows {
 		if which(e) {
 			e.ask(why)
 		}

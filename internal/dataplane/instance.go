@@ -13,12 +13,9 @@ import (
 
 // instance is the live state of one instance. There may be very many.
 type instance struct {
-	id                    plat.WorkloadID
-	network, address, key string
-	// once is true for an instance that did not say how many calls it takes: it is
-	// treated as the original's agent, which takes one call per connection.
-	once    bool
-	service *service
+	id           plat.WorkloadID
+	address, key string
+	service      *service
 
 	// Guarded by service.mu.
 	drained     chan struct{} // nil until somebody waits; closed once gone is true
@@ -29,16 +26,44 @@ type instance struct {
 	retired     bool
 	gone        bool // it has left and its last call has ended
 
-	// Guarded by mu: kept connections, the one used last on top.
+	// once is true for an instance that did not say how many calls it takes: it is
+	// treated as the original's agent, which takes one call per connection.
+	once bool
+
+	unix bool // address is a path, not host:port
+
+	// Guarded by mu.
+	closed bool // keep no connections
 	mu     sync.Mutex
-	idle   []*conn
-	closed bool                 // keep none
-	flows  map[*ending]struct{} // answers that flow
+	used   *instanceUse // nil until the first call: of many instances most have none
+}
+
+// instanceUse is what the calls of an instance left or have.
+type instanceUse struct {
+	idle  []*conn              // kept connections, the one used last on top
+	flows map[*ending]struct{} // answers that flow
+}
+
+const netUnix = "unix"
+
+func (in *instance) network() string {
+	if in.unix {
+		return netUnix
+	}
+	return "tcp"
+}
+
+// use returns what calls left. The caller holds mu.
+func (in *instance) use() *instanceUse {
+	if in.used == nil {
+		in.used = &instanceUse{flows: map[*ending]struct{}{}}
+	}
+	return in.used
 }
 
 func newInstance(s *service, r *Instance) *instance {
 	return &instance{
-		id: r.ID, network: r.Network, address: r.Address, key: r.Key, once: r.Limit < 1,
+		id: r.ID, unix: r.Network == netUnix, address: r.Address, key: r.Key, once: r.Limit < 1,
 		service: s,
 	}
 }
@@ -81,14 +106,15 @@ const onceLimit = 30 * time.Second
 func (in *instance) connect(ctx context.Context) (*conn, error) {
 	for {
 		in.mu.Lock()
-		n := len(in.idle)
+		u := in.use()
+		n := len(u.idle)
 		if n == 0 {
 			in.mu.Unlock()
 			break
 		}
-		c := in.idle[n-1]
-		in.idle[n-1] = nil
-		in.idle = in.idle[:n-1]
+		c := u.idle[n-1]
+		u.idle[n-1] = nil
+		u.idle = u.idle[:n-1]
 		in.mu.Unlock()
 		if c.alive() {
 			c.kept = true
@@ -97,7 +123,7 @@ func (in *instance) connect(ctx context.Context) (*conn, error) {
 		c.close()
 	}
 	d := net.Dialer{Timeout: dialTimeout}
-	nc, err := d.DialContext(ctx, in.network, in.address)
+	nc, err := d.DialContext(ctx, in.network(), in.address)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +136,8 @@ func (in *instance) keep(c *conn) {
 	in.mu.Lock()
 	ok := !in.closed && !in.once
 	if ok {
-		in.idle = append(in.idle, c)
+		u := in.use()
+		u.idle = append(u.idle, c)
 	}
 	in.mu.Unlock()
 	if !ok {
@@ -121,8 +148,10 @@ func (in *instance) keep(c *conn) {
 // closeIdle closes the kept connections; those in use close after their call.
 func (in *instance) closeIdle() {
 	in.mu.Lock()
-	idle := in.idle
-	in.idle, in.closed = nil, true
+	var idle []*conn
+	if in.closed = true; in.used != nil {
+		idle, in.used.idle = in.used.idle, nil
+	}
 	in.mu.Unlock()
 	for _, c := range idle {
 		c.close()

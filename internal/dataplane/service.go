@@ -67,7 +67,7 @@ func (s *service) setInstances(ready []Instance) {
 		r := &ready[i]
 		in := byID[r.ID]
 		if in == nil || in.service != s || in.gone ||
-			in.network != r.Network || in.address != r.Address || in.key != r.Key || in.once != (r.Limit < 1) {
+			in.network() != r.Network || in.address != r.Address || in.key != r.Key || in.once != (r.Limit < 1) {
 			in = newInstance(s, r)
 			byID[r.ID] = in
 		}
@@ -104,7 +104,7 @@ func (s *service) has(ready []Instance) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.EqualFunc(s.instances, ready, func(in *instance, r Instance) bool {
-		return in.id == r.ID && in.network == r.Network && in.address == r.Address && in.key == r.Key && int(in.limit) == max(r.Limit, 1) && in.once == (r.Limit < 1)
+		return in.id == r.ID && in.network() == r.Network && in.address == r.Address && in.key == r.Key && int(in.limit) == max(r.Limit, 1) && in.once == (r.Limit < 1)
 	})
 }
 

@@ -95,6 +95,8 @@ func (x *exchange) switchProtocols(u *upstream, resp *http.Response) {
 	head = append(head, "\r\n\r\n"...)
 	_ = u.conn.nc.SetDeadline(time.Time{}) // fails only when closed, and then so does the copy
 	_ = caller.SetDeadline(time.Now().Add(u.idle))
+	u.in.flow(e) // before the caller knows: it may be ended at once
+	defer u.in.flown(e)
 	if _, err := caller.Write(head); err != nil {
 		x.class = classGone
 		return
@@ -102,8 +104,6 @@ func (x *exchange) switchProtocols(u *upstream, resp *http.Response) {
 	x.class = classOf(resp.StatusCode)
 	t := &tunnel{idle: x.p.opt.TunnelIdle}
 	t.progress.Store(time.Now().UnixNano())
-	u.in.flow(e)
-	defer u.in.flown(e)
 	// What either side has said already is in the buffers.
 	var both sync.WaitGroup
 	both.Go(func() { t.copy(u.conn.nc, caller, buffered.Reader, nil) })
