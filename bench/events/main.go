@@ -136,7 +136,7 @@ func run(ctx context.Context, o options) (err error) {
 		b.latency,
 		func(ctx context.Context) (figures, error) { return b.drain(ctx, "backlog, adaptive", 0, 0) },
 		func(ctx context.Context) (figures, error) {
-			return b.drain(ctx, "backlog, 15 writes at a time", 15, 15)
+			return b.drain(ctx, "backlog, 64 writes at a time", 64, 64)
 		},
 	} {
 		f, err := part(ctx)
