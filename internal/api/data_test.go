@@ -909,7 +909,7 @@ func TestWireDatabaseGone(t *testing.T) {
 	world := newWorld(t, withData(nil, plat.SystemClock), func(w *world, db *sqlstore.DB) {
 		gone = func() error {
 			return db.Write(t.Context(), func(tx *sqlstore.Tx) error {
-				_, err := tx.ExecContext(t.Context(), `DROP TABLE posting`)
+				_, err := tx.ExecContext(t.Context(), `DROP TABLE file`)
 				return err
 			})
 		}

@@ -69,15 +69,15 @@ func NewHexID(prefix string) string {
 	return prefix + "-" + hex.EncodeToString(b[:])
 }
 
-// NewFileID returns the id of a file whose upload was requested at t. Its UUID is of
-// version 7 (RFC 9562): ids of one second are in the order of their times too, so that
-// new ones are neighbours in an index.
+// NewFileID returns the id of a file whose upload was requested at t (data.md §4). Its UUID
+// has the form of version 4, and begins with the time as one of version 7 (RFC 9562) does:
+// ids of one second sort by time too, and new ones are neighbours in an index.
 func NewFileID(t time.Time) FileID {
 	var u [16]byte
 	mustRand(u[8:])
 	binary.BigEndian.PutUint64(u[:], uint64(t.UnixMilli())<<16)
 	part := uint16(t.Nanosecond() % int(time.Millisecond) * 4096 / 1e6)
-	u[6], u[7] = byte(part>>8)|0x70, byte(part)
+	u[6], u[7] = byte(part>>8)|0x40, byte(part)
 	return FileID(t.UTC().Format("20060102T150405") + "-" + uuidText(u))
 }
 

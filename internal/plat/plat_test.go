@@ -109,3 +109,20 @@ func TestErrorsMatchKindAndCause(t *testing.T) {
 		t.Error("an internal error has a kind")
 	}
 }
+
+// TestFileIDsSortByTime: data.md §4, to a quarter of a microsecond, in the form of a UUID of version 4.
+func TestFileIDsSortByTime(t *testing.T) {
+	form := regexp.MustCompile(`^\d{8}T\d{6}-[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+	at := time.Date(2026, 11, 26, 23, 59, 59, 998_999_000, time.UTC)
+	last := plat.FileID("")
+	for range 5000 {
+		id := plat.NewFileID(at)
+		if !form.MatchString(string(id)) {
+			t.Fatalf("%s is not of the form %s", id, form)
+		}
+		if id <= last {
+			t.Fatalf("%s of %s does not sort after %s", id, at, last)
+		}
+		last, at = id, at.Add(time.Microsecond)
+	}
+}
