@@ -129,9 +129,11 @@ const (
 // append makes rows durable.
 func (s *Service) append(ctx context.Context, rows []Row) error {
 	if s.spool != nil && s.cfg.SpoolFirst {
-		if s.spool.add(rows) == nil {
+		err := s.spool.add(rows)
+		if err == nil {
 			return nil
 		}
+		s.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "the audit's file takes no rows; the database gets them at once", slog.String(plat.LogError, err.Error()))
 	}
 	return s.cfg.Store.Append(ctx, rows)
 }
