@@ -179,14 +179,14 @@ func (s *service) run(ctx context.Context) error {
 		return s.runCommand(ctx, root, site)
 	}
 	a.state.step("import")
-	s.pool = a.newPool(a.sink.ctx, root, site, s.readyChanged)
+	s.pool = a.newPool(a.sink.ctx, root, site, s.readyChanged, s.runtimeEnded)
 	unhook := context.AfterFunc(ctx, s.pool.cancel) // a stop also ends a start
 	defer unhook()
 	if err := s.pool.start(); err != nil {
 		return err
 	}
 	s.startAsync(a.cfg.workers, s.readAsync)
-	s.health.Store(healthReady)
+	s.health.CompareAndSwap(healthStarting, healthReady)
 	a.state.update(func(st *agentctl.State) {
 		st.Phase, st.Step, st.Healthy, st.Limit = string(runner.PhaseRunning), "", s.ready.Load() > 0, a.cfg.workers
 	})
@@ -196,7 +196,6 @@ func (s *service) run(ctx context.Context) error {
 		return nil // asked to end: the drain follows
 	case err := <-s.pool.failed:
 		if err == nil {
-			s.health.Store(healthMissing)
 			a.sink.say("warning", "the runtime ended by itself")
 		}
 		return err
@@ -245,6 +244,13 @@ func (s *service) readyChanged(n int) {
 	was := s.ready.Swap(int32(n))
 	if s.health.Load() == healthReady && (was > 0) != (n > 0) {
 		s.a.state.update(func(st *agentctl.State) { st.Healthy = n > 0 })
+	}
+}
+
+// runtimeEnded notes how the runtime ended by itself.
+func (s *service) runtimeEnded(err error) {
+	if err == nil {
+		s.health.Store(healthMissing)
 	}
 }
 

@@ -123,7 +123,9 @@ type pool struct {
 	cancel     context.CancelFunc
 	changed    func(ready int) // told whenever the number of ready workers changes
 	idle       chan *worker
-	failed     chan error // of the first worker that died on its own; nil: it ended well
+	ended      func(error) // told of the first worker that died on its own; nil: it ended well
+	failed     chan error  // the same, after it
+	first      sync.Once
 	made       atomic.Int64
 
 	mu      sync.Mutex
@@ -131,8 +133,8 @@ type pool struct {
 	stopped bool
 }
 
-func (a *agent) newPool(ctx context.Context, root, site string, changed func(int)) *pool {
-	p := &pool{a: a, root: root, site: site, changed: changed, idle: make(chan *worker, a.cfg.workers), failed: make(chan error, 1), all: map[*worker]bool{}}
+func (a *agent) newPool(ctx context.Context, root, site string, changed func(int), ended func(error)) *pool {
+	p := &pool{a: a, root: root, site: site, changed: changed, ended: ended, idle: make(chan *worker, a.cfg.workers), failed: make(chan error, 1), all: map[*worker]bool{}}
 	p.ctx, p.cancel = context.WithCancel(ctx)
 	return p
 }
@@ -170,10 +172,8 @@ func (p *pool) add() error {
 	p.mu.Unlock()
 	p.a.tasks.Go(func() {
 		<-w.child.done
-		p.mu.Lock()
-		delete(p.all, w)
-		p.changed(len(p.all))
-		p.mu.Unlock()
+		// How it ended before that it is gone: whoever asks for the health between
+		// the two must not hear of a crash that was none.
 		switch code := w.child.code(); {
 		case w.replaced.Load():
 		case code == 0 || code == 120:
@@ -181,16 +181,20 @@ func (p *pool) add() error {
 		default:
 			p.fail(plat.Errorf(plat.ErrInvalid, "the runtime %s", w.child.describe()))
 		}
+		p.mu.Lock()
+		delete(p.all, w)
+		p.changed(len(p.all))
+		p.mu.Unlock()
 	})
 	p.idle <- w
 	return nil
 }
 
 func (p *pool) fail(err error) {
-	select {
-	case p.failed <- err:
-	default:
-	}
+	p.first.Do(func() {
+		p.ended(err)
+		p.failed <- err
+	})
 }
 
 // replace ends a worker that can't be used any more and starts another.
