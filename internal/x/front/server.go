@@ -59,7 +59,8 @@ func New(rest *http.Server, takes func(target string) bool) *Server {
 
 // Serve takes connections from l until Shutdown or Close; then it returns
 // http.ErrServerClosed. Its connections must be Conns; others are net/http's from
-// the first byte. Call it once.
+// the first byte. From a connection's second request on it is read by its descriptor, past
+// its Read. Call it once.
 func (s *Server) Serve(l net.Listener) error {
 	s.over = &overflow{conns: make(chan net.Conn), done: make(chan struct{}), addr: l.Addr()}
 	s.mu.Lock()
@@ -135,11 +136,11 @@ func (s *Server) remove(c *conn) {
 	}
 }
 
-// patrol finds callers who have left during calls that take long.
+// patrol finds callers who have left during calls that take long, or after one.
 func (s *Server) patrol(stop <-chan struct{}) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	var old []*conn
+	var old, idle []*conn
 	for {
 		select {
 		case <-stop:
@@ -149,16 +150,28 @@ func (s *Server) patrol(stop <-chan struct{}) {
 		before := int64(time.Since(s.epoch) - lookEvery)
 		s.mu.Lock()
 		for c := range s.conns {
-			if began := c.began.Load(); began != 0 && began < before {
-				old = append(old, c)
+			switch began, calls := c.began.Load(), c.calls.Load(); {
+			case began != 0:
+				if began < before {
+					old = append(old, c)
+				}
+			case calls != c.seen:
+				c.seen, c.looked = calls, false
+			case !c.looked && c.state.Load() == stateIdle:
+				c.looked = true
+				idle = append(idle, c)
 			}
 		}
 		s.mu.Unlock()
 		for _, c := range old {
 			c.look()
 		}
+		for _, c := range idle {
+			c.lookIdle()
+		}
 		clear(old)
-		old = old[:0]
+		clear(idle)
+		old, idle = old[:0], idle[:0]
 	}
 }
 
