@@ -273,7 +273,10 @@ func (c *conn) call() (more bool) {
 		}
 	}
 	_ = c.nc.CloseWrite() // fails when the caller has gone
-	time.Sleep(linger)
+	select {
+	case <-time.After(linger):
+	case <-c.s.ended:
+	}
 	return false
 }
 

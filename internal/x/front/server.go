@@ -32,7 +32,9 @@ type Server struct {
 	over               *overflow
 
 	closing atomic.Bool
-	cut     atomic.Bool // by Close
+	cut     atomic.Bool   // by Close
+	ended   chan struct{} // as cut
+	end     sync.Once     // closes ended
 	second  atomic.Pointer[dateLine]
 
 	mu       sync.Mutex
@@ -49,7 +51,7 @@ func New(rest *http.Server, takes func(target string) bool) *Server {
 	s := &Server{
 		rest: rest, handler: rest.Handler, takes: takes, log: rest.ErrorLog, epoch: time.Now(),
 		headTime: cmp.Or(rest.ReadHeaderTimeout, 10*time.Second), idleTime: cmp.Or(rest.IdleTimeout, 2*time.Minute),
-		conns: map[*conn]struct{}{},
+		conns: map[*conn]struct{}{}, ended: make(chan struct{}),
 	}
 	if s.log == nil {
 		s.log = log.Default()
@@ -200,6 +202,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) Close() error {
 	s.stop()
 	s.cut.Store(true)
+	s.end.Do(func() { close(s.ended) })
 	s.mu.Lock()
 	for c := range s.conns {
 		_ = c.nc.Close() // its loop notices
