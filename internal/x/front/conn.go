@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"runtime/debug"
 	"sync/atomic"
 	"syscall"
@@ -34,7 +35,9 @@ const (
 	stateClosed // by a shutdown
 )
 
-// Conn is what the loop needs of a connection; *net.TCPConn is one.
+// Conn is what the loop needs of a connection; *net.TCPConn is one. From its second
+// request on the loop reads the descriptor, past Read. A connection with a method Heard() is told of
+// each such read that found something; and a deadline that passes is found by Read as well.
 type Conn interface {
 	net.Conn
 	io.ReaderFrom
@@ -46,6 +49,7 @@ type Conn interface {
 type conn struct {
 	s      *Server
 	nc     Conn
+	heard  func() // not nil: nc's
 	remote string
 	opened time.Time
 	state  atomic.Int32
@@ -124,7 +128,7 @@ func (c *conn) rounds() (verdict, int) {
 	var v verdict
 	var size int
 	drained := false // what has come since is news
-	if raw.Read(func(fd uintptr) bool {
+	err = raw.Read(func(fd uintptr) bool {
 		for {
 			v, size = c.consider()
 			switch {
@@ -146,6 +150,9 @@ func (c *conn) rounds() (verdict, int) {
 			case n > 0:
 				drained = n < len(c.buf)-c.w
 				c.w += n
+				if c.heard != nil {
+					c.heard()
+				}
 			case err == syscall.EAGAIN:
 				return false
 			case err != syscall.EINTR: // or nil: the caller's end
@@ -153,10 +160,17 @@ func (c *conn) rounds() (verdict, int) {
 				return true
 			}
 		}
-	}) != nil {
-		return over, 0 // too late, or closed
+	})
+	switch {
+	case err == nil:
+		return v, size
+	case errors.Is(err, os.ErrDeadlineExceeded): // the connection's Read has the last word
+		n, _ := c.nc.Read(c.buf[c.w:])
+		if c.w += n; n > 0 {
+			return c.first()
+		}
 	}
-	return v, size
+	return over, 0 // too late, or closed
 }
 
 // consider looks at what was read. incomplete: more must come, for which it sets the

@@ -61,8 +61,7 @@ func New(rest *http.Server, takes func(target string) bool) *Server {
 
 // Serve takes connections from l until Shutdown or Close; then it returns
 // http.ErrServerClosed. Its connections must be Conns; others are net/http's from
-// the first byte. From a connection's second request on it is read by its descriptor, past
-// its Read. Call it once.
+// the first byte. Call it once.
 func (s *Server) Serve(l net.Listener) error {
 	s.over = &overflow{conns: make(chan net.Conn), done: make(chan struct{}), addr: l.Addr()}
 	s.mu.Lock()
@@ -106,6 +105,9 @@ func (s *Server) accept(l net.Listener, all *sync.WaitGroup) error {
 			continue
 		}
 		c := &conn{s: s, nc: own, remote: own.RemoteAddr().String(), opened: time.Now(), buf: make([]byte, bufSize)}
+		if h, ok := nc.(interface{ Heard() }); ok {
+			c.heard = h.Heard
+		}
 		if !s.add(c) {
 			_ = nc.Close() // never used
 			continue
