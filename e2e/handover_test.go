@@ -229,7 +229,7 @@ func TestReplacedUnderLoad(t *testing.T) {
 	_ = socket.Close()
 	c.leave()
 	p.until("the end of the server that carried the stream", 20*time.Second, func() bool { return syscall.Kill(first, 0) != nil })
-	p.accessed(access, int(c.answered.Load()), map[string]int{"/ticks": http.StatusOK, "/chat": 0}) // what answers a WebSocket is not seen
+	p.accessed(access, int(c.answered.Load()), map[string]int{"/ticks": http.StatusOK, "/chat": http.StatusSwitchingProtocols})
 
 	// panal stop ends both.
 	p.stop(t)

@@ -108,6 +108,9 @@ func (a *API) infer(w http.ResponseWriter, r *http.Request) {
 	}
 	to.Org = id.Org
 	call := dataplane.Call{Target: to, User: id.User, Credential: id.Credential, RequestID: requestID(r.Context()), Path: rest}
+	if info := infoOf(r.Context()); info != nil && len(r.Header["Upgrade"]) > 0 {
+		call.Switched = info.tunnelled
+	}
 	var async compat.Bool
 	if h := r.Header.Get("X-Abeja-Arms-Async"); h != "" && async.UnmarshalText([]byte(h)) == nil && bool(async) {
 		a.inferAsync(w, r, call)

@@ -101,7 +101,9 @@ func (o *operationMetrics) done(status int, took time.Duration, received, sent i
 		c.duration = o.all.duration.WithLabelValues(o.id, answerClasses[i])
 	})
 	c.requests.Inc()
-	c.duration.Observe(took.Seconds())
+	if status != http.StatusSwitchingProtocols { // how long a tunnel stood says nothing of how fast it was answered
+		c.duration.Observe(took.Seconds())
+	}
 	o.bytes.Do(func() {
 		o.received, o.sent = o.all.received.WithLabelValues(o.id), o.all.sent.WithLabelValues(o.id)
 	})

@@ -38,6 +38,14 @@ type requestInfo struct {
 	audit *audited
 	// async is the id of the asynchronous call that it began.
 	async string
+	// switched tells that it became a tunnel, which carried so many bytes.
+	switched       bool
+	received, sent int64
+}
+
+// tunnelled notes that the request was one that switched protocols, at its end.
+func (i *requestInfo) tunnelled(received, sent int64) {
+	i.switched, i.received, i.sent = true, received, sent
 }
 
 // tracked is what the middleware keeps of a request, in one piece.
@@ -104,12 +112,15 @@ func (a *API) middleware(next http.Handler) http.Handler {
 		defer func() {
 			defer func() {
 				a.answering(ctx, info, rec.status) // a call that ends without an answer leaves its row all the same
-				took := time.Since(start)
-				info.operation.done(rec.status, took, body.n.Load(), rec.sent)
+				took, status, received, sent := time.Since(start), rec.status, body.n.Load(), rec.sent
+				if info.switched {
+					status, received, sent = http.StatusSwitchingProtocols, received+info.received, sent+info.sent
+				}
+				info.operation.done(status, took, received, sent)
 				if a.AccessLog != nil {
 					a.AccessLog.Add(&accesslog.Entry{
 						Time: start, Took: took, Request: id, Operation: info.operation.id, Method: r.Method, Path: path, Proto: r.Proto,
-						Status: rec.status, Received: body.n.Load(), Sent: rec.sent, Peer: info.peer.Addr, Org: info.org, User: info.user, Async: info.async,
+						Status: status, Received: received, Sent: sent, Peer: info.peer.Addr, Org: info.org, User: info.user, Async: info.async,
 					})
 				}
 			}()

@@ -110,6 +110,9 @@ type Call struct {
 	// Async, when not nil, asks the instance to answer 202 at once and to bring the
 	// result later (compute.md §8.3).
 	Async *Async
+	// Switched, when not nil, is told at the end of a call that switched protocols how many
+	// bytes came from the caller since and went there.
+	Switched func(received, sent int64)
 	// Path is what follows the service or alias in the URL, still escaped; only
 	// services that run a command get it.
 	Path string

@@ -106,9 +106,13 @@ func (x *exchange) switchProtocols(u *upstream, resp *http.Response) {
 	t.progress.Store(time.Now().UnixNano())
 	// What either side has said already is in the buffers.
 	var both sync.WaitGroup
-	both.Go(func() { t.copy(u.conn.nc, caller, buffered.Reader, nil) })
-	t.copy(caller, u.conn.nc, u.conn.br, e)
+	var received, sent int64
+	both.Go(func() { received = t.copy(u.conn.nc, caller, buffered.Reader, nil) })
+	sent = t.copy(caller, u.conn.nc, u.conn.br, e)
 	both.Wait()
+	if x.call.Switched != nil {
+		x.call.Switched(received, sent)
+	}
 }
 
 // tunnel is the two directions of an upgraded call.
@@ -119,8 +123,9 @@ type tunnel struct {
 
 // copy carries one direction until its source ends, which it passes on, or until
 // nothing has gone either way for too long; then it closes both. A direction that e
-// may end is a WebSocket's to its caller if e is orderly.
-func (t *tunnel) copy(dst, src net.Conn, from io.Reader, e *ending) {
+// may end is a WebSocket's to its caller if e is orderly. It returns how many bytes it has
+// carried.
+func (t *tunnel) copy(dst, src net.Conn, from io.Reader, e *ending) (carried int64) {
 	buf := make([]byte, 16<<10)
 	var fr *frames
 	if e != nil && e.orderly {
@@ -141,13 +146,15 @@ func (t *tunnel) copy(dst, src net.Conn, from io.Reader, e *ending) {
 		if n > 0 {
 			t.progress.Store(time.Now().UnixNano())
 			_ = dst.SetWriteDeadline(time.Now().Add(t.idle))
-			if _, err := dst.Write(buf[:n]); err != nil {
+			n, err := dst.Write(buf[:n])
+			carried += int64(n)
+			if err != nil {
 				break
 			}
 		}
 		if end {
 			t.goodbye(dst, fr, e)
-			return
+			return carried
 		}
 		if fr != nil {
 			e.between.Store(fr.between())
@@ -159,13 +166,14 @@ func (t *tunnel) copy(dst, src net.Conn, from io.Reader, e *ending) {
 			continue // the other direction has moved meanwhile
 		case err == io.EOF:
 			if half, ok := dst.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
-				return
+				return carried
 			}
 		}
 		break
 	}
 	_ = dst.Close()
 	_ = src.Close()
+	return carried
 }
 
 // goodbye tells a WebSocket's caller that its other side goes away, and leaves it some
