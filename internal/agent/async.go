@@ -172,15 +172,12 @@ func (s *service) answerAsync(req runtimeRequest, requestID string) (asyncAnswer
 		return a, textRaised
 	}
 	for k, v := range resp.Metadata {
-		a.headers[strings.ToLower(k)] = v
+		k = strings.ToLower(k)
+		if _, ours := a.headers[k]; !ours {
+			a.headers[k] = v
+		}
 	}
-	kind := "application/json"
-	if resp.ContentType != nil {
-		kind = strings.Map(printable, *resp.ContentType)
-	}
-	if kind != "" {
-		a.headers["content-type"] = kind
-	}
+	a.headers["content-type"] = resp.kind()
 	return a, ""
 }
 

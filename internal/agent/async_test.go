@@ -55,6 +55,10 @@ func TestAsync(t *testing.T) {
 		headers["x-abeja-service-id"] != "ser-1" || body != "hi" {
 		t.Errorf("%s: %s %v %q", b.auth, status, headers, body)
 	}
+	p.later("forged", "forged")
+	if _, headers, _ := s.result("forged").parts(t); headers["x-abeja-service-id"] != "ser-1" || headers["x-note"] != "ok" {
+		t.Errorf("user code speaks for the platform: %v", headers)
+	}
 	if _, _, body := s.result("big").parts(t); len(body) != 20_000_000 {
 		t.Errorf("a long body came with %d bytes", len(body))
 	}

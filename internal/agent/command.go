@@ -275,6 +275,7 @@ func (c *command) serve(w http.ResponseWriter, r *http.Request) {
 	// Transport that has just sent the last byte of it then takes the connection,
 	// and the answer with it, for broken.
 	_ = http.NewResponseController(w).EnableFullDuplex() // only HTTP/1.0 can't
+	w.Header()["Content-Type"] = nil                     // one that the command doesn't give is not guessed
 	select {
 	case c.taking <- struct{}{}:
 	default:

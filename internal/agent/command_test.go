@@ -99,6 +99,9 @@ func TestCommand(t *testing.T) {
 			t.Errorf("%s: headers %v", method, a.header)
 		}
 	}
+	if a := p.call("GET", "/", "", ""); len(a.header.Values("Content-Type")) != 0 {
+		t.Errorf("a Content-Type that the command didn't give: %v", a.header)
+	}
 	if a := p.call("GET", "/health_check", "", ""); !strings.Contains(a.body, `"path": "/health_check"`) {
 		t.Errorf("the agent keeps a path for itself: %s", a.body)
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 )
 
 // Frames between agent and runtime (compute.md §13.4): AB E9 A0, version 01,
@@ -62,6 +63,14 @@ func (r runtimeResponse) status() int {
 		return http.StatusOK
 	}
 	return *r.StatusCode
+}
+
+// kind is the answer's Content-Type. It is never empty: net/http would guess one.
+func (r runtimeResponse) kind() string {
+	if r.ContentType == nil {
+		return "application/json"
+	}
+	return orDefault(strings.Map(printable, *r.ContentType), "application/octet-stream")
 }
 
 // bare tells that the answer has no body whatever user code says.

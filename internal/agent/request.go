@@ -144,7 +144,7 @@ func readRequest(w http.ResponseWriter, r *http.Request, dir string, limit int64
 	mr := multipart.NewReader(in, params["boundary"])
 	for {
 		part, err := mr.NextRawPart()
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { //nolint:errorlint // wrapped, it is a body that ended before its last boundary
 			return req, b, nil
 		}
 		if err != nil {

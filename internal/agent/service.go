@@ -476,21 +476,17 @@ func respond(w http.ResponseWriter, resp runtimeResponse, out *os.File) error {
 	return nil
 }
 
-// begin sets the headers of an answer of user code and returns its status.
+// begin sets the headers of an answer of user code and returns its status. Those
+// that are there already are the platform's word.
 func begin(w http.ResponseWriter, resp runtimeResponse) int {
-	kind := "application/json"
-	if resp.ContentType != nil {
-		kind = *resp.ContentType
-	}
 	h := w.Header()
 	for k, v := range resp.Metadata {
-		if k = strings.ToLower(k); !isHopHeader(k) && k != "content-length" && k != "content-type" && !strings.HasPrefix(k, "x-panal-") {
+		k = strings.ToLower(k)
+		if _, ours := h[http.CanonicalHeaderKey(k)]; !ours && !isHopHeader(k) && k != "content-length" && k != "content-type" && !strings.HasPrefix(k, "x-panal-") {
 			h.Set(k, v)
 		}
 	}
-	if kind = strings.Map(printable, kind); kind != "" {
-		h.Set("Content-Type", kind)
-	}
+	h.Set("Content-Type", resp.kind())
 	return resp.status()
 }
 

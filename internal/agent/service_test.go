@@ -68,6 +68,9 @@ CASES = {
     "numpy": lambda r, c: {"content": {"i": np.int64(3), "f": np.float32(0.5), "a": np.arange(4).reshape(2, 2), "b": np.bool_(True)}, "content_type": "application/json"},
     "number": lambda r, c: {"content": 5},
     "meta": lambda r, c: {"metadata": {"x-note": "ok", "Connection": "close", "content-length": "7"}, "content": "hi", "status_code": 418},
+    "forged": lambda r, c: {"metadata": {"x-abeja-service-id": "ser-9", "X-Abeja-Model-Version": "9", "x-note": "ok"}, "content": "hi"},
+    "kind_empty": lambda r, c: {"content_type": "", "content": "<html>"},
+    "kind_odd": lambda r, c: {"content_type": "\u8449", "content": "<html>"},
     "204": lambda r, c: {"status_code": 204},
     "big": lambda r, c: {"content": (b"x" * 100000 for _ in range(200))},
     "bad_gen": lambda r, c: {"content": bad_gen()},
@@ -132,6 +135,9 @@ func TestHandlerContract(t *testing.T) {
 		{"numpy", 200, "application/json", `{"i": 3, "f": 0.5, "a": [[0, 1], [2, 3]], "b": true}`, ""},
 		{"number", 200, "text/plain", "5", ""},
 		{"meta", 418, "text/plain", "hi", ""},
+		{"forged", 200, "text/plain", "hi", ""},
+		{"kind_empty", 200, "text/plain", "<html>", ""},
+		{"kind_odd", 200, "application/octet-stream", "<html>", ""},
 		{"204", 204, "text/plain", "", ""},
 		{"big", 200, "text/plain", strings.Repeat("x", 20_000_000), ""},
 		{"bad_gen", 500, "application/json", raised, "RuntimeError: late"},
@@ -231,6 +237,7 @@ func TestServiceRefusals(t *testing.T) {
 		{"bad type", "POST", "/", ";;", "x", nil, 501, `{"status":"the request has no Content-Type that can be parsed"}`},
 		{"too large", "POST", "/", "text/plain", strings.Repeat("x", 1001), nil, 413, `{"status":"the request body is too large"}`},
 		{"bad multipart", "POST", "/", "multipart/form-data; boundary=b", "--b\r\nnonsense", nil, 400, `{"status":"the multipart body can't be parsed"}`},
+		{"no multipart", "POST", "/", "multipart/form-data; boundary=b", "nonsense", nil, 400, `{"status":"the multipart body can't be parsed"}`},
 		{"async without a token", "POST", "/", "text/plain", "x", []string{"X-Abeja-Arms-Async-Request-Id", "1"}, 400, `{"status":"the asynchronous request has no usable id or token"}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

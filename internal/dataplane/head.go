@@ -40,7 +40,7 @@ func readOrdinary(br *bufio.Reader, method string, h http.Header) *http.Response
 		return nil
 	}
 	var fields [maxOrdinaryFields]struct{ name, value string }
-	n, length := 0, int64(-1)
+	n, length, typed := 0, int64(-1), false
 	for rest != "" {
 		line, rest, _ = strings.Cut(rest, "\r\n")
 		name, value, _ := strings.Cut(line, ":")
@@ -50,6 +50,8 @@ func readOrdinary(br *bufio.Reader, method string, h http.Header) *http.Response
 			return nil
 		}
 		switch name {
+		case "Content-Type":
+			typed = true
 		case "Content-Length":
 			if value == "" || len(value) > 18 || strings.Trim(value, "0123456789") != "" {
 				return nil
@@ -72,6 +74,9 @@ func readOrdinary(br *bufio.Reader, method string, h http.Header) *http.Response
 		return nil
 	}
 	_, _ = br.Discard(size) // no error: it is there
+	if !typed {
+		h["Content-Type"] = nil
+	}
 	values := make([]string, 0, n)
 	for _, f := range fields[:n] {
 		if f.name != "Content-Length" && hopByHop(f.name) || platformOnly(f.name) {

@@ -224,8 +224,10 @@ func appendEscaped(b []byte, s string, path bool) []byte {
 
 // copyHeaders copies an answer's headers to the caller, without those of the
 // connection and those that only the platform may set. Content-Length stays: it
-// is what http.ReadResponse found true, and net/http holds us to it.
+// is what http.ReadResponse found true, and net/http holds us to it. Without a
+// Content-Type none is guessed: user code's text would become HTML of our host.
 func copyHeaders(dst http.Header, resp *http.Response) {
+	dst["Content-Type"] = nil
 	drop := named(resp.Header)
 	for name, values := range resp.Header {
 		if name != "Content-Length" && hopByHop(name) || platformOnly(name) || slices.Contains(drop, name) && name != "Content-Length" {

@@ -141,6 +141,33 @@ func TestHandlerGetsNoPath(t *testing.T) {
 	}
 }
 
+// TestNoGuessedType: an answer without a Content-Type stays one, whichever way its
+// head is read and sent.
+func TestNoGuessedType(t *testing.T) {
+	a, _ := upstream(t, 1, func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["Content-Type"] = nil
+		_, _ = io.WriteString(w, "<html>")
+		if r.URL.Path == "/chunks" {
+			_ = http.NewResponseController(w).Flush()
+		}
+	})
+	table, gw := gateway(t, dataplane.Options{})
+	svc := serviceOf(svA, a)
+	svc.Command = true
+	apply(t, table, 1, routes(svA, svc))
+	for _, path := range []string{"/whole", "/chunks"} {
+		resp, err := gw.Client().Get(gw.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if got := resp.Header.Values("Content-Type"); len(got) != 0 || string(body) != "<html>" {
+			t.Errorf("%s: %q, Content-Type %q", path, body, got)
+		}
+	}
+}
+
 // TestSmuggling sends requests with two readings. Whatever net/http makes of
 // them, the instance must see at most one request, framed anew.
 func TestSmuggling(t *testing.T) {

@@ -148,7 +148,7 @@ def check(result):
     metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in metadata.items()):
         raise BadResult("metadata is not a dict of strings")
-    return int(code), kind, dict(metadata), result.get("content")
+    return int(code), kind or "text/plain", dict(metadata), result.get("content")
 
 
 def _json_default(value):
