@@ -111,12 +111,20 @@ func model(files []lake.File, f lake.Filter, limit int, now time.Time) answers {
 	}
 	for _, sort := range []string{"", "-uploaded_at", "-content_type,x-abeja-meta-label"} {
 		keys, _ := lake.ParseSort(sort)
-		slices.SortFunc(hits, func(a, b lake.File) int { return lake.PositionOf(a, keys).Compare(lake.PositionOf(b, keys), keys) })
+		type entry struct {
+			pos *lake.Position
+			id  plat.FileID
+		}
+		order := make([]entry, len(hits))
+		for i, file := range hits {
+			order[i] = entry{lake.PositionOf(file, keys), file.ID}
+		}
+		slices.SortFunc(order, func(a, b entry) int { return a.pos.Compare(b.pos, keys) })
 		pages := [][]plat.FileID{}
-		for page := range slices.Chunk(hits, limit) {
+		for page := range slices.Chunk(order, limit) {
 			ids := []plat.FileID{}
-			for _, file := range page {
-				ids = append(ids, file.ID)
+			for _, e := range page {
+				ids = append(ids, e.id)
 			}
 			pages = append(pages, ids)
 		}
