@@ -22,6 +22,7 @@ import (
 
 	"panal/bench/proc"
 	"panal/internal/plat"
+	"panal/internal/runner/agentctl"
 )
 
 // smallBody is the request that is measured: 100 bytes.
@@ -33,12 +34,18 @@ func (p *proxy) request() []byte {
 }
 
 func (p *proxy) head(method, path string, length int64) string {
-	auth := ""
+	more, host := "", p.addr
 	if p.auth != "" {
-		auth = "Authorization: " + p.auth + "\r\n"
+		more = "Authorization: " + p.auth + "\r\n"
+	}
+	if p.key != "" {
+		more += agentctl.HeaderInstanceKey + ": " + p.key + "\r\n"
+	}
+	if p.unix {
+		host = "agent"
 	}
 	return fmt.Sprintf("%s %s%s HTTP/1.1\r\nHost: %s\r\nUser-Agent: bench\r\nAccept: */*\r\n%sContent-Type: application/json\r\nContent-Length: %d\r\n\r\n",
-		method, p.path, path, p.addr, auth, length)
+		method, p.path, path, host, more, length)
 }
 
 // throughput drives p by wrk as fast as it goes.
@@ -128,7 +135,7 @@ func (b *bench) fixed(ctx context.Context, p *proxy) (figures, error) {
 	var wg sync.WaitGroup
 	for w := range workers {
 		wg.Go(func() {
-			c, err := dial(ctx, p.addr)
+			c, err := dial(ctx, p)
 			if err != nil {
 				errs[w] = err
 				return
@@ -178,7 +185,7 @@ func (b *bench) big(ctx context.Context, p *proxy, up bool) (figures, error) {
 	if err := proc.ResetPeak(p.PID); err != nil {
 		return f, err
 	}
-	c, err := dial(ctx, p.addr)
+	c, err := dial(ctx, p)
 	if err != nil {
 		return f, err
 	}
@@ -217,7 +224,7 @@ func (b *bench) idle(ctx context.Context, p *proxy) (figures, error) {
 	}()
 	request := p.request()
 	for range b.o.idle {
-		c, err := dial(ctx, p.addr)
+		c, err := dial(ctx, p)
 		if err != nil {
 			return f, err
 		}
@@ -237,9 +244,13 @@ type conn struct {
 	r *bufio.Reader
 }
 
-func dial(ctx context.Context, addr string) (*conn, error) {
+func dial(ctx context.Context, p *proxy) (*conn, error) {
 	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", addr)
+	network := "tcp"
+	if p.unix {
+		network = "unix"
+	}
+	c, err := d.DialContext(ctx, network, p.addr)
 	if err != nil {
 		return nil, fmt.Errorf("dial: %w", err)
 	}

@@ -194,13 +194,17 @@ func measure(ctx context.Context, o options) (err error) {
 		b.proxies = append([]*proxy{panal.asProxy()}, b.proxies...)
 		defer func() { b.proxies = b.proxies[1:] }() // stopped above
 	}
-	direct := &proxy{Process: up, addr: upAddr}
+	// What a proxy adds is counted from what is behind it.
+	behind := &proxy{Process: up, addr: upAddr}
+	if to.network == "unix" {
+		behind = &proxy{Process: &proc.Process{Name: "agent alone"}, addr: to.addr, unix: true, key: to.key}
+	}
 	for _, part := range []struct {
 		on  []*proxy
 		run func(context.Context, *proxy) (figures, error)
 	}{
 		{b.proxies, b.throughput},
-		{append([]*proxy{direct}, b.proxies...), b.fixed},
+		{append([]*proxy{behind}, b.proxies...), b.fixed},
 		{b.proxies, func(ctx context.Context, p *proxy) (figures, error) { return b.big(ctx, p, true) }},
 		{b.proxies, func(ctx context.Context, p *proxy) (figures, error) { return b.big(ctx, p, false) }},
 	} {
@@ -215,7 +219,7 @@ func measure(ctx context.Context, o options) (err error) {
 		}
 		b.add(f)
 	}
-	b.ratios()
+	b.ratios(behind.Name)
 	if o.report == "" {
 		return nil
 	}
@@ -258,18 +262,21 @@ func (b *bench) add(f figures) {
 		cell(f.P50, "%.2f"), cell(f.P99, "%.2f"), f.CPU, cell(f.RSS, "%.0f"), cell(f.PerConn, "%.1f"), f.Problem)
 }
 
-// ratios prints Panal's figures beside each peer's.
-func (b *bench) ratios() {
+// ratios prints Panal's figures beside each peer's, and what each adds to what is behind.
+func (b *bench) ratios(behind string) {
 	for _, f := range b.all {
-		for _, mine := range b.all {
-			if mine.Proxy != "panal" || mine.Part != f.Part || f.Proxy == "panal" || f.Proxy == "upstream" {
-				continue
+		for _, other := range b.all {
+			switch {
+			case f.Proxy == behind || other.Part != f.Part || other.Proxy == f.Proxy:
+			case other.Proxy == behind:
+				fmt.Printf("%-14s %-12s adds p50 %.2f ms, p99 %.2f ms\n", f.Proxy, f.Part, f.P50-other.P50, f.P99-other.P99)
+			case other.Proxy == "panal":
+				fmt.Printf("panal / %-14s %-12s CPU %.2fx", f.Proxy, f.Part, other.CPU/f.CPU)
+				if f.MB > 0 {
+					fmt.Printf(", MB/s %.2fx", other.MB/f.MB)
+				}
+				fmt.Println()
 			}
-			fmt.Printf("panal / %-14s %-12s CPU %.2fx", f.Proxy, f.Part, mine.CPU/f.CPU)
-			if f.MB > 0 {
-				fmt.Printf(", MB/s %.2fx", mine.MB/f.MB)
-			}
-			fmt.Println()
 		}
 	}
 }

@@ -16,6 +16,8 @@ import (
 type proxy struct {
 	*proc.Process
 	addr string
+	unix bool   // addr is a path
+	key  string // of the instance, for the agent alone
 	path string // what it wants in front of the path; "" for the peers
 	auth string // the Authorization header; "" for the peers
 }

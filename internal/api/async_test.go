@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"panal/internal/deploy"
 	"panal/internal/plat"
 	"panal/internal/x/accesslog"
 )
@@ -202,5 +203,75 @@ func TestAsyncWire(t *testing.T) {
 	}
 	if resp, _ := w.send("POST", "/deployments/"+id+"/nothing", "x", "Authorization", user, "X-Abeja-Arms-Async", "true"); resp.StatusCode != 404 {
 		t.Errorf("an unknown alias = %d", resp.StatusCode)
+	}
+}
+
+// TestRecordResults: each result that is to be recorded is, whichever came first of it and
+// the note, one that can't be now is tried again, and one that never can be is given up.
+func TestRecordResults(t *testing.T) {
+	w := newDeployWorld(t)
+	m := w.world.deps.Deploy
+	fail := map[plat.FileID]error{
+		"later": plat.Errorf(plat.ErrUnavailable, "storage is away"),
+		"never": plat.NotFound("channel", "1"),
+	}
+	var got []string
+	m.RecordResult = func(_ context.Context, c deploy.AsyncCall, body io.Reader) error {
+		if err := fail[c.Record.Input]; err != nil {
+			return err
+		}
+		text, err := io.ReadAll(body)
+		got = append(got, fmt.Sprintf("%s %d %s", c.Record.Input, c.Status, text))
+		return err
+	}
+	call := func(input plat.FileID, noteFirst bool) deploy.AsyncCall {
+		c, err := m.StartAsync(t.Context(), "1", "2", "hash")
+		if err != nil {
+			t.Fatal(err)
+		}
+		note := func() {
+			if err := m.RecordAsync(t.Context(), c.ID, deploy.AsyncRecord{Input: input}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if noteFirst {
+			note()
+		}
+		if _, err := m.RecordResults(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.FinishAsync(t.Context(), c, 200, nil, strings.NewReader("of "+string(input))); err != nil {
+			t.Fatal(err)
+		}
+		if !noteFirst {
+			if n, err := m.RecordResults(t.Context()); n != 0 || err != nil {
+				t.Fatalf("nothing is noted, %d were recorded, %v", n, err)
+			}
+			note()
+		}
+		return c
+	}
+	want := func(what string, n int, wrong bool, all ...string) {
+		t.Helper()
+		recorded, err := m.RecordResults(t.Context())
+		if recorded != n || (err != nil) != wrong || !cmp.Equal(got, all) {
+			t.Errorf("%s: %d, %v, %q; want %d and %q", what, recorded, err, got, n, all)
+		}
+	}
+	call("a", true)
+	want("the note first", 1, false, "a 200 of a")
+	call("b", false)
+	want("the result first", 1, false, "a 200 of a", "b 200 of b")
+	call("never", true)
+	want("its channel is gone", 0, false, "a 200 of a", "b 200 of b")
+	delete(fail, "never")
+	want("given up", 0, false, "a 200 of a", "b 200 of b")
+	call("later", false)
+	want("not now", 0, true, "a 200 of a", "b 200 of b")
+	delete(fail, "later")
+	want("now", 1, false, "a 200 of a", "b 200 of b", "later 200 of later")
+	want("done", 0, false, "a 200 of a", "b 200 of b", "later 200 of later")
+	if err := m.RecordAsync(t.Context(), "gone", deploy.AsyncRecord{}); err != nil {
+		t.Errorf("note of a call that is gone: %v", err)
 	}
 }

@@ -85,12 +85,22 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 		RecordChannel: func(ctx context.Context, org plat.OrgID, id plat.ChannelID) error {
 			return recordChannel(ctx, files, org, id)
 		},
+		RecordResult: func(ctx context.Context, c deploy.AsyncCall, body io.Reader) error {
+			return storeResult(ctx, files, c, body)
+		},
 		Log: a.log.With(slog.String(plat.LogComponent, "deploy")),
 	})
 	a.group.Add("results", func(ctx context.Context) error {
 		return a.every(ctx, asyncEvery, func(int) {
 			if _, _, err := manager.SweepAsync(ctx); err != nil {
 				a.warn(ctx, "sweep asynchronous calls", err)
+			}
+		})
+	})
+	a.group.Add("recorded results", func(ctx context.Context) error {
+		return a.every(ctx, recordEvery, func(int) {
+			if _, err := manager.RecordResults(ctx); err != nil {
+				a.warn(ctx, "record results of asynchronous calls", err)
 			}
 		})
 	})
@@ -101,7 +111,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	})
 	a.streams = func() { proxy.EndStreams(dataplane.EndGateway) }
 	a.group.Add("recordings", func(ctx context.Context) error {
-		proxy.StoreRecordings(ctx, func(ctx context.Context, r *dataplane.Recording) error { return storeRecording(ctx, files, r) })
+		proxy.StoreRecordings(ctx, func(ctx context.Context, r *dataplane.Recording) error { return storeRecording(ctx, files, manager, r) })
 		return nil
 	})
 	a.leaving.carried, a.countLate, a.drainTunnels = proxy.Carried, proxy.CountLate, proxy.Drain
@@ -258,6 +268,8 @@ const (
 	collectEvery = time.Hour
 	// asyncEvery is how often calls whose instance died are given up.
 	asyncEvery = 15 * time.Second
+	// recordEvery is how often results that are to be recorded are looked for.
+	recordEvery = 5 * time.Second
 	// collectGrace is older than any upload that may still be running.
 	collectGrace = 24 * time.Hour
 	tokensEvery  = 10 * time.Minute

@@ -126,9 +126,16 @@ func (c *countedConn) Read(b []byte) (int, error) {
 		n, err = c.TCPConn.Read(b)
 	}
 	if n > 0 {
-		c.heard(time.Now().Add(callPatience)) // the servers set their own after the head
+		c.Heard()
 	}
 	return n, err
+}
+
+// Heard is what the front calls when it has read something past Read.
+func (c *countedConn) Heard() {
+	if c.state.Load() <= connAsked {
+		c.heard(time.Now().Add(callPatience)) // the servers set their own after the head
+	}
 }
 
 // lastCall, with the listener paused, has each silent connection looked at for the last time, and

@@ -5,11 +5,15 @@ package app
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"io"
 	"maps"
+	"net/http"
 	"strconv"
 	"time"
 
 	"panal/internal/dataplane"
+	"panal/internal/deploy"
 	"panal/internal/lake"
 	"panal/internal/plat"
 )
@@ -24,13 +28,42 @@ func recordChannel(ctx context.Context, files *lake.Service, org plat.OrgID, id 
 }
 
 // storeRecording makes a recorded input a file of its channel, and so its output, which
-// names the input's file.
-func storeRecording(ctx context.Context, files *lake.Service, r *dataplane.Recording) error {
+// names the input's file. The result of an asynchronous call is noted to be recorded.
+func storeRecording(ctx context.Context, files *lake.Service, services *deploy.Manager, r *dataplane.Recording) error {
 	in, err := storeRecorded(ctx, files, r, &r.Input, lake.Metadata{"part": "input"})
-	if err != nil || r.Output == nil {
+	switch {
+	case err != nil:
 		return err
+	case r.Async != "":
+		return services.RecordAsync(ctx, r.Async, deploy.AsyncRecord{
+			Channel: r.Channel, Service: r.Service, Version: r.Version, Request: r.RequestID, Method: r.Method, At: r.At, Input: in.ID,
+		})
+	case r.Output == nil:
+		return nil
 	}
-	_, err = storeRecorded(ctx, files, r, r.Output, lake.Metadata{"part": "output", "input": string(in.ID)})
+	return storeOutput(ctx, files, r, r.Output, in.ID)
+}
+
+// storeResult makes the result of a recorded asynchronous call a file, as if it had been
+// its answer.
+func storeResult(ctx context.Context, files *lake.Service, c deploy.AsyncCall, body io.Reader) error {
+	kept, err := io.ReadAll(io.LimitReader(body, dataplane.MaxRecordedBody))
+	if err != nil {
+		return fmt.Errorf("read result: %w", err)
+	}
+	h := http.Header{}
+	dataplane.AnswerHeaders(h, c.Headers)
+	r := &dataplane.Recording{
+		Record: dataplane.Record{Channel: c.Record.Channel, Version: c.Record.Version}, Org: c.Org, Deployment: c.Deployment, Service: c.Record.Service,
+		RequestID: c.Record.Request, Method: c.Record.Method, Status: c.Status, At: c.Record.At, Took: c.FinishedAt.Sub(c.Record.At),
+	}
+	return storeOutput(ctx, files, r, &dataplane.Recorded{
+		ContentType: h.Get("Content-Type"), ContentEncoding: h.Get("Content-Encoding"), Body: kept, Cut: c.Size > int64(len(kept)),
+	}, c.Record.Input)
+}
+
+func storeOutput(ctx context.Context, files *lake.Service, r *dataplane.Recording, body *dataplane.Recorded, input plat.FileID) error {
+	_, err := storeRecorded(ctx, files, r, body, lake.Metadata{"part": "output", "input": string(input)})
 	return err
 }
 

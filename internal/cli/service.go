@@ -70,7 +70,7 @@ type serviceFlags struct {
 	Rate          *float64          `help:"Requests a second that it takes; more get 429. 0, the default: no limit."`
 	Concurrency   *int              `help:"Requests that may be under way, those that wait for an instance included; more get 429. 0, the default: no limit."`
 	Record        string            `help:"Channel that gets a copy of each input, by id, or none; a sample of them with --env PANAL_RECORD_PERCENT=10." placeholder:"CHANNEL"`
-	RecordOutputs *bool             `name:"record-outputs" help:"The channel of --record gets a copy of each recorded input's answer too; --no-record-outputs: inputs alone." negatable:""`
+	RecordOutputs *bool             `name:"record-outputs" help:"The channel of --record gets a copy of each recorded input's answer too, of an asynchronous call's result when it is there; --no-record-outputs: inputs alone." negatable:""`
 	Wait          bool              `help:"Wait until it is READY." short:"w"`
 }
 

@@ -146,7 +146,7 @@ func (s *service) recents() *recent {
 // gateway does not know.
 func (p *Proxy) Figures(dep plat.DeploymentID, id plat.ServiceID) Figures {
 	t := p.table
-	s := t.snap.Load().shards[shardOf(dep)][dep].service(id)
+	s := t.snap.Load().get(dep).service(id)
 	if s == nil {
 		return (*recent)(nil).read(time.Now())
 	}

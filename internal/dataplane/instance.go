@@ -102,7 +102,8 @@ const dialTimeout = 5 * time.Second
 // onceLimit is how long the original's agent takes for a call.
 const onceLimit = 30 * time.Second
 
-// connect returns a kept connection that is still alive, or a new one.
+// connect returns a kept connection that is still alive, or a new one. A Unix socket
+// needs no look: what is written to a closed one fails, and nothing of it is sent.
 func (in *instance) connect(ctx context.Context) (*conn, error) {
 	for {
 		in.mu.Lock()
@@ -116,7 +117,7 @@ func (in *instance) connect(ctx context.Context) (*conn, error) {
 		u.idle[n-1] = nil
 		u.idle = u.idle[:n-1]
 		in.mu.Unlock()
-		if c.alive() {
+		if in.unix && c.br.Buffered() == 0 || c.alive() {
 			c.kept = true
 			return c, nil
 		}

@@ -60,7 +60,7 @@ func (l *load) add(n int, now time.Time) {
 
 // Load returns the load of a service; false when the routes have no such service.
 func (t *Table) Load(dep plat.DeploymentID, id plat.ServiceID) (Load, bool) {
-	s := t.snap.Load().shards[shardOf(dep)][dep].service(id)
+	s := t.snap.Load().get(dep).service(id)
 	if s == nil {
 		return Load{}, false
 	}

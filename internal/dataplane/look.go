@@ -59,7 +59,7 @@ func (s *service) turnedAway(limit int, at time.Time) {
 // Look tells how the gateway has a service; the zero value for one that it does not
 // know.
 func (p *Proxy) Look(dep plat.DeploymentID, id plat.ServiceID) Look {
-	s := p.table.snap.Load().shards[shardOf(dep)][dep].service(id)
+	s := p.table.snap.Load().get(dep).service(id)
 	if s == nil {
 		return Look{}
 	}

@@ -417,9 +417,12 @@ func (x *exchange) try(in *instance, rt *Route, tries int, until time.Time) resu
 			x.class = classGone
 			return result{}
 		}
-		// A kept connection that closed between the look at it and the write says
-		// nothing of the instance; the supply of those is finite.
-		u.refused = !c.kept
+		// A kept connection that has closed says nothing of the instance; the supply of
+		// those is finite.
+		if c.kept {
+			return result{untouched: true, again: true}
+		}
+		u.refused = true
 		x.logFailure(in, "instance closed before the request", err)
 		return result{untouched: true, again: true, avoid: in}
 	}

@@ -48,8 +48,11 @@ type Recording struct {
 	Method     string
 	Input      Recorded
 	// Output is what the service answered; nil when that is not recorded or it answered
-	// nothing. An asynchronous call's 202 is no answer.
+	// nothing.
 	Output *Recorded
+	// Async is the id of an asynchronous call whose result is to be recorded when it comes:
+	// its 202 is no answer.
+	Async  string
 	Status int
 	At     time.Time
 	Took   time.Duration
@@ -147,6 +150,9 @@ func (x *exchange) recorded(start, end time.Time) {
 		return
 	}
 	r.Service, r.Status, r.At, r.Took = x.live.id, x.status, start, end.Sub(start)
+	if x.call.Async != nil && r.Outputs && x.status == http.StatusAccepted {
+		r.Async = x.call.Async.ID
+	}
 	r.Input.Cut = r.Input.Cut || !x.pumped() || x.stream && x.pump == nil
 	if r.Output != nil {
 		r.Output.Cut = r.Output.Cut || !x.whole

@@ -38,18 +38,18 @@ type split struct {
 	next    *atomic.Uint64 // shared with the splits before and after
 }
 
-func newSplit(parts []Part, services []*Route, old *aliasRoute) *split {
+func newSplit(parts []Part, services []Route, old *aliasRoute) *split {
 	s := &split{parts: parts, next: new(atomic.Uint64)}
 	if old != nil && old.split != nil {
 		s.next = old.split.next
 	}
 	var ready, waiting, all []weighted
 	for _, p := range parts {
-		i, ok := slices.BinarySearchFunc(services, p.Service, compareRoute)
-		if !ok || p.Weight < 1 {
+		r := find(services, p.Service)
+		if r == nil || p.Weight < 1 {
 			continue
 		}
-		w := weighted{route: services[i], weight: p.Weight}
+		w := weighted{route: r, weight: p.Weight}
 		all = append(all, w)
 		if w.route.ready {
 			ready = append(ready, w)
@@ -146,7 +146,7 @@ func (a *aliasRoute) sendAway() {
 // call's turn, which counts for every Lookup of that target from then on. A turn of a
 // part without an instance goes to the others, and knocks there.
 func (t *Table) Enter(to *Target) (*Route, error) {
-	d := t.snap.Load().shards[shardOf(to.Deployment)][to.Deployment]
+	d := t.snap.Load().get(to.Deployment)
 	if to.Service == "" && d != nil && d.org == to.Org {
 		if a := d.alias(cmp.Or(to.Alias, DefaultAlias)); a != nil && a.split != nil {
 			to.turn = a.split.next.Add(1) - 1
@@ -163,12 +163,10 @@ func (t *Table) Enter(to *Target) (*Route, error) {
 // splitIdle counts the parts of splits that have no ready instance now.
 func (t *Table) splitIdle() int64 {
 	n := 0
-	for _, shard := range t.snap.Load().shards {
-		for _, d := range shard {
-			for i := range d.aliases {
-				if s := d.aliases[i].split; s != nil {
-					n += s.idle
-				}
+	for d := range t.snap.Load().all {
+		for i := range d.aliases {
+			if s := d.aliases[i].split; s != nil {
+				n += s.idle
 			}
 		}
 	}

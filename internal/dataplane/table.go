@@ -5,11 +5,15 @@ package dataplane
 import (
 	"cmp"
 	"context"
+	"hash/maphash"
 	"maps"
+	"math/bits"
 	"slices"
+	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"panal/internal/plat"
 )
@@ -115,22 +119,112 @@ type Route struct {
 // Service returns the id of the service that the route leads to.
 func (r *Route) Service() plat.ServiceID { return r.id }
 
-// shardCount makes a change copy 1/256 of the deployments and 256 words.
+// shardCount makes a change copy 1/256 of the deployments' cells and 256 slices.
 const shardCount = 256
 
-// snapshot is the immutable state behind Table.snap.
+// snapshot is the immutable state behind Table.snap. Among very many services a lookup
+// costs what it reads that is not in the processor's cache. So deployments are found by
+// hashes and services among names that stand side by side, and ids are compared in
+// place (name), not where their text happens to be.
 type snapshot struct {
 	version uint64
-	shards  [shardCount]map[plat.DeploymentID]*deployment
+	hash    func(id string) uint64
+	shards  [shardCount]shard
+}
+
+// shard is a hash table with open addressing: a power of two of cells, at least half of
+// them empty. It is immutable.
+type shard []cell
+
+type cell struct {
+	hash uint64
+	d    *deployment // nil: empty
 }
 
 // deployment is immutable but for its version. Slices, sorted, because most
 // deployments have one to three services and there are very many deployments.
 type deployment struct {
-	version  uint64 // guarded by Table.mu
-	org      plat.OrgID
-	services []*Route
+	name     name
+	names    []name // of the services, in their order; nil when there are more than maxNames
+	services []Route
 	aliases  []aliasRoute
+	org      plat.OrgID
+	id       plat.DeploymentID
+	version  uint64 // guarded by Table.mu
+}
+
+// maxNames is up to how many services of a deployment are looked through one by one.
+const maxNames = 64
+
+// name is an id without a pointer to its text, as far as it is short; ids that we make are.
+type name struct {
+	length uint8 // long: only the id itself tells
+	text   [23]byte
+}
+
+const long = 255
+
+func nameOf(id string) (n name) {
+	if len(id) > len(n.text) {
+		return name{length: long}
+	}
+	n.length = uint8(copy(n.text[:], id))
+	return n
+}
+
+// get returns a deployment, or nil.
+func (s *snapshot) get(id plat.DeploymentID) *deployment {
+	h, n := s.hash(string(id)), nameOf(string(id))
+	m := s.shards[uint8(h)]
+	for i := h >> 8; len(m) > 0; i++ {
+		switch at := &m[i&uint64(len(m)-1)]; {
+		case at.d == nil:
+			return nil
+		case at.hash == h && at.d.name == n && (n.length != long || at.d.id == id):
+			return at.d
+		}
+	}
+	return nil
+}
+
+// all yields every deployment.
+func (s *snapshot) all(yield func(*deployment) bool) {
+	for _, m := range s.shards {
+		for _, at := range m {
+			if at.d != nil && !yield(at.d) {
+				return
+			}
+		}
+	}
+}
+
+// with returns the shard without the deployment of that id, and with made unless it is nil.
+func (m shard) with(id plat.DeploymentID, made *deployment, h uint64) shard {
+	cells := make([]cell, 0, len(m)/2+1)
+	for _, at := range m {
+		if at.d != nil && (at.hash != h || at.d.id != id) {
+			cells = append(cells, at)
+		}
+	}
+	if made != nil {
+		cells = append(cells, cell{h, made})
+	}
+	return newShard(cells)
+}
+
+func newShard(cells []cell) shard {
+	if len(cells) == 0 {
+		return nil
+	}
+	m := make(shard, 1<<bits.Len(uint(2*len(cells)-1)))
+	for _, one := range cells {
+		i := one.hash >> 8
+		for m[i&uint64(len(m)-1)].d != nil {
+			i++
+		}
+		m[i&uint64(len(m)-1)] = one
+	}
+	return m
 }
 
 type aliasRoute struct {
@@ -169,7 +263,8 @@ func NewTable() *Table {
 		instances: map[plat.WorkloadID]*instance{}, deleted: map[plat.DeploymentID]uint64{},
 		knocks: make(chan struct{}, 1), knocked: map[plat.ServiceID]struct{}{}, born: time.Now(),
 	}
-	t.snap.Store(&snapshot{})
+	seed := maphash.MakeSeed() // nobody can aim at one hash
+	t.snap.Store(&snapshot{hash: func(id string) uint64 { return maphash.String(seed, id) }})
 	return t
 }
 
@@ -184,7 +279,7 @@ func (t *Table) Version() uint64 { return t.snap.Load().version }
 // service or alias; ErrForbidden: the deployment is another organization's. An
 // empty Org matches no deployment.
 func (t *Table) Lookup(to Target) (*Route, error) {
-	d := t.snap.Load().shards[shardOf(to.Deployment)][to.Deployment]
+	d := t.snap.Load().get(to.Deployment)
 	if d == nil {
 		return nil, errNoDeployment
 	}
@@ -192,8 +287,12 @@ func (t *Table) Lookup(to Target) (*Route, error) {
 		return nil, errOtherOrg
 	}
 	if to.Service != "" {
-		if i, ok := slices.BinarySearchFunc(d.services, to.Service, compareRoute); ok {
-			return d.services[i], nil
+		if n := nameOf(string(to.Service)); d.names != nil && n.length != long {
+			if i := slices.Index(d.names, n); i >= 0 {
+				return &d.services[i], nil
+			}
+		} else if r := find(d.services, to.Service); r != nil {
+			return r, nil
 		}
 		return nil, errNoService
 	}
@@ -207,16 +306,15 @@ func (t *Table) Lookup(to Target) (*Route, error) {
 	return nil, errNoAlias
 }
 
-func compareRoute(r *Route, id plat.ServiceID) int { return cmp.Compare(r.id, id) }
-func compareAlias(a aliasRoute, name string) int   { return cmp.Compare(a.name, name) }
+func compareAlias(a aliasRoute, name string) int { return cmp.Compare(a.name, name) }
 
-// shardOf is FNV-1a: ids are made by us, so nobody can aim at one shard.
-func shardOf(id plat.DeploymentID) uint8 {
-	h := uint32(2166136261)
-	for i := range len(id) {
-		h = (h ^ uint32(id[i])) * 16777619
+// find returns the route of a service among sorted ones, or nil.
+func find(routes []Route, id plat.ServiceID) *Route {
+	i := sort.Search(len(routes), func(i int) bool { return routes[i].id >= id })
+	if i == len(routes) || routes[i].id != id {
+		return nil
 	}
-	return uint8(h ^ h>>8 ^ h>>16)
+	return &routes[i]
 }
 
 // Apply makes one deployment's new routes visible: every lookup that starts
@@ -226,26 +324,21 @@ func (t *Table) Apply(d Delta) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	cur := t.snap.Load()
-	n := shardOf(d.ID)
-	old := cur.shards[n][d.ID]
+	old := cur.get(d.ID)
 	if old != nil && old.version > d.Version || t.deleted[d.ID] > d.Version {
 		return false
 	}
 	next := *cur
 	next.version = max(next.version, d.Version)
-	next.shards[n] = maps.Clone(cur.shards[n])
-	if next.shards[n] == nil {
-		next.shards[n] = map[plat.DeploymentID]*deployment{}
-	}
 	var made *deployment
 	if d.Deleted {
-		delete(next.shards[n], d.ID)
 		t.deleted[d.ID] = d.Version
 	} else {
 		made = t.build(d.Version, &d.Deployment, old)
-		next.shards[n][d.ID] = made
 		delete(t.deleted, d.ID)
 	}
+	h := next.hash(string(d.ID))
+	next.shards[uint8(h)] = next.shards[uint8(h)].with(d.ID, made, h)
 	t.snap.Store(&next)
 	t.settle(old, made)
 	return true
@@ -257,41 +350,46 @@ func (t *Table) Replace(s Snapshot) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	cur := t.snap.Load()
-	next := &snapshot{version: max(s.Version, cur.version)}
+	next := &snapshot{version: max(s.Version, cur.version), hash: cur.hash}
 	type change struct{ old, made *deployment }
 	var changes []change
-	put := func(n uint8, id plat.DeploymentID, d *deployment) {
-		if next.shards[n] == nil {
-			next.shards[n] = make(map[plat.DeploymentID]*deployment, len(s.Deployments)/shardCount+1)
-		}
-		next.shards[n][id] = d
+	var cells [shardCount][]cell
+	kept := make(map[plat.DeploymentID]struct{}, len(s.Deployments))
+	put := func(d *deployment) {
+		h := next.hash(string(d.id))
+		cells[uint8(h)] = append(cells[uint8(h)], cell{h, d})
+		kept[d.id] = struct{}{}
 	}
 	for i := range s.Deployments {
 		d := &s.Deployments[i]
-		n := shardOf(d.ID)
-		old := cur.shards[n][d.ID]
+		old := cur.get(d.ID)
 		if old != nil && old.version > s.Version || t.deleted[d.ID] > s.Version {
 			continue
 		}
+		if _, ok := kept[d.ID]; ok {
+			continue // said twice
+		}
 		if old.same(d) {
 			old.version = s.Version
-			put(n, d.ID, old)
+			put(old)
 			continue
 		}
 		made := t.build(s.Version, d, old)
-		put(n, d.ID, made)
+		put(made)
 		changes = append(changes, change{old, made})
 	}
-	for n, shard := range cur.shards {
-		for id, old := range shard {
-			switch {
-			case next.shards[n][id] != nil:
-			case old.version > s.Version:
-				put(uint8(n), id, old)
-			default:
-				changes = append(changes, change{old, nil})
-			}
+	for old := range cur.all {
+		if _, ok := kept[old.id]; ok {
+			continue
 		}
+		if old.version > s.Version {
+			put(old)
+		} else {
+			changes = append(changes, change{old, nil})
+		}
+	}
+	for n := range cells {
+		next.shards[n] = newShard(cells[n])
 	}
 	maps.DeleteFunc(t.deleted, func(_ plat.DeploymentID, v uint64) bool { return v <= s.Version })
 	t.snap.Store(next)
@@ -303,8 +401,8 @@ func (t *Table) Replace(s Snapshot) {
 // build turns one deployment's routes into their immutable form, on the live
 // services that old already has. New instances get work from here on.
 func (t *Table) build(version uint64, d *Deployment, old *deployment) *deployment {
-	made := &deployment{version: version, org: d.Org}
-	made.services = make([]*Route, 0, len(d.Services))
+	made := &deployment{id: d.ID, name: nameOf(string(d.ID)), version: version, org: unique.Make(d.Org).Value()}
+	made.services = make([]Route, 0, len(d.Services))
 	for i := range d.Services {
 		s := &d.Services[i]
 		live := old.service(s.ID)
@@ -312,17 +410,26 @@ func (t *Table) build(version uint64, d *Deployment, old *deployment) *deploymen
 			live = &service{table: t, id: s.ID}
 		}
 		live.setInstances(s.Instances)
-		r := &Route{id: s.ID, command: s.Command, firstByte: s.FirstByte, idle: s.Idle, live: live, ready: len(s.Instances) > 0, record: s.Record, limit: s.Limit}
+		r := Route{id: s.ID, command: s.Command, firstByte: s.FirstByte, idle: s.Idle, live: live, ready: len(s.Instances) > 0, record: s.Record, limit: s.Limit}
 		if s.Refuse != "" && len(s.Instances) == 0 {
 			r.refuse = plat.Errorf(plat.ErrUnavailable, "%s", s.Refuse)
 		}
 		made.services = append(made.services, r)
 	}
-	slices.SortFunc(made.services, func(a, b *Route) int { return cmp.Compare(a.id, b.id) })
+	slices.SortFunc(made.services, func(a, b Route) int { return cmp.Compare(a.id, b.id) })
+	if len(made.services) <= maxNames {
+		made.names = make([]name, len(made.services))
+		for i := range made.services {
+			made.names[i] = nameOf(string(made.services[i].id))
+		}
+	}
 	made.aliases = make([]aliasRoute, 0, len(d.Aliases))
 	for name, id := range d.Aliases {
-		if i, ok := slices.BinarySearchFunc(made.services, id, compareRoute); ok {
-			a := aliasRoute{name: name, route: made.services[i]}
+		if r := find(made.services, id); r != nil {
+			if name == DefaultAlias {
+				name = DefaultAlias // one text for all
+			}
+			a := aliasRoute{name: name, route: r}
 			if parts := d.Splits[name]; len(parts) > 0 {
 				a.split = newSplit(parts, made.services, old.alias(name))
 			}
@@ -342,11 +449,10 @@ func (d *deployment) same(in *Deployment) bool {
 	}
 	for i := range in.Services {
 		s := &in.Services[i]
-		k, ok := slices.BinarySearchFunc(d.services, s.ID, compareRoute)
-		if !ok {
+		r := find(d.services, s.ID)
+		if r == nil {
 			return false
 		}
-		r := d.services[k]
 		if refuses := s.Refuse != "" && len(s.Instances) == 0; refuses != (r.refuse != nil) || r.command != s.Command || !r.record.is(s.Record) || r.limit != s.Limit || r.firstByte != s.FirstByte || r.idle != s.Idle || !r.live.has(s.Instances) {
 			return false
 		}
@@ -362,8 +468,8 @@ func (d *deployment) same(in *Deployment) bool {
 // service returns the live service of that id, or nil. d may be nil.
 func (d *deployment) service(id plat.ServiceID) *service {
 	if d != nil {
-		if i, ok := slices.BinarySearchFunc(d.services, id, compareRoute); ok {
-			return d.services[i].live
+		if r := find(d.services, id); r != nil {
+			return r.live
 		}
 	}
 	return nil
@@ -387,14 +493,14 @@ func (t *Table) settle(old, made *deployment) {
 		return
 	}
 	if made != nil {
-		for _, r := range made.services {
-			if r.refuse != nil {
+		for i := range made.services {
+			if r := &made.services[i]; r.refuse != nil {
 				r.live.sendAway()
 			}
 		}
 	}
-	for _, r := range old.services {
-		if made.service(r.id) == nil {
+	for i := range old.services {
+		if r := &old.services[i]; made.service(r.id) == nil {
 			r.live.setInstances(nil)
 			r.live.sendAway()
 		}

@@ -43,6 +43,21 @@ type AsyncCall struct {
 	Status     int
 	Headers    map[string]string
 	Size       int64
+
+	// Record, when not nil, has the result recorded once it is there.
+	Record *AsyncRecord
+}
+
+// AsyncRecord is what the file of a recorded result says of its call. The call's input is a
+// file already.
+type AsyncRecord struct {
+	Channel plat.ChannelID `json:"channel"`
+	Service plat.ServiceID `json:"service"`
+	Version string         `json:"version"` // label
+	Request string         `json:"request"` // id of the request that was the call
+	Method  string         `json:"method"`
+	At      time.Time      `json:"at"`
+	Input   plat.FileID    `json:"input"`
 }
 
 // Done tells whether the result is there.
@@ -73,9 +88,15 @@ type AsyncStore interface {
 	// FinishAsync stores the result of a call: c's FinishedAt, Status, Headers and
 	// Size. false: it has one already, which stays. ErrNotFound when it is gone.
 	FinishAsync(ctx context.Context, c AsyncCall) (bool, error)
-	// OpenAsync returns calls that an instance took and that have no result, oldest
-	// first, after a given one (by creation and id), at most limit.
-	OpenAsync(ctx context.Context, after AsyncCall, limit int) ([]AsyncCall, error)
+	// LostAsync returns calls that have no result and whose instance, which took them, is
+	// no longer on record, oldest first, at most limit.
+	LostAsync(ctx context.Context, limit int) ([]AsyncCall, error)
+	// RecordAsync notes that a call's result is to be recorded, or with nil that it is.
+	// ErrNotFound when the call is gone.
+	RecordAsync(ctx context.Context, id string, r *AsyncRecord) error
+	// UnrecordedAsync returns calls whose result is there and to be recorded, oldest
+	// result first, after a given one (by result and id), at most limit.
+	UnrecordedAsync(ctx context.Context, after AsyncCall, limit int) ([]AsyncCall, error)
 	// CountOpenAsync returns how many calls an instance took that have no result.
 	CountOpenAsync(ctx context.Context, w plat.WorkloadID) (int, error)
 	// OldAsync returns calls that were finished before a time, or were created
@@ -161,31 +182,68 @@ func (m *Manager) dropResult(ctx context.Context, c AsyncCall) {
 	}
 }
 
+// RecordAsync has the result of a call recorded. A call that is gone has none.
+func (m *Manager) RecordAsync(ctx context.Context, id string, r AsyncRecord) error {
+	if err := m.Store.RecordAsync(ctx, id, &r); err != nil && !errors.Is(err, plat.ErrNotFound) {
+		return fmt.Errorf("note that a result is recorded: %w", err)
+	}
+	return nil
+}
+
+// RecordResults makes files of the results that are to be recorded and returns of how many. It
+// looks at the store alone, so it matters neither which of input and result came first
+// nor what was restarted in between; a crash between the file and the note of it makes the
+// file twice. What can't be recorded for good (its channel is gone) is given up.
+func (m *Manager) RecordResults(ctx context.Context) (recorded int, err error) {
+	var failed error
+	for after := (AsyncCall{}); ; {
+		some, err := m.Store.UnrecordedAsync(ctx, after, asyncBatch)
+		if err != nil {
+			return recorded, fmt.Errorf("list results to record: %w", err)
+		}
+		if len(some) == 0 {
+			return recorded, failed
+		}
+		after = some[len(some)-1]
+		for _, c := range some {
+			switch err := m.recordResult(ctx, c); {
+			case err == nil:
+				recorded++
+			case errors.Is(err, plat.ErrNotFound), errors.Is(err, plat.ErrForbidden), errors.Is(err, plat.ErrInvalid):
+				m.Log.LogAttrs(ctx, slog.LevelWarn, "the result of an asynchronous call is not recorded",
+					slog.String(plat.LogRequest, c.Record.Request), slog.String(plat.LogError, err.Error()))
+			default:
+				failed = fmt.Errorf("record the result of %s: %w", c.ID, err)
+				continue
+			}
+			if err := m.Store.RecordAsync(ctx, c.ID, nil); err != nil && !errors.Is(err, plat.ErrNotFound) {
+				return recorded, fmt.Errorf("note a recorded result: %w", err)
+			}
+		}
+	}
+}
+
+func (m *Manager) recordResult(ctx context.Context, c AsyncCall) error {
+	body, err := m.OpenResult(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = body.Close() }()
+	return m.RecordResult(ctx, c, body)
+}
+
 // SweepAsync gives up calls whose instance is gone without having brought a result,
 // and deletes what is past its time. It returns how many of each.
 func (m *Manager) SweepAsync(ctx context.Context) (lost, expired int, err error) {
-	for after := (AsyncCall{}); ; {
-		// The calls first: whoever took one of them is on record, or gone.
-		open, err := m.Store.OpenAsync(ctx, after, asyncBatch)
+	for {
+		gone, err := m.Store.LostAsync(ctx, asyncBatch)
 		if err != nil {
 			return lost, expired, fmt.Errorf("list calls: %w", err)
 		}
-		if len(open) == 0 {
+		if len(gone) == 0 {
 			break
 		}
-		after = open[len(open)-1]
-		all, err := m.Store.Instances(ctx, "")
-		if err != nil {
-			return lost, expired, fmt.Errorf("list instances: %w", err)
-		}
-		alive := map[plat.WorkloadID]bool{}
-		for _, i := range all {
-			alive[i.Workload] = true
-		}
-		for _, c := range open {
-			if alive[c.Workload] {
-				continue
-			}
+		for _, c := range gone {
 			if err := m.FinishAsync(ctx, c, 502, map[string]string{"content-type": "application/json"}, lostBody()); err != nil && !errors.Is(err, plat.ErrNotFound) {
 				return lost, expired, err
 			}

@@ -40,6 +40,9 @@ type Config struct {
 	// RecordChannel returns ErrNotFound unless the organization has a channel that
 	// can take the inputs of a service. nil: none can be recorded.
 	RecordChannel func(ctx context.Context, org plat.OrgID, id plat.ChannelID) error
+	// RecordResult makes the result of an asynchronous call a file of its record's channel; ErrNotFound,
+	// ErrForbidden or ErrInvalid when that will never be possible.
+	RecordResult func(ctx context.Context, c AsyncCall, body io.Reader) error
 	// Commands returns why services can't run commands here, if they can't: their
 	// port is open to every workload of the machine. nil: they always can.
 	Commands func(ctx context.Context) error

@@ -10,16 +10,22 @@ import (
 	"panal/internal/plat"
 )
 
-const asyncColumns = `id, org_id, deployment_id, workload, token_hash, created_at, finished_at, status, headers, size`
+const asyncColumns = `id, org_id, deployment_id, workload, token_hash, created_at, finished_at, status, headers, size, record`
 
 func scanAsync(r scanner) (deploy.AsyncCall, error) {
 	var c deploy.AsyncCall
-	var headers string
+	var headers, record string
 	var created, finished int64
-	if err := r.Scan(&c.ID, &c.Org, &c.Deployment, &c.Workload, &c.TokenHash, &created, &finished, &c.Status, &headers, &c.Size); err != nil {
+	if err := r.Scan(&c.ID, &c.Org, &c.Deployment, &c.Workload, &c.TokenHash, &created, &finished, &c.Status, &headers, &c.Size, &record); err != nil {
 		return c, err
 	}
 	c.CreatedAt, c.FinishedAt = fromMicros(created), fromMicros(finished)
+	if record != "" {
+		c.Record = &deploy.AsyncRecord{}
+		if err := fromJSON(record, c.Record); err != nil {
+			return c, err
+		}
+	}
 	return c, fromJSON(headers, &c.Headers)
 }
 
@@ -39,8 +45,8 @@ func (s *Deploys) CreateAsync(ctx context.Context, c deploy.AsyncCall, limit int
 		if open >= limit {
 			return plat.Errorf(plat.ErrExhausted, "%d asynchronous calls of the organization have no result yet; fetch later, or call less at a time", open)
 		}
-		_, err := tx.ExecContext(ctx, `INSERT INTO async_call (`+asyncColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
-			c.ID, string(c.Org), string(c.Deployment), string(c.Workload), c.TokenHash, micros(c.CreatedAt), micros(c.FinishedAt), c.Status, toJSON(c.Headers), c.Size)
+		_, err := tx.ExecContext(ctx, `INSERT INTO async_call (`+asyncColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+			c.ID, string(c.Org), string(c.Deployment), string(c.Workload), c.TokenHash, micros(c.CreatedAt), micros(c.FinishedAt), c.Status, toJSON(c.Headers), c.Size, recordJSON(c.Record))
 		return err
 	})
 }
@@ -77,10 +83,34 @@ func (s *Deploys) FinishAsync(ctx context.Context, c deploy.AsyncCall) (bool, er
 	return done && err == nil, err
 }
 
-// OpenAsync implements deploy.Store.
-func (s *Deploys) OpenAsync(ctx context.Context, after deploy.AsyncCall, limit int) ([]deploy.AsyncCall, error) {
-	return s.asyncs(ctx, s.db.Read(), `finished_at = 0 AND workload <> '' AND (created_at > $1 OR created_at = $1 AND id > $2) ORDER BY created_at, id LIMIT $3`,
-		micros(after.CreatedAt), after.ID, limit)
+// LostAsync implements deploy.Store.
+func (s *Deploys) LostAsync(ctx context.Context, limit int) ([]deploy.AsyncCall, error) {
+	return s.asyncs(ctx, s.db.Read(), `finished_at = 0 AND workload <> '' AND NOT EXISTS (SELECT 1 FROM instance i WHERE i.workload = async_call.workload)
+		ORDER BY created_at, id LIMIT $1`, limit)
+}
+
+func recordJSON(r *deploy.AsyncRecord) string {
+	if r == nil {
+		return ""
+	}
+	return toJSON(r)
+}
+
+// RecordAsync implements deploy.Store.
+func (s *Deploys) RecordAsync(ctx context.Context, id string, r *deploy.AsyncRecord) error {
+	return s.db.Write(ctx, func(tx *Tx) error {
+		res, err := tx.ExecContext(ctx, `UPDATE async_call SET record = $1 WHERE id = $2`, recordJSON(r), id)
+		if err != nil {
+			return err
+		}
+		return mustAffect(res, "result", id)
+	})
+}
+
+// UnrecordedAsync implements deploy.Store.
+func (s *Deploys) UnrecordedAsync(ctx context.Context, after deploy.AsyncCall, limit int) ([]deploy.AsyncCall, error) {
+	return s.asyncs(ctx, s.db.Read(), `record <> '' AND finished_at <> 0 AND (finished_at > $1 OR finished_at = $1 AND id > $2) ORDER BY finished_at, id LIMIT $3`,
+		micros(after.FinishedAt), after.ID, limit)
 }
 
 // CountOpenAsync implements deploy.Store.

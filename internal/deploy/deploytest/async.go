@@ -59,14 +59,18 @@ func asyncLists(t *testing.T, h Harness) {
 		}
 		return out
 	}
-	same(t, "open", []string{a.ID, b.ID}, ids(get(h.Store.OpenAsync(ctx, deploy.AsyncCall{}, 2))(t)))
-	same(t, "open, next", []string{d.ID}, ids(get(h.Store.OpenAsync(ctx, b, 2))(t)))
+	lost := func(limit int) []string { return ids(get(h.Store.LostAsync(ctx, limit))(t)) }
+	same(t, "lost", []string{a.ID, b.ID}, lost(2))
+	ok(t, h.Store.CreateInstance(ctx, deploy.Instance{Workload: "wl-1", Service: "1740000000001", CreatedAt: at(1)}))
+	same(t, "lost, while wl-1 is on record", []string{b.ID}, lost(9))
 	same(t, "open of wl-1", 2, get(h.Store.CountOpenAsync(ctx, "wl-1"))(t))
 	same(t, "open of wl-2", 1, get(h.Store.CountOpenAsync(ctx, "wl-2"))(t))
 	b.FinishedAt, b.Status = at(20), 200
 	get(h.Store.FinishAsync(ctx, b))(t)
 	same(t, "open of wl-2 after its result", 0, get(h.Store.CountOpenAsync(ctx, "wl-2"))(t))
-	same(t, "open after a result", []string{a.ID, d.ID}, ids(get(h.Store.OpenAsync(ctx, deploy.AsyncCall{}, 9))(t)))
+	same(t, "lost after a result", []string{}, lost(9))
+	ok(t, h.Store.DeleteInstance(ctx, "wl-1"))
+	same(t, "lost with wl-1", []string{a.ID, d.ID}, lost(9))
 	ok(t, h.Store.CreateAsync(ctx, deploy.AsyncCall{ID: "more", Org: h.Org, CreatedAt: at(5)}, 4)) // a finished one does not count
 	old := ids(get(h.Store.OldAsync(ctx, at(3), 9))(t))
 	slices.Sort(old)
@@ -78,4 +82,40 @@ func asyncLists(t *testing.T, h Harness) {
 	if got := get(h.Store.OldAsync(ctx, at(20).Add(time.Second), 1))(t); len(got) != 2 {
 		t.Errorf("one of each = %v", ids(got))
 	}
+}
+
+// asyncRecord: whichever of the result and the note that it is recorded comes first, the call
+// is listed from the second on, until it is recorded or gone.
+func asyncRecord(t *testing.T, h Harness) {
+	ctx := t.Context()
+	a, b, c := h.async(t, 1, "wl-1"), h.async(t, 2, "wl-1"), h.async(t, 3, "wl-1")
+	record := &deploy.AsyncRecord{
+		Channel: "1740000000011", Service: "1740000000012", Version: "1.0 ä", Request: "r", Method: "POST", At: at(1).Add(time.Nanosecond), Input: "20260101T000000-f",
+	}
+	list := func(after deploy.AsyncCall, limit int) []deploy.AsyncCall {
+		return get(h.Store.UnrecordedAsync(ctx, after, limit))(t)
+	}
+	finish := func(c *deploy.AsyncCall, n int) {
+		c.FinishedAt, c.Status, c.Headers = at(n), 200, map[string]string{"a": "b"}
+		get(h.Store.FinishAsync(ctx, *c))(t)
+	}
+	note := func(c *deploy.AsyncCall) {
+		c.Record = record
+		ok(t, h.Store.RecordAsync(ctx, c.ID, record))
+	}
+	note(&a)
+	same(t, "noted, without a result", a, get(h.Store.Async(ctx, a.ID))(t))
+	finish(&b, 10)
+	finish(&c, 11)
+	same(t, "neither has both", 0, len(list(deploy.AsyncCall{}, 9)))
+	finish(&a, 12)
+	note(&b)
+	note(&c)
+	same(t, "both", []deploy.AsyncCall{b, c}, list(deploy.AsyncCall{}, 2))
+	same(t, "both, next", []deploy.AsyncCall{a}, list(c, 2))
+	ok(t, h.Store.RecordAsync(ctx, b.ID, nil))
+	ok(t, h.Store.RecordAsync(ctx, b.ID, nil))
+	ok(t, h.Store.DeleteAsync(ctx, c.ID))
+	same(t, "recorded, and gone", []deploy.AsyncCall{a}, list(deploy.AsyncCall{}, 9))
+	isKind(t, "note of a call that is gone", h.Store.RecordAsync(ctx, c.ID, record), plat.ErrNotFound)
 }

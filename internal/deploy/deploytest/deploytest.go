@@ -59,6 +59,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Harness) {
 		{"Routed/pages_cover_everything_once", routedPages},
 		{"Async/first_result_stays", asyncFinish},
 		{"Async/limit_and_lists", asyncLists},
+		{"Async/recorded", asyncRecord},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.check(t, fresh(t)) })
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"runtime/debug"
 	"sync/atomic"
 	"syscall"
@@ -34,7 +35,9 @@ const (
 	stateClosed // by a shutdown
 )
 
-// Conn is what the loop needs of a connection; *net.TCPConn is one.
+// Conn is what the loop needs of a connection; *net.TCPConn is one. From its second
+// request on the loop reads the descriptor, past Read. A connection with a method Heard() is told of
+// each such read that found something; and a deadline that passes is found by Read as well.
 type Conn interface {
 	net.Conn
 	io.ReaderFrom
@@ -46,6 +49,7 @@ type Conn interface {
 type conn struct {
 	s      *Server
 	nc     Conn
+	heard  func() // not nil: nc's
 	remote string
 	opened time.Time
 	state  atomic.Int32
@@ -60,10 +64,16 @@ type conn struct {
 	buf    []byte
 	r, w   int // what was read and not used yet
 	readBy time.Time
+	until  time.Time // for the rest of a head that has begun
 	head   head
+
+	calls  atomic.Uint32 // answered
+	seen   uint32        // the patrol's: of calls
+	looked bool          // the patrol's: at the connection, idle since seen
 }
 
-// serve is the loop.
+// serve is the loop. A connection's first request is read like any; from then on the
+// connection is the poller's (rounds).
 func (c *conn) serve() {
 	handedOver := false
 	defer func() {
@@ -75,68 +85,140 @@ func (c *conn) serve() {
 			c.tell(http.StateClosed)
 		}
 	}()
-	for {
-		v, size := c.next()
-		switch v {
-		case incomplete:
-			return
-		case other:
-			handedOver = true
-			c.handOver()
-			return
-		case ordinary:
-		}
+	v, size := c.first()
+	for v == ordinary {
 		c.r += size
-		if !c.call() {
+		if !c.answer() {
 			return
 		}
-		c.state.Store(stateIdle)
-		c.tell(http.StateIdle)
-		if c.s.closing.Load() && c.state.CompareAndSwap(stateIdle, stateClosed) {
-			return
-		}
+		v, size = c.rounds()
+	}
+	if v == other {
+		handedOver = true
+		c.handOver()
 	}
 }
 
-// next reads until there is a head, or something else. incomplete is the end.
-func (c *conn) next() (verdict, int) {
-	var until time.Time // for the rest of a head that has begun
+// first reads until there is a head, or something else.
+func (c *conn) first() (verdict, int) {
 	for {
-		if c.r < c.w {
-			if s := c.state.Load(); s != stateBusy && !c.state.CompareAndSwap(s, stateBusy) {
-				return incomplete, 0 // a shutdown was faster
-			}
-			c.head = head{}
-			v, size := parse(c.buf[c.r:c.w], c.s.takes, &c.head)
-			if v != incomplete {
-				return v, size
-			}
-			if c.r > 0 {
-				c.r, c.w = 0, copy(c.buf, c.buf[c.r:c.w])
-			}
-			if c.w == len(c.buf) {
-				return other, 0
-			}
-			if until.IsZero() {
-				until = time.Now().Add(c.s.headTime)
-			}
-			c.deadline(until)
-		} else {
-			c.r, c.w = 0, 0
-			now := time.Now()
-			if c.state.Load() == stateNew {
-				c.deadline(c.opened.Add(c.s.headTime))
-			} else if c.readBy.Before(now.Add(c.s.idleTime)) {
-				// Some way ahead, so that the next requests need not move it.
-				c.deadline(now.Add(c.s.idleTime + c.s.idleTime/4))
-			}
+		v, size := c.consider()
+		if v != incomplete {
+			return v, size
 		}
 		n, err := c.nc.Read(c.buf[c.w:])
 		c.w += n
 		if err != nil && n == 0 {
-			return incomplete, 0
+			return over, 0
 		}
 	}
+}
+
+// rounds answers requests that come whole until there is another one, whose head it
+// returns: an ordinary one's body is still on its way.
+//
+// All of it is one read in the eyes of package net, which waits for the poller's news
+// between two steps and never in vain: what comes during a step is news already. So
+// there is no read that finds nothing just to learn that the next request is not there yet.
+func (c *conn) rounds() (verdict, int) {
+	raw, err := c.nc.SyscallConn()
+	if err != nil {
+		return over, 0 // closed
+	}
+	var v verdict
+	var size int
+	drained := false // what has come since is news
+	err = raw.Read(func(fd uintptr) bool {
+		for {
+			v, size = c.consider()
+			switch {
+			case v == ordinary && c.head.length <= c.w-c.r-size:
+				c.r += size
+				if !c.answer() {
+					v = over
+					return true
+				}
+				continue
+			case v != incomplete:
+				return true
+			case drained:
+				drained = false
+				return false
+			}
+			n, err := syscall.Read(int(fd), c.buf[c.w:])
+			switch {
+			case n > 0:
+				drained = n < len(c.buf)-c.w
+				c.w += n
+				if c.heard != nil {
+					c.heard()
+				}
+			case err == syscall.EAGAIN:
+				return false
+			case err != syscall.EINTR: // or nil: the caller's end
+				v = over
+				return true
+			}
+		}
+	})
+	switch {
+	case err == nil:
+		return v, size
+	case errors.Is(err, os.ErrDeadlineExceeded): // the connection's Read has the last word
+		n, _ := c.nc.Read(c.buf[c.w:])
+		if c.w += n; n > 0 {
+			return c.first()
+		}
+	}
+	return over, 0 // too late, or closed
+}
+
+// consider looks at what was read. incomplete: more must come, for which it sets the
+// deadline.
+func (c *conn) consider() (verdict, int) {
+	if c.r == c.w {
+		c.r, c.w, c.until = 0, 0, time.Time{}
+		now := time.Now()
+		if c.state.Load() == stateNew {
+			c.deadline(c.opened.Add(c.s.headTime))
+		} else if c.readBy.Before(now.Add(c.s.idleTime)) {
+			// Some way ahead, so that the next requests need not move it.
+			c.deadline(now.Add(c.s.idleTime + c.s.idleTime/4))
+		}
+		return incomplete, 0
+	}
+	if s := c.state.Load(); s != stateBusy && !c.state.CompareAndSwap(s, stateBusy) {
+		return over, 0 // a shutdown was faster
+	}
+	c.head = head{}
+	v, size := parse(c.buf[c.r:c.w], c.s.takes, &c.head)
+	if v != incomplete {
+		c.until = time.Time{}
+		return v, size
+	}
+	if c.r > 0 {
+		c.r, c.w = 0, copy(c.buf, c.buf[c.r:c.w])
+	}
+	if c.w == len(c.buf) {
+		return other, 0
+	}
+	if c.until.IsZero() {
+		c.until = time.Now().Add(c.s.headTime)
+	}
+	c.deadline(c.until)
+	return incomplete, 0
+}
+
+// answer has the request answered whose head was parsed. It reports false when
+// nothing may follow.
+func (c *conn) answer() bool {
+	if !c.call() {
+		return false
+	}
+	c.calls.Add(1)
+	c.state.Store(stateIdle)
+	c.tell(http.StateIdle)
+	return !c.s.closing.Load() || !c.state.CompareAndSwap(stateIdle, stateClosed)
 }
 
 // tell tells what the connection is at, as net/http does of its own.
@@ -205,7 +287,10 @@ func (c *conn) call() (more bool) {
 		}
 	}
 	_ = c.nc.CloseWrite() // fails when the caller has gone
-	time.Sleep(linger)
+	select {
+	case <-time.After(linger):
+	case <-c.s.ended:
+	}
 	return false
 }
 
@@ -253,9 +338,24 @@ func (b *body) Close() error { return nil }
 
 // look ends the call under way when its caller has left.
 func (c *conn) look() {
+	if c.gone() {
+		c.cancel()
+	}
+}
+
+// lookIdle closes a connection that has been idle for a while and whose caller has
+// left: news that came together with the last request was taken for that alone.
+func (c *conn) lookIdle() {
+	if c.gone() && c.state.CompareAndSwap(stateIdle, stateClosed) {
+		_ = c.nc.Close() // its loop notices
+	}
+}
+
+// gone tells whether nothing more will come from the caller.
+func (c *conn) gone() bool {
 	raw, err := c.nc.SyscallConn()
 	if err != nil {
-		return // closed
+		return false // closed
 	}
 	gone := false
 	_ = raw.Control(func(fd uintptr) { // an error: closed, and the loop knows
@@ -263,7 +363,5 @@ func (c *conn) look() {
 		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		gone = n == 0 && err == nil || err != nil && err != syscall.EAGAIN && err != syscall.EINTR
 	})
-	if gone {
-		c.cancel()
-	}
+	return gone
 }

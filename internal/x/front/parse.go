@@ -31,6 +31,7 @@ const (
 	incomplete verdict = iota // so far nothing speaks against it
 	ordinary
 	other // net/http's
+	over  // the loop's own: the connection has ended
 )
 
 // classes of bytes.

@@ -32,7 +32,9 @@ type Server struct {
 	over               *overflow
 
 	closing atomic.Bool
-	cut     atomic.Bool // by Close
+	cut     atomic.Bool   // by Close
+	ended   chan struct{} // as cut
+	end     sync.Once     // closes ended
 	second  atomic.Pointer[dateLine]
 
 	mu       sync.Mutex
@@ -49,7 +51,7 @@ func New(rest *http.Server, takes func(target string) bool) *Server {
 	s := &Server{
 		rest: rest, handler: rest.Handler, takes: takes, log: rest.ErrorLog, epoch: time.Now(),
 		headTime: cmp.Or(rest.ReadHeaderTimeout, 10*time.Second), idleTime: cmp.Or(rest.IdleTimeout, 2*time.Minute),
-		conns: map[*conn]struct{}{},
+		conns: map[*conn]struct{}{}, ended: make(chan struct{}),
 	}
 	if s.log == nil {
 		s.log = log.Default()
@@ -103,6 +105,9 @@ func (s *Server) accept(l net.Listener, all *sync.WaitGroup) error {
 			continue
 		}
 		c := &conn{s: s, nc: own, remote: own.RemoteAddr().String(), opened: time.Now(), buf: make([]byte, bufSize)}
+		if h, ok := nc.(interface{ Heard() }); ok {
+			c.heard = h.Heard
+		}
 		if !s.add(c) {
 			_ = nc.Close() // never used
 			continue
@@ -135,11 +140,11 @@ func (s *Server) remove(c *conn) {
 	}
 }
 
-// patrol finds callers who have left during calls that take long.
+// patrol finds callers who have left during calls that take long, or after one.
 func (s *Server) patrol(stop <-chan struct{}) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	var old []*conn
+	var old, idle []*conn
 	for {
 		select {
 		case <-stop:
@@ -149,16 +154,28 @@ func (s *Server) patrol(stop <-chan struct{}) {
 		before := int64(time.Since(s.epoch) - lookEvery)
 		s.mu.Lock()
 		for c := range s.conns {
-			if began := c.began.Load(); began != 0 && began < before {
-				old = append(old, c)
+			switch began, calls := c.began.Load(), c.calls.Load(); {
+			case began != 0:
+				if began < before {
+					old = append(old, c)
+				}
+			case calls != c.seen:
+				c.seen, c.looked = calls, false
+			case !c.looked && c.state.Load() == stateIdle:
+				c.looked = true
+				idle = append(idle, c)
 			}
 		}
 		s.mu.Unlock()
 		for _, c := range old {
 			c.look()
 		}
+		for _, c := range idle {
+			c.lookIdle()
+		}
 		clear(old)
-		old = old[:0]
+		clear(idle)
+		old, idle = old[:0], idle[:0]
 	}
 }
 
@@ -187,6 +204,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) Close() error {
 	s.stop()
 	s.cut.Store(true)
+	s.end.Do(func() { close(s.ended) })
 	s.mu.Lock()
 	for c := range s.conns {
 		_ = c.nc.Close() // its loop notices

@@ -269,26 +269,113 @@ func TestPipelining(t *testing.T) {
 	}
 }
 
+// TestKept: what may come on a connection that has had an answer.
+func TestKept(t *testing.T) {
+	const get, post = "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\n"
+	begun, release := make(chan struct{}), make(chan struct{})
+	_, addr := start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			begun <- struct{}{}
+			<-release
+		}
+		b, err := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %s %v", r.RequestURI, b, err)
+	}))
+	kept := func(t *testing.T) (*net.TCPConn, func(want string)) {
+		t.Helper()
+		c := dial(t, addr)
+		br := bufio.NewReader(c)
+		next := func(want string) {
+			t.Helper()
+			if want == "" { // the end
+				if b, err := io.ReadAll(br); err != nil || len(b) > 0 {
+					t.Fatalf("%q came, and %v", b, err)
+				}
+				return
+			}
+			a, err := read(br, "GET")
+			if err != nil || a.Body != want {
+				t.Fatalf("the answer is %q, %v; want %q", a.Body, err, want)
+			}
+		}
+		fmt.Fprintf(c, get, "/first")
+		next("/first  <nil>")
+		return c.(*net.TCPConn), next
+	}
+	t.Run("half closed behind a request", func(t *testing.T) {
+		for range 3 {
+			c, next := kept(t)
+			fmt.Fprintf(c, get, "/b")
+			_ = c.CloseWrite()
+			next("/b  <nil>")
+			next("")
+		}
+	})
+	t.Run("the next one comes during a call", func(t *testing.T) {
+		c, next := kept(t)
+		fmt.Fprintf(c, get, "/slow")
+		<-begun
+		fmt.Fprintf(c, get, "/b")
+		fmt.Fprintf(c, get, "/c")
+		release <- struct{}{}
+		next("/slow  <nil>")
+		next("/b  <nil>")
+		next("/c  <nil>")
+	})
+	t.Run("in pieces", func(t *testing.T) {
+		c, next := kept(t)
+		for _, piece := range []string{post[:5], post[5:], "abc", "def", post + "gh", "ijkl" + post + "mnopqr"} {
+			_, _ = io.WriteString(c, piece)
+			time.Sleep(20 * time.Millisecond)
+		}
+		next("/a abcdef <nil>")
+		next("/a ghijkl <nil>")
+		next("/a mnopqr <nil>")
+	})
+	t.Run("half a head", func(t *testing.T) {
+		c, next := kept(t)
+		_, _ = io.WriteString(c, post[:9])
+		next("")
+	})
+	t.Run("half closed later", func(t *testing.T) {
+		c, next := kept(t)
+		time.Sleep(600 * time.Millisecond)
+		fmt.Fprintf(c, get, "/b")
+		next("/b  <nil>")
+		_ = c.CloseWrite()
+		next("")
+	})
+}
+
 // TestLeaving: a call ends when its caller closes, and a call under way does not keep
 // what comes after it from being read.
 func TestLeaving(t *testing.T) {
 	begun, ended := make(chan struct{}, 1), make(chan error, 1)
 	_, addr := start(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/short" {
+			return
+		}
 		begun <- struct{}{}
 		<-r.Context().Done()
 		ended <- r.Context().Err()
 	}))
 	c := dial(t, addr)
-	_, _ = io.WriteString(c, "GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
-	<-begun
-	_ = c.Close()
-	select {
-	case err := <-ended:
-		if !errors.Is(err, context.Canceled) {
-			t.Errorf("the call ended with %v", err)
+	_, _ = io.WriteString(c, "GET /short HTTP/1.1\r\nHost: x\r\n\r\n")
+	if _, err := read(bufio.NewReader(c), "GET"); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []net.Conn{dial(t, addr), c} { // a first call, and a second one
+		_, _ = io.WriteString(c, "GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+		<-begun
+		_ = c.Close()
+		select {
+		case err := <-ended:
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("the call ended with %v", err)
+			}
+		case <-time.After(patience):
+			t.Fatal("the call goes on")
 		}
-	case <-time.After(patience):
-		t.Fatal("the call goes on")
 	}
 }
 
