@@ -203,6 +203,9 @@ def handler(context):
 	if n := count(); n != len(stored) {
 		t.Errorf("count is %d, want %d", n, len(stored))
 	}
+	if n, err := p.api.CountFiles(context.Background(), channel, "content_type:octet-stream AND NOT filename:other"); err != nil || n != int64(len(stored)) {
+		t.Errorf("a search on a full disk finds %d, want %d: %v", n, len(stored), err)
+	}
 	for id, want := range stored {
 		if got := p.bytes(channel, id); !bytes.Equal(got, want) {
 			t.Errorf("file %s differs", id)

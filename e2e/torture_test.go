@@ -4,6 +4,7 @@ package e2e_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/md5"
 	"encoding/hex"
@@ -34,7 +35,10 @@ const (
 
 // TestTorture kills the server, and PostgreSQL and the S3 server where they are used, at
 // random moments under uploads, overwrites of a bucket's keys, changes of metadata and
-// lifetimes, and deletions. After each kill a sample of what was acknowledged is read
+// lifetimes, and deletions. One of the kills is a day long: the server comes back with a
+// clock that is 23 hours ahead, when everything is still there, and then with one that is
+// 25 hours ahead, when what lived for a day is gone, from all answers and from storage.
+// After each kill a sample of what was acknowledged is read
 // back, and what is counted lies between what must and what may be there; the whole check
 // is made after every tenth and at the end: every acknowledged file is there, byte for byte, listed, counted and found, as it was changed last; what
 // was deleted is gone; nothing is visible that was never sent whole; the index, the
@@ -112,6 +116,8 @@ type tortured struct {
 	marks   map[string]map[marks]bool  // id → what its metadata and lifetime may be
 	keys    map[string]map[string]bool // key of the bucket → what its body may be; "": not there
 	deleted map[string]bool            // ids
+	expired map[string]string          // id → body: of those that lived for a day, once it is over
+	aged    bool                       // it is; from then on nothing is given a day
 	doubt   int64                      // uploads and deletions of the channel that were not answered
 	done    int                        // calls that were answered as asked
 	wrong   map[string]bool            // answers that no outage excuses
@@ -176,8 +182,14 @@ func torture(t *testing.T, kills int, seed uint64, v *victims) {
 	}
 	k := &tortured{
 		channel: ch.ID, bucket: b.ID, bodies: map[string]bool{}, there: map[string]string{}, marks: map[string]map[marks]bool{}, keys: map[string]map[string]bool{},
-		deleted: map[string]bool{}, wrong: map[string]bool{},
+		deleted: map[string]bool{}, expired: map[string]string{}, wrong: map[string]bool{},
 	}
+	large := strings.Repeat("l", 2<<20) // the directory store packs the others
+	f, err := p.api.Upload(t.Context(), ch.ID, client.NewFile{Body: strings.NewReader(large), Size: int64(len(large)), Lifetime: "1day"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.bodies[large], k.there[f.ID], k.marks[f.ID] = true, large, map[marks]bool{{lifetime: "1day"}: true}
 	ctx, stop := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
 	for i := range 4 {
@@ -187,6 +199,11 @@ func torture(t *testing.T, kills int, seed uint64, v *victims) {
 	for i := range kills {
 		time.Sleep(time.Duration(100+random.IntN(900)) * time.Millisecond)
 		v.killSomething(i, random)
+		if i == kills/2 {
+			k.pause.Lock()
+			k.passDay(t, v)
+			k.pause.Unlock()
+		}
 		before := k.calls() // it goes on by itself
 		p.until("answers after a kill", 30*time.Second, func() bool { return k.calls() > before+10 })
 		k.pause.Lock()
@@ -213,6 +230,7 @@ func torture(t *testing.T, kills int, seed uint64, v *victims) {
 	listed := k.check(t, p)
 	p.until("the end of orphans", 30*time.Second, func() bool { return v.orphans(ch.ID, listed) == 0 })
 	k.check(t, p)
+	p.until("the end of the bytes that lived for a day", 30*time.Second, func() bool { return k.left(v) == 0 })
 	p.kill()
 	p.flags = flags
 
@@ -234,7 +252,7 @@ func torture(t *testing.T, kills int, seed uint64, v *victims) {
 		}
 		args = append(args, "--database", empty, "--blob", p.flags[slices.Index(p.flags, "--blob")+1])
 	}
-	out, err := exec.Command(binary, args...).CombinedOutput()
+	out, err := exec.Command(p.binary, args...).CombinedOutput()
 	if err != nil || !strings.Contains(string(out), `"missing": 0`) {
 		t.Errorf("lake rebuild: %v\n%s", err, out)
 	}
@@ -274,10 +292,16 @@ func (k *tortured) call(ctx context.Context, api *client.Client, n int, random *
 	case what > 10: // what is there is replaced; now and then it is deleted
 		return k.overwrite(ctx, api, fmt.Sprintf("dir%d/key%d", n, random.IntN(8)), body, random.IntN(6) == 0)
 	case what < 6 || len(*mine) == 0:
+		born := marks{tag: "0"}
+		if random.IntN(4) == 0 {
+			born.lifetime = k.lifetime(random)
+		}
 		k.mu.Lock()
 		k.bodies[body] = true
 		k.mu.Unlock()
-		f, err := api.Upload(ctx, k.channel, client.NewFile{Body: strings.NewReader(body), Size: int64(len(body)), Metadata: map[string]string{"tag": "0"}})
+		f, err := api.Upload(ctx, k.channel, client.NewFile{
+			Body: strings.NewReader(body), Size: int64(len(body)), Metadata: map[string]string{"tag": "0"}, Lifetime: born.lifetime,
+		})
 		k.answered("upload", err)
 		k.mu.Lock()
 		defer k.mu.Unlock()
@@ -285,12 +309,19 @@ func (k *tortured) call(ctx context.Context, api *client.Client, n int, random *
 			k.doubt++
 			return err
 		}
-		k.there[f.ID], k.marks[f.ID] = body, map[marks]bool{{tag: "0"}: true}
+		k.there[f.ID], k.marks[f.ID] = body, map[marks]bool{born: true}
 		*mine = append(*mine, f.ID)
 		return nil
 	}
 	i := random.IntN(len(*mine))
 	id, value := (*mine)[i], fmt.Sprint(random.IntN(1000))
+	k.mu.Lock()
+	_, there := k.there[id]
+	k.mu.Unlock()
+	if !there { // its day is over
+		*mine = slices.Delete(*mine, i, i+1)
+		return nil
+	}
 	if what == 6 { // whether it is deleted is not known until it is answered
 		k.mu.Lock()
 		delete(k.there, id)
@@ -317,7 +348,7 @@ func (k *tortured) call(ctx context.Context, api *client.Client, n int, random *
 		_, err = api.PatchFileMetadata(ctx, k.channel, id, map[string]*string{"patched": &value})
 		change = func(m marks) marks { m.patched = value; return m }
 	default:
-		lifetime := []string{"1day", "1week", "1month"}[random.IntN(3)]
+		lifetime := k.lifetime(random)
 		err = api.SetFileLifetime(ctx, k.channel, id, lifetime)
 		change = func(m marks) marks { m.lifetime = lifetime; return m }
 	}
@@ -326,6 +357,98 @@ func (k *tortured) call(ctx context.Context, api *client.Client, n int, random *
 	defer k.mu.Unlock()
 	k.marks[id] = noted(k.marks[id], change, err == nil)
 	return err
+}
+
+// lifetime draws one. After the day that passes none ends while the test runs.
+func (k *tortured) lifetime(random *rand.Rand) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.aged {
+		return []string{"1week", "1month"}[random.IntN(2)]
+	}
+	return []string{"1day", "1day", "1week", "1month"}[random.IntN(4)]
+}
+
+// passDay lets a day pass for the server, while no call is under way.
+func (k *tortured) passDay(t *testing.T, v *victims) {
+	t.Helper()
+	p := v.platform
+	p.kill()
+	p.binary = aheadBinary(t, "23h")
+	p.start()
+	listed := map[string]bool{}
+	if err := p.api.Files(t.Context(), k.channel, "", false, 500, func(f client.File) error { listed[f.ID] = true; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	for id := range k.there {
+		if !listed[id] {
+			t.Errorf("file %s is gone after 23 hours: one of %v", id, k.marks[id])
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.aged = true
+	for id, body := range k.there {
+		day, longer := false, false
+		for m := range k.marks[id] {
+			day, longer = day || m.lifetime == "1day", longer || m.lifetime != "1day"
+		}
+		switch {
+		case day && longer: // a change that was not answered
+			k.doubt++
+			delete(k.there, id)
+		case day:
+			k.expired[id] = body
+			delete(k.there, id)
+		}
+	}
+	if n := k.left(v); n == 0 {
+		t.Errorf("%d files lived for a day, and no bytes of one are seen in storage: nothing is tested", len(k.expired))
+	}
+	p.kill()
+	p.binary = aheadBinary(t, "25h")
+	p.flags = append(slices.Clone(p.flags), "--collect-grace", "20s") // rows go as often
+	p.start()
+	for id := range k.expired {
+		_, err := p.api.File(t.Context(), k.channel, id)
+		if e, ok := errors.AsType[*client.Error](err); !ok || e.Status != http.StatusNotFound {
+			t.Errorf("file %s after its day: %v", id, err)
+		}
+	}
+}
+
+// aheadBinary links the program with a clock that is ahead.
+func aheadBinary(t *testing.T, by string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "panal-"+by)
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-X panal/internal/plat.ahead="+by, "-o", path, "../cmd/panal")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	return path
+}
+
+// left counts the files whose day is over and whose bytes are in storage. Where the
+// directory store packs small objects only the others show.
+func (k *tortured) left(v *victims) (n int) {
+	v.t.Helper()
+	root := cmp.Or(v.blobs, v.bucket)
+	ids := map[string]bool{}
+	for id := range k.expired {
+		ids[strings.ToLower(id)] = true
+	}
+	plain := strings.NewReplacer("=", "", ".o", "") // of the directory store's names
+	err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && ids[strings.ToLower(plain.Replace(filepath.Base(path)))] {
+			n++
+		}
+		return nil
+	})
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	return n
 }
 
 // overwrite puts another body under a key, or deletes what is there.
@@ -479,7 +602,7 @@ func (k *tortured) check(t *testing.T, p *platform) map[string]client.File {
 		n, err := p.api.CountFiles(t.Context(), channel, "")
 		return err == nil && n == int64(len(listed)) && before == len(listed)
 	})
-	t.Logf("%d files acknowledged, %d deleted, %d listed", len(k.there), len(k.deleted), len(listed))
+	t.Logf("%d files acknowledged, %d deleted, %d expired, %d listed", len(k.there), len(k.deleted), len(k.expired), len(listed))
 	for id := range k.there {
 		if _, ok := listed[id]; !ok {
 			t.Errorf("the acknowledged file %s is not listed", id)
@@ -488,6 +611,11 @@ func (k *tortured) check(t *testing.T, p *platform) map[string]client.File {
 	for id := range k.deleted {
 		if _, ok := listed[id]; ok {
 			t.Errorf("the deleted file %s is listed", id)
+		}
+	}
+	for id := range k.expired {
+		if _, ok := listed[id]; ok {
+			t.Errorf("file %s is listed after its day", id)
 		}
 	}
 	if n, err := p.api.CountFiles(t.Context(), channel, ""); err != nil || n != int64(len(listed)) {

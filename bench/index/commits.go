@@ -9,13 +9,12 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
+	"panal/bench/proc"
 	"panal/internal/blob"
 	"panal/internal/blob/memblob"
 	"panal/internal/lake"
@@ -73,7 +72,10 @@ func (b *bench) commitTurn(ctx context.Context, op func(context.Context, *rand.R
 	var c commitRate
 	var next atomic.Int64
 	next.Store(int64(b.o.files))
-	own0, server0 := ownCPU(), b.serverCPU()
+	own0, server0, err := b.cpu()
+	if err != nil {
+		return c, err
+	}
 	start := time.Now()
 	var mu sync.Mutex
 	var each []time.Duration
@@ -102,18 +104,22 @@ func (b *bench) commitTurn(ctx context.Context, op func(context.Context, *rand.R
 	n := float64(len(each))
 	c.PerSecond = n / took.Seconds()
 	c.P50, c.P99 = quantile(each, 0.5), quantile(each, 0.99)
-	c.CPU = float64((ownCPU() - own0).Microseconds()) / 1000 / n
-	c.ServerCPU = float64((b.serverCPU() - server0).Microseconds()) / 1000 / n
+	own, server, err := b.cpu()
+	if err != nil {
+		return c, err
+	}
+	c.CPU = float64((own - own0).Microseconds()) / 1000 / n
+	c.ServerCPU = float64((server - server0).Microseconds()) / 1000 / n
 	return c, failed
 }
 
-// ownCPU is the CPU time of this process.
-func ownCPU() time.Duration {
-	var u syscall.Rusage
-	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
-		return 0
+// cpu returns the CPU time of this process and of PostgreSQL so far.
+func (b *bench) cpu() (own, server time.Duration, err error) {
+	if own, err = proc.CPU(os.Getpid()); err != nil {
+		return 0, 0, err
 	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	server, err = proc.FamilyCPU(b.pid)
+	return own, server, err
 }
 
 // postmaster is the parent of all of the server's processes.
@@ -122,52 +128,11 @@ func (b *bench) postmaster(ctx context.Context) (int, error) {
 	if err := b.db.Read().QueryRowContext(ctx, `SELECT pg_backend_pid()`).Scan(&backend); err != nil {
 		return 0, err
 	}
-	f, err := stat(strconv.Itoa(backend))
+	pid, err := proc.Parent(backend)
 	if err != nil {
 		return 0, fmt.Errorf("PostgreSQL must run on this machine: %w", err)
 	}
-	return strconv.Atoi(f[1])
-}
-
-// serverCPU is the CPU time of PostgreSQL: of its processes that run, and of those that
-// have ended, which the first one keeps.
-func (b *bench) serverCPU() time.Duration {
-	ticks := 0
-	add := func(f []string, from, to int) {
-		for _, s := range f[from:to] {
-			n, _ := strconv.Atoi(s)
-			ticks += n
-		}
-	}
-	all, _ := os.ReadDir("/proc")
-	for _, e := range all {
-		if _, err := strconv.Atoi(e.Name()); err != nil {
-			continue
-		}
-		f, err := stat(e.Name())
-		switch {
-		case err != nil:
-		case e.Name() == strconv.Itoa(b.pid):
-			add(f, 11, 15) // with its ended children's
-		case f[1] == strconv.Itoa(b.pid):
-			add(f, 11, 13)
-		}
-	}
-	return time.Duration(ticks) * 10 * time.Millisecond
-}
-
-// stat returns the fields of /proc/PID/stat after the name: state, parent, …
-func stat(pid string) ([]string, error) {
-	raw, err := os.ReadFile("/proc/" + pid + "/stat")
-	if err != nil {
-		return nil, err
-	}
-	text := string(raw)
-	f := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
-	if len(f) < 15 {
-		return nil, fmt.Errorf("/proc/%s/stat: %d fields", pid, len(f))
-	}
-	return f, nil
+	return pid, nil
 }
 
 func (r result) print(w io.Writer) {

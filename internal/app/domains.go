@@ -49,6 +49,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	files := lake.NewService(journal.NewStore(index, changes), a.blobs, a.now)
 	a.limitStorage(files)
 	a.group.Add("lake", func(ctx context.Context) error { return a.keepLake(ctx, files) })
+	a.group.Add("late postings", func(ctx context.Context) error { return a.keepPostings(ctx, index) })
 	a.group.Add("journal", func(ctx context.Context) error { return a.keepJournal(ctx, changes, index) })
 	a.closers = append(a.closers, func() error { return endJournal(changes) })
 
@@ -263,6 +264,7 @@ func (a *App) ingestSpool(ctx context.Context, lines *logs.Service, st runner.St
 
 const (
 	reapEvery    = time.Minute
+	postEvery    = time.Second
 	collectEvery = time.Hour
 	// asyncEvery is how often calls whose instance died are given up.
 	asyncEvery = 15 * time.Second
@@ -288,6 +290,20 @@ func (a *App) keepLake(ctx context.Context, files *lake.Service) error {
 			if _, err := files.Collect(ctx, grace); err != nil {
 				a.warn(ctx, "collect garbage", err)
 			}
+		}
+	})
+}
+
+// keepPostings makes the index of small uploads whole once there are no more of them.
+func (a *App) keepPostings(ctx context.Context, index *sqlstore.Lake) error {
+	again := 0
+	return a.every(ctx, postEvery, func(n int) {
+		if n < again {
+			return
+		}
+		if err := index.PostLate(ctx); err != nil { // searches do without
+			a.warn(ctx, "index small uploads", err)
+			again = n + 30
 		}
 	})
 }

@@ -106,7 +106,7 @@ func Restore(ctx context.Context, r io.Reader, opt RestoreOptions) (_ Restored, 
 			return Restored{}, err
 		}
 	}
-	if err := os.Rename(temp, target); err != nil {
+	if err := unix.Rename(temp, target); err != nil { // os.Rename takes no empty directory's place
 		return Restored{}, fmt.Errorf("restore: %w", err)
 	}
 	return out, syncDir(filepath.Dir(target))

@@ -85,7 +85,7 @@ var layers = []struct {
 
 	// outside the product
 	{"e2e/...", []string{"internal/..."}},
-	{"bench/index", []string{"internal/plat", "internal/blob", "internal/blob/memblob", "internal/lake/...", "internal/sqlstore", "internal/sqlstore/postgres"}},
+	{"bench/index", []string{"bench/proc", "internal/plat", "internal/blob", "internal/blob/memblob", "internal/lake/...", "internal/sqlstore", "internal/sqlstore/postgres"}},
 	{"bench/events", []string{"bench/proc", "internal/plat", "internal/feed/...", "internal/lake/...", "internal/sqlstore", "internal/sqlstore/postgres"}},
 	{"bench/gateway", []string{"bench/proc", "internal/plat", "internal/client", "internal/deploy", "internal/runner/agentctl", "internal/sqlstore", "internal/sqlstore/sqlite"}},
 	{"bench/routes", []string{"bench/proc", "internal/plat", "internal/x/fanout", "internal/x/goruntime", "internal/blob", "internal/blob/memblob", "internal/runner", "internal/org", "internal/deploy", "internal/dataplane", "internal/control/service", "internal/sqlstore", "internal/sqlstore/sqlite", "internal/sqlstore/postgres"}},

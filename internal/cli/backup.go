@@ -82,6 +82,9 @@ func (c *backupCmd) Run(e *env) error {
 	if c.Output == "-" {
 		err = check(e.stdout)
 	} else {
+		if err := outside(c.Output, c.Data); err != nil {
+			return err
+		}
 		err = newFile(c.Output, check)
 	}
 	if err != nil {
@@ -96,6 +99,32 @@ func (c *backupCmd) Run(e *env) error {
 	e.say("The key file is NOT in the backup: %s (keys %s). Without it no secret can be opened: keep a copy of it, apart from the backup.", h.KeyFile, strings.Join(h.KeyIDs, ", "))
 	if end.Missing > 0 {
 		return fmt.Errorf("the backup is whole, but the index names %d files whose objects are missing in the installation itself: panal channel verify tells which", end.Missing)
+	}
+	return nil
+}
+
+// outside refuses a backup in the directory that it is of: it would be lost with it, and
+// the server empties some of what is there.
+func outside(file, data string) error {
+	if data == "" {
+		return nil
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(file))
+	if err != nil {
+		return plat.InvalidField("to", "%v", err)
+	}
+	root, err := filepath.EvalSymlinks(data)
+	if err != nil {
+		return nil //nolint:nilerr // there is none: the backup says so
+	}
+	if dir, err = filepath.Abs(dir); err == nil {
+		root, err = filepath.Abs(root)
+	}
+	if err != nil {
+		return plat.InvalidField("to", "%v", err)
+	}
+	if rel, err := filepath.Rel(root, dir); err == nil && filepath.IsLocal(rel) {
+		return plat.InvalidField("to", "%s is inside the data directory %s, with which it would be lost; name a file elsewhere", file, data)
 	}
 	return nil
 }

@@ -72,7 +72,6 @@ type DB struct {
 // NewDB returns a DB over opened pools. Called by the engines' Open.
 func NewDB(read, write *sql.DB, d Dialect) *DB {
 	db := &DB{read: read, write: write, dialect: d, hub: outbox.NewHub()}
-	db.late.left.Store(1) // the process before may have left some
 	if d.Keep {
 		db.keptRead, db.keptWrite = newKept(read), newKept(write)
 	}

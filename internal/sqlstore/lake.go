@@ -142,19 +142,46 @@ func (s *Lake) File(ctx context.Context, channel plat.ChannelID, id plat.FileID,
 
 // FileWith implements lake.Store.
 func (s *Lake) FileWith(ctx context.Context, channel plat.ChannelID, key, value string, now time.Time) (lake.File, error) {
-	if err := s.settle(ctx); err != nil {
-		return lake.File{}, err
+	t := lake.Term{Key: lake.TermKey(key), Token: lake.WholeToken(value), Whole: true}
+	if s.db.dialect.Late {
+		return s.lateFileWith(ctx, channel, key, t, now)
 	}
 	f, err := scanFile(channel)(s.db.row(ctx,
 		`SELECT `+fileColumns+` FROM posting p CROSS JOIN file f
 		 WHERE p.channel = (SELECT num FROM channel WHERE id = $1) AND p.key = $2 AND p.token = $3 AND p.whole AND `+live("p", "$4")+`
 		 AND f.channel = p.channel AND f.at = p.at ORDER BY p.at LIMIT 1`,
-		string(channel), lake.TermKey(key), lake.WholeToken(value), micros(now)))
+		string(channel), t.Key, t.Token, micros(now)))
 	if errors.Is(err, sql.ErrNoRows) {
-		return lake.File{}, plat.Errorf(plat.ErrNotFound, "no file has that %s", key)
+		return lake.File{}, noFileWith(key)
 	}
 	return f, s.db.translate(err)
 }
+
+// lateFileWith is FileWith where files may be late.
+func (s *Lake) lateFileWith(ctx context.Context, channel plat.ChannelID, key string, t lake.Term, now time.Time) (found lake.File, err error) {
+	err = s.db.snapshot(ctx, func(read Querier) error {
+		num, err := s.channelNum(ctx, read, channel)
+		if err != nil {
+			return err
+		}
+		q := &search{lake: s, read: read, f: lake.Filter{Channel: channel}, num: num, now: micros(now), arms: []arm{{term: &t}}, exact: true}
+		has := func(f lake.File) bool { return slices.Contains(lake.Terms(f.ContentType, f.Metadata), t) }
+		if err := q.findLate(ctx, has); err != nil {
+			return err
+		}
+		none := noFileWith(key)
+		if err := q.each(ctx, span{limit: 1}, func(f lake.File) bool {
+			found, none = f, nil
+			return false
+		}); err != nil {
+			return err
+		}
+		return none
+	})
+	return found, err
+}
+
+func noFileWith(key string) error { return plat.Errorf(plat.ErrNotFound, "no file has that %s", key) }
 
 // Usage implements lake.Store.
 func (s *Lake) Usage(ctx context.Context, channel plat.ChannelID, now time.Time) (lake.Usage, error) {

@@ -103,6 +103,9 @@ func (s *Lake) RestoreFiles(ctx context.Context, channel plat.ChannelID, files [
 		if err != nil {
 			return err
 		}
+		if err := s.postLate(ctx, tx); err != nil { // a late file whose row is missing would get its postings twice
+			return err
+		}
 		var fileRows []any
 		var postings []postingRow
 		var sum lake.Usage

@@ -20,6 +20,7 @@ import (
 type search struct {
 	lake  *Lake
 	read  Querier // the pool, or a snapshot
+	late  lateFound
 	f     lake.Filter
 	num   int64
 	now   int64
@@ -52,6 +53,11 @@ func (s *Lake) newSearch(ctx context.Context, read Querier, f lake.Filter, now t
 	}
 	q := &search{lake: s, read: read, f: f, num: num, now: micros(now), from: micros(f.From), to: micros(f.To)}
 	q.narrow(f.Query)
+	if f.Query != nil { // else the file table has all
+		if err := q.findLate(ctx, func(x lake.File) bool { return lake.Match(f.Query, x) }); err != nil {
+			return nil, err
+		}
+	}
 	if q.arms, err = q.plan(ctx, f.Query); err != nil {
 		return nil, err
 	}
@@ -395,10 +401,8 @@ func (q *search) armSQL(a *sqlArgs, m arm, rows bool, sp span) string {
 		b.WriteString(" AND " + d + ".at < " + a.add(to))
 	}
 	b.WriteString(" AND " + live(d, a.add(q.now)))
+	b.WriteString(q.late.without(a, d))
 	if m.rest != nil {
-		if m.term == nil && q.lake.db.dialect.Late { // uploaded since the search began: no posting tells that it is no match
-			b.WriteString(" AND NOT EXISTS (SELECT 1 FROM file_late l WHERE l.channel = f.channel AND l.at = f.at)")
-		}
 		b.WriteString(" AND " + q.predicate(a, d, m.rest, true))
 	}
 	if rows {
@@ -414,7 +418,7 @@ func (q *search) armSQL(a *sqlArgs, m arm, rows bool, sp span) string {
 }
 
 // chunk returns up to sp.limit candidates in order, without repeats, and whether
-// there may be more.
+// there may be more. Late files are an arm of their own.
 func (q *search) chunk(ctx context.Context, sp span) ([]lake.File, bool, error) {
 	var all []lake.File
 	more := false
@@ -428,7 +432,10 @@ func (q *search) chunk(ctx context.Context, sp span) ([]lake.File, bool, error) 
 		more = more || len(files) == sp.limit
 		all = append(all, files...)
 	}
-	if len(q.arms) > 1 {
+	late := q.late.in(sp)
+	more = more || len(late) == sp.limit
+	all = append(all, late...)
+	if len(q.arms) > 1 || len(late) > 0 {
 		slices.SortFunc(all, func(x, y lake.File) int {
 			if sp.desc {
 				x, y = y, x
@@ -463,14 +470,26 @@ func (q *search) each(ctx context.Context, sp span, f func(lake.File) bool) erro
 	}
 }
 
-// Files implements lake.Store.
-func (s *Lake) Files(ctx context.Context, in lake.Search, now time.Time) ([]lake.File, bool, error) {
-	if in.Query != nil {
-		if err := s.settle(ctx); err != nil {
-			return nil, false, err
-		}
+// reading runs fn on what the search for a query reads from.
+func (s *Lake) reading(ctx context.Context, n query.Node, fn func(Querier) error) error {
+	_, not := n.(query.Not) // a difference of two counts: both of one moment
+	if not || s.db.dialect.Late && n != nil {
+		return s.db.snapshot(ctx, fn)
 	}
-	q, err := s.newSearch(ctx, s.db.Read(), in.Filter, now)
+	return fn(s.db.Read())
+}
+
+// Files implements lake.Store.
+func (s *Lake) Files(ctx context.Context, in lake.Search, now time.Time) (page []lake.File, more bool, err error) {
+	err = s.reading(ctx, in.Query, func(read Querier) error {
+		page, more, err = s.files(ctx, read, in, now)
+		return err
+	})
+	return page, more, err
+}
+
+func (s *Lake) files(ctx context.Context, read Querier, in lake.Search, now time.Time) ([]lake.File, bool, error) {
+	q, err := s.newSearch(ctx, read, in.Filter, now)
 	if err != nil {
 		return nil, false, err
 	}
@@ -536,19 +555,11 @@ const joinFrom = 20_000
 
 // Count implements lake.Store.
 func (s *Lake) Count(ctx context.Context, f lake.Filter, now time.Time) (n int64, err error) {
-	if f.Query != nil {
-		if err := s.settle(ctx); err != nil {
-			return 0, err
-		}
-	}
-	if _, ok := f.Query.(query.Not); ok { // a difference of two counts: both of one moment
-		err = s.db.snapshot(ctx, func(read Querier) error {
-			n, err = s.count(ctx, read, f, now)
-			return err
-		})
-		return n, err
-	}
-	return s.count(ctx, s.db.Read(), f, now)
+	err = s.reading(ctx, f.Query, func(read Querier) error {
+		n, err = s.count(ctx, read, f, now)
+		return err
+	})
+	return n, err
 }
 
 func (s *Lake) count(ctx context.Context, read Querier, f lake.Filter, now time.Time) (int64, error) {
@@ -564,12 +575,8 @@ func (s *Lake) count(ctx context.Context, read Querier, f lake.Filter, now time.
 		if err != nil {
 			return 0, err
 		}
-		late, err := s.countLate(ctx, read, f, now)
-		if err != nil {
-			return 0, err
-		}
 		n, err := s.count(ctx, read, inner, now)
-		return total - late - n, err
+		return total - n, err
 	}
 	q, err := s.newSearch(ctx, read, f, now)
 	if err != nil {
@@ -582,7 +589,8 @@ func (s *Lake) count(ctx context.Context, read Querier, f lake.Filter, now time.
 	}
 	stmt, args := q.countSQL()
 	row := read.QueryRowContext(ctx, stmt, args...)
-	return n, s.db.translate(row.Scan(&n))
+	err = row.Scan(&n)
+	return n + int64(len(q.late.files)), s.db.translate(err)
 }
 
 // cost estimates how many entries all arms read.

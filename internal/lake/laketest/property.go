@@ -52,7 +52,8 @@ func draw(t *rapid.T, what string, common, all []string) string {
 	return rapid.SampledFrom(all).Draw(t, what)
 }
 
-func drawMetadata(t *rapid.T) lake.Metadata {
+// DrawMetadata draws metadata of awkward names and values.
+func DrawMetadata(t *rapid.T) lake.Metadata {
 	m := lake.Metadata{}
 	for range rapid.IntRange(0, 4).Draw(t, "keys") {
 		m[draw(t, "name", commonNames, names)] = draw(t, "value", commonValues, values)
@@ -84,12 +85,13 @@ func drawClause(files []lake.File) func(*rapid.T) query.Node {
 	}
 }
 
-func drawQuery(files []lake.File, depth int) *rapid.Generator[query.Node] {
+// DrawQuery draws queries that often find some of the files.
+func DrawQuery(files []lake.File, depth int) *rapid.Generator[query.Node] {
 	clause := rapid.Custom(drawClause(files))
 	if depth == 0 {
 		return clause
 	}
-	inner := drawQuery(files, depth-1)
+	inner := DrawQuery(files, depth-1)
 	return rapid.Custom(func(t *rapid.T) query.Node {
 		switch rapid.IntRange(0, 4).Draw(t, "shape") {
 		case 0:
@@ -114,7 +116,7 @@ func queryProperty(w *world) {
 			batch[i] = w.file()
 			batch[i].Channel = channel
 			batch[i].ContentType = rapid.SampledFrom(types).Draw(t, "type")
-			batch[i].Metadata = drawMetadata(t)
+			batch[i].Metadata = DrawMetadata(t)
 			if rapid.IntRange(0, 9).Draw(t, "short") == 0 {
 				batch[i].Lifetime = "1day"
 			}
@@ -129,14 +131,14 @@ func queryProperty(w *world) {
 			if !files[i].Live(now) {
 				continue
 			}
-			f, err := w.SetMetadata(w.Context(), channel, files[i].ID, drawMetadata(t), now)
+			f, err := w.SetMetadata(w.Context(), channel, files[i].ID, DrawMetadata(t), now)
 			if err != nil {
 				t.Fatal(err)
 			}
 			files[i] = f
 		}
 		for range 4 {
-			q := drawQuery(files, 3).Draw(t, "query")
+			q := DrawQuery(files, 3).Draw(t, "query")
 			text := q.String()
 			var want []lake.File
 			for _, f := range files {
