@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // FieldError says which field of a JSON object does not decode. Its text can be
@@ -40,9 +41,15 @@ func SplitFieldError(text string) (field, what string, ok bool) {
 	return field, what, true
 }
 
+var errNotUTF8 = errors.New("must be UTF-8")
+
 // Decode is json.Unmarshal whose errors name the field and no Go type: types that
-// decode themselves (StringMap, Bool) do not know in which field they stand.
+// decode themselves (StringMap, Bool) do not know in which field they stand. Text that
+// is no UTF-8 is an error: package json would put other characters in its place.
 func Decode(data []byte, v any) error {
+	if !utf8.Valid(data) {
+		return errNotUTF8
+	}
 	err := json.Unmarshal(data, v)
 	if err == nil {
 		return nil

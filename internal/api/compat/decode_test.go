@@ -44,6 +44,10 @@ func TestDecodeNamesTheField(t *testing.T) {
 			}
 		}
 	}
+	var b *body
+	if err := compat.Decode([]byte("{\"environment\":{\"A\":\"\xff\"}}"), &b); err == nil || !strings.Contains(err.Error(), "UTF-8") {
+		t.Errorf("text that is no UTF-8: %v", err)
+	}
 	for _, text := range []string{"field x: y", `field "x`, `field "x" y`, "", "expected object"} {
 		if f, _, ok := compat.SplitFieldError(text); ok {
 			t.Errorf("%q was split to field %q", text, f)
