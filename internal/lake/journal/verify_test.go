@@ -51,6 +51,9 @@ func TestVerify(t *testing.T) {
 		if found := verify(false); len(found) != 0 {
 			t.Fatalf("a sound channel: %+v", found)
 		}
+		if err := w.index.PostLate(t.Context()); err != nil { // what is damaged below must be there
+			t.Fatal(err)
+		}
 		do := func(stmt string, args ...any) {
 			t.Helper()
 			if err := db.Write(t.Context(), func(tx *sqlstore.Tx) error {
