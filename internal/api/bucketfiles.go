@@ -183,6 +183,11 @@ func (a *API) receiveBucketFile(w http.ResponseWriter, r *http.Request) (lake.Fi
 	if _, err := a.Lake.Bucket(r.Context(), in.Org, in.Bucket); err != nil {
 		return lake.File{}, err
 	}
+	for _, name := range []string{"If-None-Match", "If-Match"} { // a condition must not be ignored (ADR 10)
+		if len(r.Header.Values(name)) > 0 {
+			return lake.File{}, plat.InvalidField(strings.ToLower(name), "a bucket's upload takes no conditions: it replaces the file under its key; send it without, or upload to a channel")
+		}
+	}
 	var err error
 	if in.Metadata, err = headerMetadata(r.Header); err != nil {
 		return lake.File{}, err

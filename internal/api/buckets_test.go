@@ -158,6 +158,9 @@ func TestWireBucketFile(t *testing.T) {
 		t.Errorf("answer %v", up)
 	}
 	w.matches("uploaded_at", secOffset, up["uploaded_at"])
+	for _, name := range []string{"If-None-Match", "If-Match"} { // not ignored: the file would be replaced
+		w.refused(name, 400, "POST", files, sdkForm("sub/dir/x.txt", "", "other", "{}"), "Content-Type", formType, name, "*")
+	}
 	for _, path := range []string{"/sub/dir/x.txt", "//sub/dir/x.txt", "/sub%2Fdir%2Fx.txt", "/%2Fsub/dir/x.txt"} {
 		f := w.call("GET", files+path, nil)
 		w.hasKeys("file", f, "file_id", "is_file", "size", "etag", "metadata", "content_type", "lifetime", "last_modified", "uploaded_at",

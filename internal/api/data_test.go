@@ -684,6 +684,9 @@ func TestWireDatasets(t *testing.T) {
 	if d := cmp.Diff(ids[2:3], list("?max_results=1&next_token="+ids[1])); d != "" {
 		t.Error(d)
 	}
+	for _, bad := range []string{"%00", "%ff"} { // PostgreSQL fails on either
+		w.refused("next_token="+bad, 400, "GET", w.org+"/datasets?next_token="+bad, nil)
+	}
 	if got := w.call("DELETE", w.org+"/datasets/"+id, nil); got["name"] != "bolts" {
 		t.Errorf("DELETE = %v", got)
 	}

@@ -30,7 +30,7 @@ func TestWireFacets(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
-	for _, bad := range []string{"", "?key=", "?key=x-abeja-meta-", "?key=label&limit=0", "?key=label&q=AND", "?key=label&start=20240101"} {
+	for _, bad := range []string{"", "?key=", "?key=x-abeja-meta-", "?key=%00", "?key=label%00", "?key=%2500", "?key=label&q=%2500:x", "?key=label&limit=0", "?key=label&q=AND", "?key=label&start=20240101"} {
 		w.refused("facets"+bad, 400, "GET", path+bad, nil)
 	}
 	w.refused("an unknown channel", 404, "GET", "/channels/2999999999999/facets?key=label", nil)

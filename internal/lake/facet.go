@@ -76,6 +76,9 @@ func (s *Service) Facets(ctx context.Context, org plat.OrgID, f Filter, key stri
 	if key == "" {
 		return Facets{}, plat.InvalidField("key", "say of which metadata name, for example key=label")
 	}
+	if !storable(FieldKey(key)) {
+		return Facets{}, plat.InvalidField("key", "no metadata name holds a NUL, or what is not UTF-8")
+	}
 	if key != FieldContentType && FieldKey(key) == "" {
 		return Facets{}, plat.InvalidField("key", "no metadata name is empty")
 	}

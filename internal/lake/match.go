@@ -36,6 +36,9 @@ func ParseQuery(s string) (query.Node, error) {
 		if err == nil && c.Field == FieldUploadedAt && c.Kind == query.Word {
 			_, _, err = TimeRange(c.Value)
 		}
+		if err == nil && !storable(FieldKey(c.Field)) {
+			err = plat.InvalidField("q", "the field %q holds a NUL; no metadata name does", c.Field)
+		}
 	})
 	if err != nil {
 		return nil, err

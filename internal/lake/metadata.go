@@ -149,6 +149,10 @@ func Decode(s string) string {
 // IndexKey is the form of a metadata name that is compared: decoded, folded.
 func IndexKey(raw string) string { return query.Fold(Decode(raw)) }
 
+// storable tells whether an index key can be one of a file's: PostgreSQL takes any
+// other text for an error, even to compare with.
+func storable(key string) bool { return strings.IndexByte(key, 0) < 0 && utf8.ValidString(key) }
+
 // FieldKey is IndexKey of a query's field or of a conflict target: a full
 // metadata name or a bare one.
 func FieldKey(field string) string {
