@@ -74,7 +74,7 @@ func writeStatus(w http.ResponseWriter, status int, body string) {
 // requests is served without net/http (ADR 20).
 func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Handler, headers int, drain func() time.Duration, draining *atomic.Bool, secure *tls.Config, takes func(target string) bool) error {
 	srv := &http.Server{
-		Handler:           h,
+		Handler:           endChunked(h),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    maxHeaderBytes(headers),
@@ -131,6 +131,18 @@ func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Han
 		return err
 	}
 	return nil
+}
+
+// endChunked has a connection end with a request whose body came in chunks. It may have
+// had a length as well, which net/http hides; then what is behind the chunks is a request
+// to us and may be a part of the body to a proxy in front (RFC 9112 §6.1).
+func endChunked(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if len(r.TransferEncoding) > 0 && r.ProtoMajor == 1 {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // isInference tells the targets whose handlers are the gateway's, and so end with their
