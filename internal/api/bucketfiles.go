@@ -167,7 +167,7 @@ func (a *API) deleteBucketFile(w http.ResponseWriter, r *http.Request) {
 func (a *API) uploadBucketFile(w http.ResponseWriter, r *http.Request) {
 	f, err := a.receiveBucketFile(w, r)
 	if err != nil {
-		a.fail(w, r, familyLake, err)
+		a.failUpload(w, r, http.StatusPreconditionFailed, err)
 		return
 	}
 	w.Header().Set("ETag", `"`+f.ETag+`"`)
@@ -183,9 +183,12 @@ func (a *API) receiveBucketFile(w http.ResponseWriter, r *http.Request) (lake.Fi
 	if _, err := a.Lake.Bucket(r.Context(), in.Org, in.Bucket); err != nil {
 		return lake.File{}, err
 	}
-	for _, name := range []string{"If-None-Match", "If-Match"} { // a condition must not be ignored (ADR 10)
-		if len(r.Header.Values(name)) > 0 {
-			return lake.File{}, plat.InvalidField(strings.ToLower(name), "a bucket's upload takes no conditions: it replaces the file under its key; send it without, or upload to a channel")
+	if len(r.Header.Values("If-Match")) > 0 { // a condition must not be ignored (ADR 10)
+		return lake.File{}, plat.InvalidField("if-match", "a bucket's upload replaces the file under its key, or with If-None-Match: * no file; it takes no other condition")
+	}
+	if none := r.Header.Values("If-None-Match"); len(none) > 0 {
+		if in.Fresh = strings.TrimSpace(strings.Join(none, ",")) == "*"; !in.Fresh {
+			return lake.File{}, plat.InvalidField("if-none-match", "an upload takes only *: refuse it when there is a file under its key")
 		}
 	}
 	var err error

@@ -158,8 +158,12 @@ func TestWireBucketFile(t *testing.T) {
 		t.Errorf("answer %v", up)
 	}
 	w.matches("uploaded_at", secOffset, up["uploaded_at"])
-	for _, name := range []string{"If-None-Match", "If-Match"} { // not ignored: the file would be replaced
-		w.refused(name, 400, "POST", files, sdkForm("sub/dir/x.txt", "", "other", "{}"), "Content-Type", formType, name, "*")
+	// A condition is held to, or refused: never ignored, for the file would be replaced.
+	other := sdkForm("sub/dir/x.txt", "", "other", "{}")
+	w.refused("If-Match", 400, "POST", files, other, "Content-Type", formType, "If-Match", "*")
+	w.refused("another If-None-Match", 400, "POST", files, other, "Content-Type", formType, "If-None-Match", `"x"`)
+	if o := w.refused("the key is taken", 412, "POST", files, other, "Content-Type", formType, "If-None-Match", "*"); o["error_description"] != "file already exists" {
+		t.Errorf("412 tells %v", o)
 	}
 	for _, path := range []string{"/sub/dir/x.txt", "//sub/dir/x.txt", "/sub%2Fdir%2Fx.txt", "/%2Fsub/dir/x.txt"} {
 		f := w.call("GET", files+path, nil)

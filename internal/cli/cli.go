@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/alecthomas/kong"
 	"go.yaml.in/yaml/v3"
@@ -136,6 +137,10 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 		if code, ok := errors.AsType[exitError](err); ok { // what there is to say was said
 			return int(code)
 		}
+		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			_, _ = fmt.Fprintln(stderr, "panal: interrupted")
+			return exitInterrupted
+		}
 		report(stderr, err)
 		return exitCode(err)
 	}
@@ -184,6 +189,9 @@ func report(w io.Writer, err error) {
 	if ae, ok := errors.AsType[*client.Error](err); ok {
 		for field, msgs := range ae.Detail {
 			for _, m := range msgs {
+				if strings.Contains(err.Error(), m) {
+					continue // said
+				}
 				_, _ = fmt.Fprintf(w, "  %s: %s\n", field, m)
 			}
 		}

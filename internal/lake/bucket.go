@@ -123,6 +123,7 @@ type BucketUpload struct {
 	Lifetime    string // as on the wire
 	Body        io.Reader
 	Size        int64 // of Body; -1 when unknown
+	Fresh       bool  // *ConflictError when there is a file under the path, which stays
 	// After, where set, is called once the body is stored and before the file is there:
 	// what follows a body may say its lifetime. An error leaves nothing behind.
 	After func() (lifetime string, err error)
@@ -143,7 +144,15 @@ func (s *Service) PutBucketFile(ctx context.Context, in BucketUpload) (File, err
 	if err != nil {
 		return File{}, err
 	}
-	f.Path = in.Path
+	f.Path, f.Fresh = in.Path, in.Fresh
+	if in.Fresh { // before the body; the commit decides
+		switch there, err := s.store.PathFile(ctx, c.ID, in.Path, s.now()); {
+		case err == nil:
+			return File{}, &ConflictError{Target: "file", File: there}
+		case !errors.Is(err, plat.ErrNotFound):
+			return File{}, err
+		}
+	}
 	room, err := s.quota.Reserve(ctx, in.Org, in.Size)
 	if err != nil {
 		return File{}, err

@@ -130,6 +130,9 @@ type NewFile struct {
 	// one before it in the same commit, has this file's decoded value under it, the
 	// file is not stored. Check and commit are one atomic step.
 	Conflict string
+	// Fresh: no live file of the bucket may have the path; else it is not stored, and the
+	// conflict's target is "file". One atomic step, too.
+	Fresh bool
 	// Pending: the file was promised, and the promise goes with the commit; where
 	// there is none, or it was refused, the outcome is ErrConflict.
 	Pending bool

@@ -316,6 +316,16 @@ func (c *commit) run(ctx context.Context, tx *Tx) error {
 				continue
 			}
 		}
+		if f.Fresh {
+			there, err := c.atPath(ctx, tx, ch.num, f.File)
+			if err != nil {
+				return err
+			}
+			if there != nil {
+				c.out[i].Err = &lake.ConflictError{Target: "file", File: *there}
+				continue
+			}
+		}
 		if f.Path != "" {
 			old, err := c.replace(ctx, tx, ch.num, f.File)
 			if err != nil {

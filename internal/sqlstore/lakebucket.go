@@ -29,6 +29,24 @@ func (c *commit) replace(ctx context.Context, tx *Tx, num int64, f lake.File) (*
 	return c.lake.dropPath(ctx, tx, num, f)
 }
 
+// atPath returns the live file whose path f wants, or nil, as replace would find it.
+func (c *commit) atPath(ctx context.Context, tx *Tx, num int64, f lake.File) (*lake.File, error) {
+	if c.rows.paths[pathClaim(num, f.Path)] {
+		if err := c.flush(ctx, tx); err != nil {
+			return nil, err
+		}
+	}
+	there, err := scanFile(f.Channel)(tx.QueryRowContext(ctx,
+		`SELECT `+fileColumns+` FROM file f WHERE f.channel = $1 AND f.path = $2 AND f.path <> '' AND `+live("f", "$3"), num, f.Path, micros(c.lake.now())))
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil, nil //nolint:nilnil // there is none
+	case err != nil:
+		return nil, err
+	}
+	return &there, nil
+}
+
 // dropPath removes the file that has f's path in f's channel, expired or not.
 func (s *Lake) dropPath(ctx context.Context, tx *Tx, num int64, f lake.File) (*lake.File, error) {
 	old, err := scanFile(f.Channel)(tx.QueryRowContext(ctx,

@@ -3,6 +3,7 @@
 package laketest
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -97,6 +98,22 @@ func pathReplaces(w *world) {
 	w.found("n:1")
 	w.usage(3, 27)
 
+	// One that must find its path free: the first one of a commit does, and nobody after it.
+	fresh := func(path, n string) lake.NewFile {
+		f := w.at(path, "n", n)
+		f.Fresh = true
+		return f
+	}
+	for i, o := range w.commit(fresh("e", "4"), fresh("e", "5"), fresh("c", "6")) {
+		conflict, refused := errors.AsType[*lake.ConflictError](o.Err)
+		if refused != (i > 0) || refused && (conflict.Target != "file" || conflict.File.Path != []string{"", "e", "c"}[i]) || o.Replaced != nil {
+			w.Errorf("fresh %d: %+v", i, o)
+		}
+	}
+	w.found("n:5")
+	w.found("n:3", twice[2].File)
+	w.usage(4, 37)
+
 	// One that has expired is replaced all the same: it holds the path and its bytes.
 	brief := w.at("d")
 	brief.Lifetime = "1day"
@@ -106,14 +123,14 @@ func pathReplaces(w *world) {
 	if o := w.commit(w.at("d"))[0]; o.Err != nil || o.Replaced == nil || o.Replaced.ID != ended.ID {
 		w.Errorf("over an expired one: %+v", o)
 	}
-	w.usage(4, 37)
+	w.usage(5, 47)
 	f, err := w.PathFile(w.Context(), w.channel, "d", w.clock.now())
 	w.ok(err)
 	if _, err := w.DeleteFile(w.Context(), w.channel, f.ID, w.clock.now()); err != nil {
 		w.Error(err)
 	}
 	is(w, "deleted", second(w.PathFile(w.Context(), w.channel, "d", w.clock.now())), plat.ErrNotFound)
-	w.usage(3, 27)
+	w.usage(4, 37)
 }
 
 func second[T any](_ T, err error) error { return err }
