@@ -219,7 +219,10 @@ func (a *fakeAgent) environment(kind string) int {
 				return a.exit(agentctl.Exit{Code: 1, Reason: "the environment can be written"})
 			}
 			a.run(kind)
-			_ = os.WriteFile(filepath.Join(a.work, "result", "env"), []byte(reply.Path+"\n"+string(data)), 0o600)
+			// At once: whoever waits for the file reads it as soon as it is there.
+			env := filepath.Join(a.work, "result", "env")
+			_ = os.WriteFile(env+".new", []byte(reply.Path+"\n"+string(data)), 0o600)
+			_ = os.Rename(env+".new", env)
 			<-a.stop
 			return a.exit(agentctl.Exit{})
 		}
