@@ -4,6 +4,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -147,12 +148,14 @@ func (a *API) middleware(next http.Handler) http.Handler {
 		normalize(r)
 		if r.Body != nil && r.Body != http.NoBody {
 			b := &t.watched
-			b.ReadCloser = r.Body
-			r.Body = b
+			b.ReadCloser, b.r = r.Body, r
+			r.Body, rec.body = b, b
 			next.ServeHTTP(rec, r)
-			if rec.status >= http.StatusBadRequest {
-				b.drain(rec, r)
+			patience := drainTime
+			if rec.status < http.StatusBadRequest {
+				patience = 0 // whoever reads and answers side by side has answered before the end on purpose
 			}
+			b.drain(rec, patience)
 			return
 		}
 		next.ServeHTTP(rec, r)
@@ -170,11 +173,14 @@ func (a *API) answering(ctx context.Context, info *requestInfo, status int) {
 // watchedBody knows whether a body can be read on.
 type watchedBody struct {
 	io.ReadCloser
-	done bool // it has ended, well or not
+	r     *http.Request
+	begun bool // somebody has asked for it
+	done  bool // it has ended, well or not, or is not waited for any more
 }
 
 // Read implements io.Reader.
 func (b *watchedBody) Read(p []byte) (int, error) {
+	b.begun = true
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {
 		b.done = true
@@ -190,17 +196,26 @@ const (
 	drainTime = 30 * time.Second
 )
 
-// drain reads the rest of a body that was refused: a client that is still sending
-// when the connection closes sees a broken pipe, never the answer, and tries again.
-func (b *watchedBody) drain(w http.ResponseWriter, r *http.Request) {
-	if b.done || r.Header.Get("Expect") != "" || r.ContentLength > maxDrain || r.Context().Err() != nil {
+// drain reads the rest of a body that the handler left: a client that is still sending
+// when the connection closes sees a broken pipe, never the answer, and tries again. The
+// server would read on too, with no limit in time; so whatever is not read here leaves a
+// deadline behind.
+func (b *watchedBody) drain(w http.ResponseWriter, patience time.Duration) {
+	if b.done {
 		return
 	}
+	b.done = true
+	if !b.begun && b.r.Header.Get("Expect") != "" || b.r.ContentLength > maxDrain || b.r.Context().Err() != nil {
+		patience = 0 // nobody was told to send it, or it is too much to wait for
+	}
 	c := http.NewResponseController(w)
-	if err := c.SetReadDeadline(time.Now().Add(drainTime)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil || patience == 0 {
 		return // hijacked, or a test's recorder
 	}
-	_, _ = io.CopyN(io.Discard, b, maxDrain) // what can't be read needs no answer
+	if _, err := io.CopyN(io.Discard, b.ReadCloser, maxDrain); errors.Is(err, io.EOF) {
+		// What is left behind would look as if the client had gone.
+		_ = c.SetReadDeadline(time.Time{}) // it was set above
+	}
 }
 
 // normalize makes trailing and doubled slashes equivalent to single ones
@@ -264,6 +279,15 @@ type recorder struct {
 	sent   int64
 	// before, where set, is called once, before an answer's status goes out.
 	before func(status int)
+	// body, where set, is what must be read before that.
+	body *watchedBody
+}
+
+// EnableFullDuplex is what http.ResponseController looks for: the handler reads the body
+// while it answers, so nobody else may.
+func (r *recorder) EnableFullDuplex() error {
+	r.body = nil
+	return http.NewResponseController(r.ResponseWriter).EnableFullDuplex()
 }
 
 // Unwrap implements the contract of http.ResponseController.
@@ -281,6 +305,9 @@ func (r *recorder) begin(status int) {
 	r.status = status
 	if r.before != nil {
 		r.before(status)
+	}
+	if r.body != nil && r.body.r.ProtoMajor == 1 { // HTTP/2 has answers and bodies side by side
+		r.body.drain(r, drainTime)
 	}
 }
 

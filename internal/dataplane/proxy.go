@@ -6,7 +6,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -361,7 +363,10 @@ func (x *exchange) callerFailed(err error) {
 	if x.r.ProtoMajor == 1 {
 		x.w.Header().Set("Connection", "close") // the rest of the body is no request
 	}
-	var long *http.MaxBytesError
+	var (
+		long *http.MaxBytesError
+		lost *net.OpError
+	)
 	switch {
 	case errors.Is(err, plat.ErrUnavailable): // the spool's fault
 		x.refuse(err)
@@ -369,6 +374,8 @@ func (x *exchange) callerFailed(err error) {
 		x.fail(http.StatusRequestEntityTooLarge, "the body is too long", 0)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		x.fail(http.StatusRequestTimeout, "the body stopped arriving", 0)
+	case x.r.ProtoMajor == 1 && x.r.ContentLength < 0 && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.As(err, &lost):
+		x.fail(http.StatusBadRequest, "the body's chunks are malformed", 0)
 	default:
 		x.class = classGone
 		panic(http.ErrAbortHandler)

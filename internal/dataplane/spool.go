@@ -56,6 +56,7 @@ func startSpool(x *exchange) (*spool, error) {
 		}
 		return nil, spoolError(err)
 	}
+	_ = x.rc.EnableFullDuplex() // the body is read while the call may be answered, as in startPump
 	go s.run()
 	return s, nil
 }
