@@ -3,13 +3,16 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"net/http"
 
 	"panal/internal/api/compat"
 	"panal/internal/authz"
 	"panal/internal/deploy"
+	"panal/internal/deploy/templates"
 	"panal/internal/plat"
+	"panal/internal/train"
 )
 
 // CodeVersion is the wire's code version (compute.md §5.2).
@@ -45,6 +48,8 @@ type CodePath struct {
 const (
 	pathCodes = pathDeployment + "/versions"
 	pathCode  = pathCodes + "/{version_id}"
+	// pathTemplates is below the deployment, as the wire has it; the templates are the same for all.
+	pathTemplates = pathDeployment + "/code_templates"
 )
 
 // sourceType is what a download of a source answers with: the archive may be a
@@ -75,6 +80,14 @@ func (b NewCode) params() deploy.NewVersion {
 		Label: b.Version, Image: b.Image, Handler: value(b.Handler), Environment: b.UserParameters,
 		Command: b.Command, HealthPath: value(b.HealthPath),
 	}
+}
+
+// CodeTemplate is code that the platform brings along.
+type CodeTemplate struct {
+	TemplateID  int    `json:"template_id" example:"1"`
+	Name        string `json:"name" example:"echo"`
+	Description string `json:"description"`
+	Handler     string `json:"handler" example:"main:handler"`
 }
 
 func (a *API) addCodes() {
@@ -115,12 +128,51 @@ func (a *API) addCodes() {
 			id := caller(ctx)
 			fetch, done := a.fetching(b.GitSource)
 			defer done()
-			v, err := a.Deploy.CreateVersionFromGit(ctx, id.Org, id.User, in.id(), b.params(), fetch)
+			v, err := a.Deploy.CreateVersionFrom(ctx, id.Org, id.User, in.id(), b.params(), fetch)
 			if err != nil {
 				return nil, err
 			}
 			out, err := wireCode(v, a.users(ctx))
 			return &out, err
+		})
+
+	type newTemplateCode struct {
+		TemplateID int `json:"template_id" example:"1" doc:"of GET …/code_templates"`
+		NewCode
+	}
+	type templateInput struct {
+		DeploymentPath
+		Body *newTemplateCode
+	}
+	register(a, op("create-deployment-version-from-template", http.MethodPost, pathTemplates, "Create a code version from a template", authz.CodeCreate),
+		func(ctx context.Context, in *templateInput) (*CodeVersion, error) {
+			b := value(in.Body)
+			t, err := templates.Find(b.TemplateID)
+			if err != nil {
+				return nil, err
+			}
+			id := caller(ctx)
+			v, err := a.Deploy.CreateVersionFrom(ctx, id.Org, id.User, in.id(), b.params(), func(context.Context) (plat.Git, train.Upload, error) {
+				src, err := t.Source()
+				return plat.Git{}, bytes.NewReader(src), err
+			})
+			if err != nil {
+				return nil, err
+			}
+			out, err := wireCode(v, a.users(ctx))
+			return &out, err
+		})
+
+	register(a, op("list-code-templates", http.MethodGet, pathTemplates, "List the templates of code versions (extension)", authz.CodeRead),
+		func(ctx context.Context, in *DeploymentPath) (*entries[CodeTemplate], error) {
+			if _, err := a.Deploy.Deployment(ctx, caller(ctx).Org, in.id()); err != nil {
+				return nil, err
+			}
+			out := &entries[CodeTemplate]{}
+			for _, t := range templates.All() {
+				out.Entries = append(out.Entries, CodeTemplate{TemplateID: t.ID, Name: t.Name, Description: t.Description, Handler: deploy.DefaultHandler})
+			}
+			return out, nil
 		})
 
 	register(a, op("list-deployment-versions", http.MethodGet, pathCodes, "List a deployment's code versions", authz.CodeRead),

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -362,6 +363,34 @@ func TestCodeVersionWire(t *testing.T) {
 		t.Errorf("delete = %v", got)
 	}
 	w.refused("after it", "GET", one, ``, 404)
+}
+
+// TestTemplateWire: compute.md §5.2; a version from a template has its source from the start.
+func TestTemplateWire(t *testing.T) {
+	w := newDeployWorld(t)
+	dep := w.deployment()
+	create := dep + "/code_templates"
+	all := w.call("GET", create, "")["entries"].([]any)
+	for n, e := range all {
+		template := e.(map[string]any)
+		got := w.call("POST", create, fmt.Sprintf(`{"template_id":%v,"version":"%d","handler":"main:handler","image":"abeja-inc/all-cpu:19.10","user_parameters":{"TOP_K":3}}`, template["template_id"], n))
+		if got["version"] != strconv.Itoa(n) || got["upload_url"] != nil || got["user_parameters"].(map[string]any)["TOP_K"] != "3" {
+			t.Errorf("%v: %v", template["name"], got)
+		}
+		w.fetched(w.call("GET", dep+"/versions/"+got["version_id"].(string)+"/download", "")["download_uri"].(string))
+		w.service(dep, got["version_id"].(string), "")
+	}
+	if len(all) < 3 {
+		t.Errorf("templates %v", all)
+	}
+	for what, body := range map[string]string{
+		"unknown template": `{"template_id":99,"version":"x","handler":"main:handler","image":"a/b:1"}`, "no template": `{"version":"x","image":"a/b:1"}`,
+		"no number": `{"template_id":"echo","version":"x","image":"a/b:1"}`, "duplicate label": `{"template_id":1,"version":"0","image":"a/b:1"}`,
+		"no image": `{"template_id":1,"version":"x"}`, "bad handler": `{"template_id":1,"version":"x","image":"a/b:1","handler":"a b"}`,
+	} {
+		w.refused(what, "POST", create, body, 400)
+	}
+	w.refused("no deployment", "GET", w.deps+"/1/code_templates", "", 404)
 }
 
 // TestCommandWire: a version that names a command (compute.md §8.1, extension).

@@ -22,7 +22,6 @@ func notBuilt() []string {
 		"POST " + d + "/tensorboards", "GET " + d + "/tensorboards",
 		"GET " + d + "/tensorboards/{tensorboard_id}", "PUT " + d + "/tensorboards/{tensorboard_id}", "DELETE " + d + "/tensorboards/{tensorboard_id}",
 		"POST " + d + "/tensorboards/{tensorboard_id}/start", "POST " + d + "/tensorboards/{tensorboard_id}/stop",
-		"POST " + p + "/code_templates",
 		"POST " + p + "/runs", "GET " + p + "/runs", "GET " + p + "/runs/{run_id}",
 		"GET " + p + "/runs/{run_id}/logs", "GET " + p + "/runs/{run_id}/recentlogs",
 		"POST " + p + "/triggers", "GET " + p + "/triggers", "GET " + p + "/triggers/{trigger_id}", "DELETE " + p + "/triggers/{trigger_id}",

@@ -75,7 +75,7 @@ var layers = []struct {
 
 	// edges
 	{"internal/api/compat", []string{"internal/plat"}},
-	{"internal/api", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/authz", "internal/blob", "internal/runner", "internal/audit", "internal/org", "internal/lake/...", "internal/dataset", "internal/train", "internal/deploy", "internal/logs", "internal/dataplane", "internal/secret", "internal/registry", "internal/gitsource", "internal/api/compat"}},
+	{"internal/api", []string{"internal/plat", "internal/x/...", "internal/authn", "internal/authz", "internal/blob", "internal/runner", "internal/audit", "internal/org", "internal/lake/...", "internal/dataset", "internal/train", "internal/deploy", "internal/deploy/templates", "internal/logs", "internal/dataplane", "internal/secret", "internal/registry", "internal/gitsource", "internal/api/compat"}},
 	{"internal/client", []string{"internal/plat", "internal/x/..."}},
 	{"internal/config", []string{"internal/plat", "internal/x/..."}},
 	{"internal/cli", []string{"internal/plat", "internal/x/...", "internal/client", "internal/config", "internal/backup", "internal/app"}},

@@ -131,10 +131,11 @@ func (c deploymentDeleteCmd) Run(e *env) error {
 
 // deploymentVersionCmd is the noun for code versions.
 type deploymentVersionCmd struct {
-	Create   codeCreateCmd   `cmd:"" help:"Create a code version from a directory of code or a git repository."`
-	List     codeListCmd     `cmd:"" help:"List the code versions of a deployment."`
-	Download codeDownloadCmd `cmd:"" help:"Download a code version's source, as it was uploaded."`
-	Delete   codeDeleteCmd   `cmd:"" help:"Delete a code version that no service uses."`
+	Create    codeCreateCmd    `cmd:"" help:"Create a code version from a directory of code, a git repository or a template."`
+	List      codeListCmd      `cmd:"" help:"List the code versions of a deployment."`
+	Templates codeTemplatesCmd `cmd:"" help:"List the templates that code can begin with."`
+	Download  codeDownloadCmd  `cmd:"" help:"Download a code version's source, as it was uploaded."`
+	Delete    codeDeleteCmd    `cmd:"" help:"Delete a code version that no service uses."`
 }
 
 func codeHeader() []string {
@@ -153,12 +154,13 @@ type codeCreateCmd struct {
 	deploymentArg
 	Source string `arg:"" optional:"" help:"Directory of code (packed without .git and __pycache__), or a zip or tar.gz file." type:"path"`
 	gitFlags
-	Label   string            `help:"Your name for the version, unique in the deployment, such as 0.0.1." required:"" short:"l"`
-	Handler string            `help:"module:function to call; default main:handler."`
-	Image   string            `help:"Profile to run in: namespace/name:tag." default:"abeja-inc/all-cpu:19.10"`
-	Env     map[string]string `help:"Default variables of this code: --env TOP_K=3." short:"e" mapsep:"none"`
-	Command string            `help:"Instead of a handler: a command line for the shell, of a program that listens on 127.0.0.1:$PORT." placeholder:"LINE"`
-	Health  string            `help:"Path of the command that answers 200 when it works; default /." placeholder:"PATH"`
+	Template string            `help:"Take the code from this template instead: a name or id of 'deployment version templates'." placeholder:"NAME"`
+	Label    string            `help:"Your name for the version, unique in the deployment, such as 0.0.1." required:"" short:"l"`
+	Handler  string            `help:"module:function to call; default main:handler."`
+	Image    string            `help:"Profile to run in: namespace/name:tag." default:"abeja-inc/all-cpu:19.10"`
+	Env      map[string]string `help:"Default variables of this code: --env TOP_K=3." short:"e" mapsep:"none"`
+	Command  string            `help:"Instead of a handler: a command line for the shell, of a program that listens on 127.0.0.1:$PORT." placeholder:"LINE"`
+	Health   string            `help:"Path of the command that answers 200 when it works; default /." placeholder:"PATH"`
 }
 
 // Help teaches.
@@ -172,6 +174,11 @@ keeps the commit that it was:
 
   panal deployment version create leaf-api --git https://git.example.com/team/leaf \
     --ref v1.2 --label 1.2
+
+With no code of your own yet, begin with a template, and download it to go on from:
+
+  panal deployment version create leaf-api --template echo --label 0.0.1
+  panal deployment version download leaf-api 0.0.1 --to echo.tgz
 
 A command is any HTTP server. It gets the rest of the path after the service or
 alias, all methods, streams and WebSockets; its port is its own, on 127.0.0.1:
@@ -193,16 +200,25 @@ func (c codeCreateCmd) Run(e *env) error {
 		words = []string{"/bin/sh", "-c", c.Command}
 	}
 	params := client.CodeParams{Label: c.Label, Handler: c.Handler, Image: c.Image, Environment: c.Env, Command: words, HealthPath: c.Health}
+	show := func(v client.Code, err error) error {
+		if err != nil {
+			return err
+		}
+		return e.print(v, codeHeader(), [][]string{codeRow(v)})
+	}
+	if c.Template != "" {
+		t, err := c.template(e, id)
+		if err != nil {
+			return err
+		}
+		return show(e.api.CodeFromTemplate(e.ctx, id, t, params))
+	}
 	git, err := c.repository(e, c.Source)
 	if err != nil {
 		return err
 	}
 	if git != nil {
-		v, err := e.api.CodeFromGit(e.ctx, id, *git, params)
-		if err != nil {
-			return err
-		}
-		return e.print(v, codeHeader(), [][]string{codeRow(v)})
+		return show(e.api.CodeFromGit(e.ctx, id, *git, params))
 	}
 	write, err := source(c.Source)
 	if err != nil {
@@ -227,11 +243,46 @@ func (c codeCreateCmd) Run(e *env) error {
 	if _, err := tmp.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	v, err := e.api.CreateCode(e.ctx, id, params, tmp, size)
+	return show(e.api.CreateCode(e.ctx, id, params, tmp, size))
+}
+
+// template returns the id of the template that is named.
+func (c codeCreateCmd) template(e *env, dep string) (int, error) {
+	if c.Source != "" || c.Git != "" {
+		return 0, plat.InvalidField("template", "name either a directory of code, a repository or a template")
+	}
+	if n, err := strconv.Atoi(c.Template); err == nil {
+		return n, nil
+	}
+	all, err := e.api.Templates(e.ctx, dep)
+	if err != nil {
+		return 0, err
+	}
+	var names []string
+	for _, t := range all {
+		if t.Name == c.Template {
+			return t.ID, nil
+		}
+		names = append(names, t.Name)
+	}
+	return 0, plat.InvalidField("template", "%q is none; there are %s", c.Template, strings.Join(names, ", "))
+}
+
+type codeTemplatesCmd struct{ deploymentArg }
+
+// Run lists the templates.
+func (c codeTemplatesCmd) Run(e *env) error {
+	id, err := c.id(e)
 	if err != nil {
 		return err
 	}
-	return e.print(v, codeHeader(), [][]string{codeRow(v)})
+	all, err := e.api.Templates(e.ctx, id)
+	if err != nil {
+		return err
+	}
+	return e.print(all, []string{"ID", "NAME", "HANDLER", "WHAT IT DOES"}, table(all, func(t client.Template) []string {
+		return []string{strconv.Itoa(t.ID), t.Name, t.Handler, t.Description}
+	}))
 }
 
 type codeListCmd struct{ deploymentArg }

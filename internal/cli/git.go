@@ -24,7 +24,7 @@ type gitFlags struct {
 func (f gitFlags) repository(e *env, dir string) (*client.Git, error) {
 	switch {
 	case f.Git == "" && dir == "":
-		return nil, plat.InvalidField("source", "name a directory of code, or a repository with --git URL")
+		return nil, plat.InvalidField("source", "name a directory of code, a repository with --git URL, or a template")
 	case f.Git == "" && (f.Ref != "" || f.GitToken != ""):
 		return nil, plat.InvalidField("git", "--ref and --git-token-file need --git URL")
 	case f.Git == "":

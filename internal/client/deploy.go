@@ -263,6 +263,27 @@ func (c *Client) CodeFromGit(ctx context.Context, dep string, git Git, p CodePar
 	}{git, p})
 }
 
+// Template is code that the platform brings along.
+type Template struct {
+	ID          int    `json:"template_id"`
+	Name        string `json:"name"`
+	Description string `json:"description"`
+	Handler     string `json:"handler"`
+}
+
+// Templates lists the templates of code versions.
+func (c *Client) Templates(ctx context.Context, dep string) ([]Template, error) {
+	return entries[Template](ctx, c, c.deployments(dep, "code_templates"))
+}
+
+// CodeFromTemplate makes a code version from a template.
+func (c *Client) CodeFromTemplate(ctx context.Context, dep string, template int, p CodeParams) (Code, error) {
+	return call[Code](ctx, c, http.MethodPost, c.deployments(dep, "code_templates"), struct {
+		Template int `json:"template_id"`
+		CodeParams
+	}{template, p})
+}
+
 // Codes lists a deployment's code versions, oldest first.
 func (c *Client) Codes(ctx context.Context, dep string) ([]Code, error) {
 	return entries[Code](ctx, c, c.deployments(dep, "versions"))

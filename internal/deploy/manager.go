@@ -171,9 +171,9 @@ func (m *Manager) CreateVersion(ctx context.Context, org plat.OrgID, by plat.Use
 	return v, m.storeVersion(ctx, v)
 }
 
-// CreateVersionFromGit makes a code version of what fetch brings, which is asked once
+// CreateVersionFrom makes a code version of what fetch brings, which is asked once
 // all else is known to be right. The source is stored before the version is.
-func (m *Manager) CreateVersionFromGit(ctx context.Context, org plat.OrgID, by plat.UserID, dep plat.DeploymentID, in NewVersion, fetch train.Fetch) (Version, error) {
+func (m *Manager) CreateVersionFrom(ctx context.Context, org plat.OrgID, by plat.UserID, dep plat.DeploymentID, in NewVersion, fetch train.Fetch) (Version, error) {
 	v, err := m.newVersion(ctx, org, by, dep, in)
 	if err != nil {
 		return Version{}, err
