@@ -302,7 +302,7 @@ func (a *API) postFeed(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, familyLake, err)
 		return
 	}
-	body, err := io.ReadAll(httpx.IdleReader(w, http.MaxBytesReader(w, r.Body, link.MaxMessage), idleLimit))
+	body, err := io.ReadAll(httpx.ShortReader(w, http.MaxBytesReader(w, r.Body, link.MaxMessage), idleLimit))
 	if err != nil {
 		a.fail(w, r, familyLake, httpx.Body(err))
 		return

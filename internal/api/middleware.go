@@ -4,7 +4,6 @@ package api
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -212,10 +211,7 @@ func (b *watchedBody) drain(w http.ResponseWriter, patience time.Duration) {
 	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil || patience == 0 {
 		return // hijacked, or a test's recorder
 	}
-	if _, err := io.CopyN(io.Discard, b.ReadCloser, maxDrain); errors.Is(err, io.EOF) {
-		// What is left behind would look as if the client had gone.
-		_ = c.SetReadDeadline(time.Time{}) // it was set above
-	}
+	_, _ = io.CopyN(io.Discard, b.ReadCloser, maxDrain) // at the body's end net/http takes the deadline away
 }
 
 // normalize makes trailing and doubled slashes equivalent to single ones

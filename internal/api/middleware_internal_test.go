@@ -54,6 +54,19 @@ func TestUnreadBodies(t *testing.T) {
 		case <-r.Context().Done():
 		}
 	})
+	mux.HandleFunc("/json", func(w http.ResponseWriter, r *http.Request) {
+		boundBody(w, r)
+		if _, err := io.ReadAll(r.Body); err != nil {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		select {
+		case <-time.After(long):
+			_, _ = io.WriteString(w, "whole")
+		case <-r.Context().Done():
+			_, _ = io.WriteString(w, "cut")
+		}
+	})
 	h := New(Deps{}).middleware(mux)
 	const length, chunks, expect = "Content-Length: 100\r\n", "Transfer-Encoding: chunked\r\n", "Content-Length: 100\r\nExpect: 100-continue\r\n"
 	for _, c := range []struct {
@@ -74,6 +87,9 @@ func TestUnreadBodies(t *testing.T) {
 		{"a part of what was asked for was read", "/part", expect, "x", "", 400, "", 0, drainTime},
 		{"side by side", "/both", length, "x", "", 200, "ok", 0, time.Second},
 		{"a body that comes late", "/slow", length, "", strings.Repeat("x", 100), 200, "whole", long, long + drainTime},
+		{"a body in time, a long answer", "/json", length, strings.Repeat("x", 100), "", 200, "whole", long, long + drainTime},
+		{"a body that stops", "/json", length, "x", "", 400, "", idleLimit, idleLimit * 5 / 4},
+		{"a body by drops", "/json", length, "x", "drops", 400, "", 9 * idleLimit, 10 * idleLimit},
 		{"chunks that end late", "/slow", chunks, "1\r\nx\r\n", "0\r\n\r\n", 200, "whole", long, long + drainTime},
 	} {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
@@ -85,9 +101,18 @@ func TestUnreadBodies(t *testing.T) {
 				ours, theirs := net.Pipe()
 				l.conns <- theirs
 				start := time.Now()
+				sent := make(chan struct{})
 				go func() {
+					defer close(sent)
 					_, _ = io.WriteString(ours, "POST "+c.path+" HTTP/1.1\r\nHost: x\r\n"+c.head+"\r\n"+c.now)
-					if c.later != "" {
+					if c.later == "drops" {
+						for range 90 {
+							time.Sleep(40 * time.Second)
+							if _, err := io.WriteString(ours, "x"); err != nil {
+								return
+							}
+						}
+					} else if c.later != "" {
 						time.Sleep(10 * time.Second)
 						_, _ = io.WriteString(ours, c.later)
 					}
@@ -109,6 +134,7 @@ func TestUnreadBodies(t *testing.T) {
 					t.Errorf("the connection was open for %s, want %s to %s", took, c.least, c.most)
 				}
 				_ = ours.Close()
+				<-sent
 				close(l.conns)
 				_ = srv.Close()
 				<-done

@@ -52,7 +52,7 @@ func (a *API) postUploadEvents(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, familyLake, err)
 		return
 	}
-	body, err := io.ReadAll(httpx.IdleReader(w, http.MaxBytesReader(w, r.Body, link.MaxMessage), idleLimit))
+	body, err := io.ReadAll(httpx.ShortReader(w, http.MaxBytesReader(w, r.Body, link.MaxMessage), idleLimit))
 	if err == nil {
 		err = a.Incoming.Post(r.Context(), body)
 	}

@@ -151,7 +151,7 @@ func boundBody(w http.ResponseWriter, r *http.Request) {
 	r.Body = struct {
 		io.Reader
 		io.Closer
-	}{clientBody{httpx.IdleReader(w, r.Body, idleLimit)}, r.Body}
+	}{clientBody{httpx.ShortReader(w, r.Body, idleLimit)}, r.Body}
 }
 
 // admit authenticates a request and asks the authorisation table.

@@ -29,6 +29,10 @@ func maxHeaderBytes(limit int) int { return 4 * cmp.Or(limit, 64<<10) }
 func (a *App) front(next http.Handler) http.Handler {
 	metrics := promhttp.HandlerFor(a.metrics, promhttp.HandlerOpts{})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 && (r.URL.Path == "/livez" || r.URL.Path == "/readyz" || r.URL.Path == "/metrics") {
+			// Nobody wants this body, and net/http would wait for it without a limit.
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(10 * time.Second)) // only HTTP/1 and HTTP/2 are here
+		}
 		switch r.URL.Path {
 		case "/livez":
 			writeStatus(w, http.StatusOK, `{"status":"ok"}`)

@@ -17,13 +17,18 @@ import (
 type idle struct {
 	limit time.Duration
 	next  time.Time
+	end   time.Time // where not zero, all must be over by then
 	set   func(time.Time) error
 }
 
 func (i *idle) progress() {
 	if now := time.Now(); now.After(i.next) {
 		i.next = now.Add(i.limit / 4)
-		_ = i.set(now.Add(i.limit + i.limit/4)) // not supported (a test's recorder): no deadline then
+		by := now.Add(i.limit + i.limit/4)
+		if !i.end.IsZero() && by.After(i.end) {
+			by = i.end
+		}
+		_ = i.set(by) // not supported (a test's recorder): no deadline then
 	}
 }
 
@@ -42,6 +47,12 @@ func (r *idleReader) Read(p []byte) (int, error) {
 // sends nothing for about limit.
 func IdleReader(w http.ResponseWriter, body io.Reader, limit time.Duration) io.Reader {
 	return &idleReader{idle{limit: limit, set: http.NewResponseController(w).SetReadDeadline}, body}
+}
+
+// ShortReader is IdleReader for a body that is small enough to be kept in memory: all of
+// it must come within ten limits, else a byte at a time would take days.
+func ShortReader(w http.ResponseWriter, body io.Reader, limit time.Duration) io.Reader {
+	return &idleReader{idle{limit: limit, end: time.Now().Add(10 * limit), set: http.NewResponseController(w).SetReadDeadline}, body}
 }
 
 type idleWriter struct {
