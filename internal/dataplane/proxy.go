@@ -167,6 +167,7 @@ type exchange struct {
 	call   *Call
 	live   *service   // that the call is for, as far as it is known
 	rec    *Recording // of the call, when it is one of those that are recorded
+	asked  bool       // what is recorded as its input is the query
 	status int        // of the answer; 0 before it begins
 	whole  bool       // the instance's answer came to its end
 	buf    []byte     // holds body until an answer begins, then the answer's pieces
