@@ -26,7 +26,7 @@ func TestRefusals(t *testing.T) {
 	table := dataplane.NewTable()
 	p := dataplane.NewProxy(table, dataplane.Options{Hold: 20 * time.Millisecond})
 	apply(t, table, 1, routes(svA, serviceOf(svA)))
-	apply(t, table, 2, dataplane.Deployment{ID: "8", Org: "3", Services: []dataplane.Service{serviceOf(svB)}})
+	apply(t, table, 2, dataplane.Deployment{ID: "8", Org: "3", Services: []dataplane.Service{{ID: svB}}})
 	for _, c := range []struct {
 		name   string
 		to     dataplane.Target
@@ -43,6 +43,12 @@ func TestRefusals(t *testing.T) {
 		{"other organization", dataplane.Target{Org: "2", Deployment: dep}, "POST", 403, "forbidden", "", ""},
 		{"nothing ready", dataplane.Target{Org: org, Deployment: dep}, "POST", 503, "service_unavailable", "1", ""},
 		{"tunnel", dataplane.Target{Org: org, Deployment: dep}, "CONNECT", 405, "method_not_allowed", "", ""},
+		{"trace", dataplane.Target{Org: org, Deployment: dep}, "TRACE", 405, "method_not_allowed", "", ""},
+		{"long method", dataplane.Target{Org: org, Deployment: dep}, strings.Repeat("M", 33), 400, "bad_request", "", "up to 32 characters"},
+		{"longest method", dataplane.Target{Org: org, Deployment: dep}, strings.Repeat("M", 32), 503, "service_unavailable", "1", ""},
+		{"command's method", dataplane.Target{Org: org, Deployment: dep}, "PROPFIND", 503, "service_unavailable", "1", ""},
+		{"handler's method", dataplane.Target{Org: "3", Deployment: "8", Service: svB}, "DELETE", 503, "service_unavailable", "1", ""},
+		{"not a handler's method", dataplane.Target{Org: "3", Deployment: "8", Service: svB}, "PROPFIND", 405, "method_not_allowed", "", "called by GET, POST or PUT"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newRecorder()
