@@ -54,7 +54,7 @@ class H(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(out))); self.send_header("X-Panal-Unhandled", "1"); self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(out)
-    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_HEAD = do
+    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_HEAD = do_PROPFIND = do
     def log_message(self, *a): pass
 class S(socketserver.ThreadingMixIn, http.server.HTTPServer): daemon_threads = True
 def end(*a):
@@ -81,7 +81,7 @@ func TestCommand(t *testing.T) {
 	if st := p.until("readiness", func(s agentctl.State) bool { return s.Healthy }); st.Limit != 7 {
 		t.Errorf("state = %+v", st)
 	}
-	for _, method := range []string{"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"} {
+	for _, method := range []string{"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND"} {
 		a := p.call(method, "/a%2Fb//c;d?x=1;y", "text/plain", "hello", "X-Abeja-Request-Id", "r1", "X-Panal-Secret", "1")
 		var got struct {
 			Method, Path, Body, Port string

@@ -285,16 +285,46 @@ func TestChunkedBodyIsBounded(t *testing.T) {
 	}
 }
 
+// TestImportFails: what is shown of a failure is the user's, unless nothing is.
 func TestImportFails(t *testing.T) {
-	s := newServer(t)
-	s.pack("predict.py", "raise ValueError('planted')")
-	p := start(t, s, "service", map[string]string{"HANDLER": "predict:handler"})
-	if a, err := p.try("GET", "/health_check", "", ""); err == nil && a.code != 503 {
-		t.Errorf("health while starting: %d", a.code)
-	}
-	e := p.wait()
-	if e.Code != 1 || e.Reason != "the handler predict:handler could not be imported: ValueError: planted" || !strings.Contains(e.Tail, "Traceback") {
-		t.Errorf("exit %+v", e)
+	for name, c := range map[string]struct {
+		code, reason string
+		tail         []string
+		ours         bool
+	}{
+		"raises": {
+			code:   "def load():\n    raise ValueError('planted')\ntry:\n    load()\nexcept ValueError as e:\n    raise KeyError('again') from e",
+			reason: "KeyError: 'again'", tail: []string{"Traceback (most recent call last)", "ValueError: planted", "predict.py\", line 2, in load", "predict.py\", line 6, in <module>"},
+		},
+		"syntax error":   {code: "x = 1\nif x print(x)", reason: "SyntaxError: invalid syntax", tail: []string{"predict.py\", line 2", "if x print(x)"}},
+		"in the library": {code: "import json\njson.loads('{')", reason: "json.decoder.JSONDecodeError", tail: []string{"predict.py\", line 2", "json/decoder.py"}},
+		"no such module": {reason: "ModuleNotFoundError: No module named 'predict'", tail: []string{"in load_handler"}, ours: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t)
+			file := "predict.py"
+			if c.code == "" {
+				file = "other.py"
+			}
+			s.pack(file, c.code)
+			p := start(t, s, "service", map[string]string{"HANDLER": "predict:handler"})
+			if a, err := p.try("GET", "/health_check", "", ""); err == nil && a.code != 503 {
+				t.Errorf("health while starting: %d", a.code)
+			}
+			e := p.wait()
+			if e.Code != 1 || !strings.HasPrefix(e.Reason, "the handler predict:handler could not be imported: "+c.reason) {
+				t.Errorf("exit %+v", e)
+			}
+			for _, text := range c.tail {
+				if !strings.Contains(e.Tail, text) {
+					t.Errorf("it does not say %s:\n%s", text, e.Tail)
+				}
+			}
+			if got := strings.Contains(e.Tail, "panal_common") || strings.Contains(e.Tail, "importlib"); got != c.ours {
+				t.Errorf("frames of ours %t, want %t:\n%s", got, c.ours, e.Tail)
+			}
+		})
 	}
 }
 

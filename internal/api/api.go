@@ -11,6 +11,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -138,6 +139,12 @@ func New(d Deps) *API {
 		writeError(w, newError(http.StatusNotFound, "no such path; GET /openapi.json lists them all", nil))
 	})
 	a.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		// The router knows some methods only; a model's own server may know any.
+		pattern := a.router.Find(chi.NewRouteContext(), http.MethodOptions, routed(r.URL))
+		if infer := a.inferBy[strings.TrimSuffix(pattern, "/*")]; infer != nil {
+			infer(w, r)
+			return
+		}
 		w.Header().Set("Allow", a.allowed(r.URL)) // RFC 9110 wants it
 		writeError(w, newError(http.StatusMethodNotAllowed, r.Method+" is not allowed on this path", nil))
 	})
@@ -214,12 +221,12 @@ func (a *API) Handler() http.Handler {
 	}))
 }
 
+// routed is the path that the router looks at.
+func routed(u *url.URL) string { return cmp.Or(u.RawPath, u.Path) }
+
 // allowed lists the methods of a path.
 func (a *API) allowed(u *url.URL) string {
-	path := u.RawPath
-	if path == "" {
-		path = u.Path
-	}
+	path := routed(u)
 	var methods []string
 	for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
 		if a.router.Match(chi.NewRouteContext(), m, path) {

@@ -468,6 +468,16 @@ func TestServiceWire(t *testing.T) {
 	} {
 		w.refused(what, "POST", dep+"/services", body, 400)
 	}
+	for value, says := range map[string]string{
+		`"idle_timeout":1e300`:       "must be 1 to 2592000 seconds",
+		`"rate_limit":1e300`:         "must be 0.001 to 1000000 calls a second",
+		`"target_concurrency":1e300`: "must be 0.01 to 10000",
+		`"instance_number":2.0`:      "instance_number: must be a whole number in digits, such as 2, not 2.0",
+	} {
+		if _, text := w.do("POST", dep+"/services", "acme/developer", reader(`{"version_id":"`+ver+`",`+value+`}`), "Content-Type", "application/json"); !strings.Contains(text, says) {
+			t.Errorf("%s: %s; want it to say %q", value, text, says)
+		}
+	}
 	w.refused("recording", "POST", dep+"/services", `{"version_id":"`+ver+`","record_channel_id":"1590000000099"}`, 501)
 	if got := w.call("PATCH", one, `{"enable_autoscale":"true","environment":{"TOP_K":"6"}}`); got["status"] != "IN_PROGRESS" || got["enable_autoscale"] != true ||
 		got["merged_env_vars"].(map[string]any)["TOP_K"] != "6" {

@@ -25,15 +25,15 @@ import (
 // host, for every method. Bodies are streamed, never held here.
 func (a *API) addInference() {
 	a.inferBy = map[string]http.HandlerFunc{}
-	for _, p := range []struct{ id, path, summary string }{
-		{inferDefault, "/deployments/{deployment_id}", "by the endpoint default"},
-		{inferAlias, "/deployments/{deployment_id}/{custom_alias}", "by an endpoint"},
-		{inferService, "/deployments/{deployment_id}/services/{service_id}", "by a service"},
+	for _, p := range []struct{ path, id, summary string }{
+		{inferDefault, "default", "by the endpoint default"},
+		{inferAlias, "alias", "by an endpoint"},
+		{inferService, "service", "by a service"},
 	} {
 		infer := a.metrics.counting("infer-"+p.id, a.infer)
-		a.inferBy[p.id] = infer
+		a.inferBy[p.path] = infer
 		a.router.HandleFunc(p.path, infer)
-		if p.id != inferDefault {
+		if p.path != inferDefault {
 			a.router.HandleFunc(p.path+"/*", infer)
 		}
 		for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodPut} {
@@ -54,9 +54,9 @@ func (a *API) addInference() {
 
 // The router's three patterns of calls.
 const (
-	inferDefault = "default"
-	inferAlias   = "alias"
-	inferService = "service"
+	inferDefault = "/deployments/{deployment_id}"
+	inferAlias   = "/deployments/{deployment_id}/{custom_alias}"
+	inferService = "/deployments/{deployment_id}/services/{service_id}"
 )
 
 // inferencePattern returns the pattern that the router would find for the path of most

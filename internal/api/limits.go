@@ -118,7 +118,7 @@ func (r *rates) take(op authz.Op, authorization string) *ErrorBody {
 		return nil
 	}
 	res.CancelAt(now)
-	e := newError(http.StatusTooManyRequests, "this token makes more than "+strconv.FormatFloat(float64(r.limit), 'g', -1, 64)+" calls a second; wait as Retry-After says", nil)
+	e := newError(http.StatusTooManyRequests, "this token makes more than "+plat.Digits(float64(r.limit))+" calls a second; wait as Retry-After says", nil)
 	e.retryAfter = strconv.Itoa(max(1, int(math.Ceil(wait.Seconds()))))
 	return e
 }

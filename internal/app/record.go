@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"panal/internal/dataplane"
@@ -30,7 +31,13 @@ func recordChannel(ctx context.Context, files *lake.Service, org plat.OrgID, id 
 // storeRecording makes a recorded input a file of its channel, and so its output, which
 // names the input's file. The result of an asynchronous call is noted to be recorded.
 func storeRecording(ctx context.Context, files *lake.Service, services *deploy.Manager, r *dataplane.Recording) error {
-	in, err := storeRecorded(ctx, files, r, &r.Input, lake.Metadata{"part": "input"})
+	meta := lake.Metadata{"part": "input"}
+	if r.Path != "" {
+		var cut bool
+		meta["path"], cut = recordedPath(r.Path, files.MaxValue())
+		r.Input.Cut = r.Input.Cut || cut
+	}
+	in, err := storeRecorded(ctx, files, r, &r.Input, meta)
 	switch {
 	case err != nil:
 		return err
@@ -42,6 +49,16 @@ func storeRecording(ctx context.Context, files *lake.Service, services *deploy.M
 		return nil
 	}
 	return storeOutput(ctx, files, r, r.Output, in.ID)
+}
+
+// recordedPath is a path with its query as metadata takes it: UTF-8 of limited length, of
+// which no escape makes a NUL.
+func recordedPath(path string, limit int) (value string, cut bool) {
+	path = strings.ReplaceAll(strings.ToValidUTF8(path, "%EF%BF%BD"), "%00", "%2500")
+	if len(path) <= limit {
+		return path, false
+	}
+	return strings.ToValidUTF8(path[:limit], ""), true
 }
 
 // storeResult makes the result of a recorded asynchronous call a file, as if it had been

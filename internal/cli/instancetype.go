@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"panal/internal/client"
+	"panal/internal/plat"
 )
 
 // instanceTypeCmd is the noun for instance types.
@@ -38,7 +39,7 @@ func instanceTypeRow(t client.InstanceType) []string {
 	return []string{t.Name, vcpus(t.VCPUs), gibibytes(t.Memory), strconv.Itoa(t.GPUs), yesNo(t.Fits), yesNo(t.JobFitsNow), yesNo(t.ServiceFitsNow)}
 }
 
-func vcpus(n float64) string { return strconv.FormatFloat(n, 'f', -1, 64) }
+func vcpus(n float64) string { return plat.Digits(n) }
 
 func gibibytes(n int64) string {
 	return strconv.FormatFloat(float64(n)/(1<<30), 'f', 1, 64) + " GiB"

@@ -235,7 +235,7 @@ func scaleRows(s client.Service, all []client.Instance) [][2]string {
 	}
 	target, idle := "by its workers", "the installation's"
 	if s.Target > 0 {
-		target = strconv.FormatFloat(s.Target, 'g', -1, 64) + " requests at a time per instance"
+		target = plat.Digits(s.Target) + " requests at a time per instance"
 	}
 	if s.IdleTimeout > 0 {
 		idle = time.Duration(s.IdleTimeout * float64(time.Second)).String()
@@ -264,7 +264,7 @@ func scaleRows(s client.Service, all []client.Instance) [][2]string {
 func limitsOf(s client.Service) string {
 	var all []string
 	if s.RateLimit > 0 {
-		all = append(all, strconv.FormatFloat(s.RateLimit, 'g', -1, 64)+" requests a second")
+		all = append(all, plat.Digits(s.RateLimit)+" requests a second")
 	}
 	if s.CallLimit > 0 {
 		all = append(all, strconv.Itoa(s.CallLimit)+" under way")

@@ -268,7 +268,7 @@ func (m *meter) refuses(l *Limit, s scope, now time.Duration) *refusal {
 		if wait := max(m.earned, now) + l.each() - now - l.burst(); wait > 0 {
 			return &refusal{
 				limit: int(s), wait: wait,
-				text: fmt.Sprintf("the %s has more than %g calls a second, which is its limit", s, l.Rate),
+				text: fmt.Sprintf("the %s has more than %s calls a second, which is its limit", s, plat.Digits(l.Rate)),
 			}
 		}
 	}

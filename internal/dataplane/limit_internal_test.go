@@ -4,6 +4,7 @@ package dataplane
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -45,6 +46,15 @@ func TestMetersAreBounded(t *testing.T) {
 			t.Errorf("%d tokens are counted after a minute, want 1", n)
 		}
 	})
+}
+
+// TestRateIsSaidInDigits: a limit of a million is not 1e+06.
+func TestRateIsSaidInDigits(t *testing.T) {
+	var m meter
+	m.earned = time.Hour
+	if r := m.refuses(&Limit{Rate: 1e6}, 0, 0); r == nil || !strings.Contains(r.text, "more than 1000000 calls a second") {
+		t.Errorf("refused: %+v", r)
+	}
 }
 
 // TestTenantsAreForgotten: only those with nothing under way.

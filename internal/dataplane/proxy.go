@@ -82,6 +82,19 @@ const heldOverhead = 16 << 10
 // maxSafeTries bounds how often a safe call is sent to instances that then die.
 const maxSafeTries = 3
 
+// maxMethod is longer than any method that is registered.
+const maxMethod = 32
+
+// handlerMethod tells whether a handler's agent gets to see the method: it answers those
+// of HTTP itself, most of them with 501 (compute.md §8.1), and knows no others.
+func handlerMethod(m string) bool {
+	switch m {
+	case http.MethodGet, http.MethodPost, http.MethodPut, http.MethodHead, http.MethodPatch, http.MethodDelete, http.MethodOptions, "QUERY":
+		return true
+	}
+	return false
+}
+
 // NewProxy returns a proxy over the table's routes.
 func NewProxy(t *Table, opt Options) *Proxy {
 	opt.FirstByte = cmp.Or(opt.FirstByte, 30*time.Second)
@@ -169,6 +182,7 @@ type exchange struct {
 	call   *Call
 	live   *service   // that the call is for, as far as it is known
 	rec    *Recording // of the call, when it is one of those that are recorded
+	asked  bool       // what is recorded as its input is the query
 	status int        // of the answer; 0 before it begins
 	whole  bool       // the instance's answer came to its end
 	buf    []byte     // holds body until an answer begins, then the answer's pieces
@@ -193,19 +207,27 @@ type result struct {
 }
 
 func (x *exchange) serve(start time.Time) {
-	if x.r.Method == http.MethodConnect {
+	switch m := x.r.Method; {
+	case m == http.MethodConnect:
 		x.fail(http.StatusMethodNotAllowed, "the gateway opens no tunnels", 0)
 		return
-	}
+	case m == http.MethodTrace: // it would show what the gateway adds
+		x.fail(http.StatusMethodNotAllowed, "the gateway passes no TRACE on", 0)
+		return
 	// HTTP/2 lets any text through, and it would stand in the request line.
-	if !tokenText(x.r.Method) || strings.Contains(x.r.Method, "/") {
-		x.fail(http.StatusBadRequest, "the method is no token (RFC 9110)", 0)
+	case !tokenText(m) || strings.Contains(m, "/") || len(m) > maxMethod:
+		x.fail(http.StatusBadRequest, "the method is no token (RFC 9110) of up to 32 characters", 0)
 		return
 	}
 	// A wrong name is answered before the body is asked for.
 	rt, err := x.p.table.Enter(&x.call.Target)
 	if err != nil {
 		x.refuse(err)
+		return
+	}
+	if !rt.command && !handlerMethod(x.r.Method) {
+		x.w.Header().Set("Allow", "GET, POST, PUT")
+		x.fail(http.StatusMethodNotAllowed, "a handler is called by GET, POST or PUT; a version with a command takes any method", 0)
 		return
 	}
 	x.live = rt.live

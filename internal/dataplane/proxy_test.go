@@ -26,6 +26,7 @@ func TestRefusals(t *testing.T) {
 	table := dataplane.NewTable()
 	p := dataplane.NewProxy(table, dataplane.Options{Hold: 20 * time.Millisecond})
 	apply(t, table, 1, routes(svA, serviceOf(svA)))
+	apply(t, table, 2, dataplane.Deployment{ID: "8", Org: "3", Services: []dataplane.Service{{ID: svB}}})
 	for _, c := range []struct {
 		name   string
 		to     dataplane.Target
@@ -33,13 +34,21 @@ func TestRefusals(t *testing.T) {
 		status int
 		code   string
 		retry  string
+		says   string
 	}{
-		{"unknown deployment", dataplane.Target{Org: org, Deployment: "9"}, "POST", 404, "not_found", ""},
-		{"unknown service", dataplane.Target{Org: org, Deployment: dep, Service: "x"}, "POST", 404, "not_found", ""},
-		{"unknown alias", dataplane.Target{Org: org, Deployment: dep, Alias: "x"}, "GET", 404, "not_found", ""},
-		{"other organization", dataplane.Target{Org: "2", Deployment: dep}, "POST", 403, "forbidden", ""},
-		{"nothing ready", dataplane.Target{Org: org, Deployment: dep}, "POST", 503, "service_unavailable", "1"},
-		{"tunnel", dataplane.Target{Org: org, Deployment: dep}, "CONNECT", 405, "method_not_allowed", ""},
+		{"unknown deployment", dataplane.Target{Org: org, Deployment: "9"}, "POST", 404, "not_found", "", "no such deployment, or it has no service yet; create a service, and an endpoint"},
+		{"unknown service", dataplane.Target{Org: org, Deployment: dep, Service: "x"}, "POST", 404, "not_found", "", "the service was not found in this deployment"},
+		{"unknown alias", dataplane.Target{Org: org, Deployment: dep, Alias: "x"}, "GET", 404, "not_found", "", "no endpoint of this deployment has that alias; create it"},
+		{"no default", dataplane.Target{Org: "3", Deployment: "8"}, "GET", 404, "not_found", "", `no endpoint "default" yet; create it, or call /deployments/`},
+		{"other organization", dataplane.Target{Org: "2", Deployment: dep}, "POST", 403, "forbidden", "", ""},
+		{"nothing ready", dataplane.Target{Org: org, Deployment: dep}, "POST", 503, "service_unavailable", "1", ""},
+		{"tunnel", dataplane.Target{Org: org, Deployment: dep}, "CONNECT", 405, "method_not_allowed", "", ""},
+		{"trace", dataplane.Target{Org: org, Deployment: dep}, "TRACE", 405, "method_not_allowed", "", ""},
+		{"long method", dataplane.Target{Org: org, Deployment: dep}, strings.Repeat("M", 33), 400, "bad_request", "", "up to 32 characters"},
+		{"longest method", dataplane.Target{Org: org, Deployment: dep}, strings.Repeat("M", 32), 503, "service_unavailable", "1", ""},
+		{"command's method", dataplane.Target{Org: org, Deployment: dep}, "PROPFIND", 503, "service_unavailable", "1", ""},
+		{"handler's method", dataplane.Target{Org: "3", Deployment: "8", Service: svB}, "DELETE", 503, "service_unavailable", "1", ""},
+		{"not a handler's method", dataplane.Target{Org: "3", Deployment: "8", Service: svB}, "PROPFIND", 405, "method_not_allowed", "", "called by GET, POST or PUT"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newRecorder()
@@ -53,7 +62,8 @@ func TestRefusals(t *testing.T) {
 				t.Fatalf("body %q: %v", w.Body, err)
 			}
 			detail, has := body["error_detail"]
-			if w.Code != c.status || body["error"] != c.code || body["error_description"] == "" || !has || detail != nil {
+			says, _ := body["error_description"].(string)
+			if w.Code != c.status || body["error"] != c.code || says == "" || !strings.Contains(says, c.says) || !has || detail != nil {
 				t.Errorf("answer = %d %s, want %d %s", w.Code, w.Body, c.status, c.code)
 			}
 			if w.Header().Get("Retry-After") != c.retry || w.Header().Get("X-Abeja-Request-Id") != "req-7" {

@@ -46,7 +46,9 @@ type Recording struct {
 	Service    plat.ServiceID
 	RequestID  string
 	Method     string
-	Input      Recorded
+	// Path is what a command got in its request line, query included. A handler gets no path.
+	Path  string
+	Input Recorded
 	// Output is what the service answered; nil when that is not recorded or it answered
 	// nothing.
 	Output *Recorded
@@ -97,6 +99,16 @@ func (x *exchange) begin(rt *Route) {
 	x.rec = &Recording{
 		Record: *rt.record, Org: x.call.Org, Deployment: x.call.Deployment, RequestID: x.call.RequestID, Method: x.r.Method, Input: recordedOf(x.r.Header),
 	}
+	switch {
+	case rt.command:
+		x.rec.Path = string(appendTarget(nil, x.r, x.call, rt))
+	case x.r.Method == http.MethodGet:
+		// A handler gets the query as the body (compute.md §8.1), and no other body.
+		x.rec.Input = Recorded{ContentType: "application/x-www-form-urlencoded"}
+		x.p.rec.keep(&x.rec.Input, []byte(x.r.URL.RawQuery))
+		x.asked = true
+		return
+	}
 	x.keepInput(x.body)
 }
 
@@ -111,7 +123,7 @@ func (x *exchange) beginOutput(h http.Header) {
 // keepInput and keepOutput add a piece to what is recorded, if it is. Each has one
 // goroutine that calls it.
 func (x *exchange) keepInput(b []byte) {
-	if x.rec != nil {
+	if x.rec != nil && !x.asked {
 		x.p.rec.keep(&x.rec.Input, b)
 	}
 }
@@ -153,7 +165,7 @@ func (x *exchange) recorded(start, end time.Time) {
 	if x.call.Async != nil && r.Outputs && x.status == http.StatusAccepted {
 		r.Async = x.call.Async.ID
 	}
-	r.Input.Cut = r.Input.Cut || !x.pumped() || x.stream && x.pump == nil
+	r.Input.Cut = r.Input.Cut || !x.asked && (!x.pumped() || x.stream && x.pump == nil)
 	if r.Output != nil {
 		r.Output.Cut = r.Output.Cut || !x.whole
 	}

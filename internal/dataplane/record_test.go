@@ -68,6 +68,40 @@ func TestRecord(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 }
 
+// TestRecordQuery: a handler's input of a GET is the query, as it gets that as its body; a
+// command's calls have their path.
+func TestRecordQuery(t *testing.T) {
+	got := make(chan *dataplane.Recording, 10)
+	table, url, reg := recording(t, func(_ context.Context, r *dataplane.Recording) error { got <- r; return nil })
+	in, _ := upstream(t, 4, say("ok"))
+	long := "q=" + strings.Repeat("x", 100<<10)
+	for i, c := range []struct {
+		command                bool
+		method, to, body       string
+		input, kind, path, say string
+	}{
+		{false, "GET", "/in?a=b&c=%20d", "", "a=b&c=%20d", "application/x-www-form-urlencoded", "", "the query"},
+		{false, "GET", "/", "", "", "application/x-www-form-urlencoded", "", "no query"},
+		{false, "GET", "/?" + long, strings.Repeat("x", 100<<10), long, "application/x-www-form-urlencoded", "", "the query and not the body"},
+		{false, "POST", "/in?a=b", "body", "body", "", "", "the body"},
+		{true, "GET", "/v1/users%2F5?a=b", "", "", "", "/v1/users%2F5?a=b", "the path"},
+		{true, "POST", "/in", "body", "body", "", "/in", "path and body"},
+	} {
+		d := recorded(100, in)
+		d.Services[0].Command = c.command
+		apply(t, table, uint64(i+1), d)
+		if status, _ := call(t, http.DefaultClient, c.method, url+c.to, c.body); status != http.StatusOK {
+			t.Fatalf("status = %d", status)
+		}
+		r := <-got
+		if string(r.Input.Body) != c.input || r.Input.ContentType != c.kind || r.Path != c.path || r.Input.Cut {
+			t.Errorf("%s %.40s is recorded as %.40q of %q, path %q, cut %t; want %s", c.method, c.to, r.Input.Body, r.Input.ContentType, r.Path, r.Input.Cut, c.say)
+		}
+	}
+	eventually(t, "all memory is given back", func() bool { return reg.get("panal_gateway_recording_bytes") == 0 })
+	http.DefaultClient.CloseIdleConnections()
+}
+
 // TestRecordOutput: answers are recorded as they came: whole, streamed, too long, broken
 // off. What is the gateway's own word, a tunnel's or an acceptance is no output.
 func TestRecordOutput(t *testing.T) {

@@ -96,11 +96,13 @@ type Target struct {
 }
 
 // Errors of a lookup. They are values, so that a scan of wrong names costs
-// nothing.
+// nothing. For the same reason a deployment that is not routed is not looked up on record:
+// it may be there and have no service yet.
 var (
-	errNoDeployment = &plat.Error{Kind: plat.ErrNotFound, Public: "the deployment was not found"}
+	errNoDeployment = &plat.Error{Kind: plat.ErrNotFound, Public: "there is no such deployment, or it has no service yet; create a service, and an endpoint that leads to it"}
 	errNoService    = &plat.Error{Kind: plat.ErrNotFound, Public: "the service was not found in this deployment"}
-	errNoAlias      = &plat.Error{Kind: plat.ErrNotFound, Public: "no endpoint of this deployment has that alias"}
+	errNoAlias      = &plat.Error{Kind: plat.ErrNotFound, Public: "no endpoint of this deployment has that alias; create it, or call /deployments/{deployment_id}/services/{service_id}"}
+	errNoDefault    = &plat.Error{Kind: plat.ErrNotFound, Public: "this deployment has no endpoint \"default\" yet; create it, or call /deployments/{deployment_id}/services/{service_id}"}
 	errOtherOrg     = &plat.Error{Kind: plat.ErrForbidden, Public: "the deployment belongs to another organization"}
 )
 
@@ -302,6 +304,9 @@ func (t *Table) Lookup(to Target) (*Route, error) {
 	}
 	if i, ok := slices.BinarySearchFunc(d.aliases, alias, compareAlias); ok {
 		return d.aliases[i].of(to.turn), nil
+	}
+	if to.Alias == "" {
+		return nil, errNoDefault
 	}
 	return nil, errNoAlias
 }

@@ -23,14 +23,11 @@ func (m *Manager) Purge(ctx context.Context, org plat.OrgID) error {
 			return fmt.Errorf("purge deployment %s: %w", d.ID, err)
 		}
 	}
-	instances, err := m.Store.Instances(ctx, "")
-	if err != nil {
-		return fmt.Errorf("list instances: %w", err)
-	}
-	for _, i := range instances {
-		if i.Org == org {
-			return plat.Errorf(plat.ErrUnavailable, "instance %s still has to end", i.Workload)
-		}
+	switch n, err := m.Store.CountInstances(ctx, org); {
+	case err != nil:
+		return fmt.Errorf("count instances: %w", err)
+	case n > 0:
+		return plat.Errorf(plat.ErrUnavailable, "%d instances still have to end", n)
 	}
 	return nil
 }

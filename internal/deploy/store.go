@@ -94,7 +94,11 @@ type ServiceStore interface {
 type InstanceStore interface {
 	// CreateInstance stores i; ErrExists when the workload is known.
 	CreateInstance(ctx context.Context, i Instance) error
-	// Instances returns the instances of a service, or all there are for "".
+	// Instance returns one instance.
+	Instance(ctx context.Context, id plat.WorkloadID) (Instance, error)
+	// CountInstances returns how many instances an organization has.
+	CountInstances(ctx context.Context, org plat.OrgID) (int64, error)
+	// Instances returns the instances of a service.
 	Instances(ctx context.Context, service plat.ServiceID) ([]Instance, error)
 	// UpdateInstance stores the instance's state and first ready time.
 	UpdateInstance(ctx context.Context, i Instance) error

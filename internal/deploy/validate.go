@@ -86,13 +86,13 @@ func checkCounts(s Service) error {
 		}
 	}
 	if !(s.Target == 0 || s.Target >= MinTarget && s.Target <= MaxTarget) { // also not a number
-		return plat.InvalidField("target_concurrency", "must be %g to %d, or 0 for the default", MinTarget, MaxTarget)
+		return plat.InvalidField("target_concurrency", "must be %s to %d, or 0 for the default", plat.Digits(MinTarget), MaxTarget)
 	}
 	if s.IdleTimeout != 0 && (s.IdleTimeout < MinIdle || s.IdleTimeout > MaxIdle) {
-		return plat.InvalidField("idle_timeout", "must be %g to %g seconds, or 0 for the default", MinIdle.Seconds(), MaxIdle.Seconds())
+		return plat.InvalidField("idle_timeout", "must be %s to %s seconds, or 0 for the default", plat.Digits(MinIdle.Seconds()), plat.Digits(MaxIdle.Seconds()))
 	}
 	if !(s.RateLimit == 0 || s.RateLimit >= MinRate && s.RateLimit <= MaxRate) { // also not a number
-		return plat.InvalidField("rate_limit", "must be %g to %.0f calls a second, or 0 for no limit", MinRate, MaxRate)
+		return plat.InvalidField("rate_limit", "must be %s to %s calls a second, or 0 for no limit", plat.Digits(MinRate), plat.Digits(MaxRate))
 	}
 	if s.CallLimit < 0 || s.CallLimit > MaxCalls {
 		return plat.InvalidField("concurrency_limit", "must be 1 to %d calls, or 0 for no limit", MaxCalls)

@@ -66,6 +66,9 @@ func (s *Service) LimitBy(l *quota.Ledger) { s.quota = l }
 // LimitMetadata bounds the metadata of files. Called while wiring.
 func (s *Service) LimitMetadata(l Limits) { s.limits = l }
 
+// MaxValue is how long a metadata value may be.
+func (s *Service) MaxValue() int { return limitsOf([]Limits{s.limits}).Value }
+
 // ServeOnly makes promised uploads be kept only for organizations of which served says
 // nil; ErrForbidden is of one that is suspended or deleted. Called while wiring.
 func (s *Service) ServeOnly(served func(context.Context, plat.OrgID) error) { s.served = served }

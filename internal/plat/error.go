@@ -5,6 +5,7 @@ package plat
 import (
 	"errors"
 	"fmt"
+	"strconv"
 )
 
 // Error kinds. Every error that leaves a package wraps at most one of them;
@@ -79,6 +80,9 @@ func InvalidField(field, format string, args ...any) *Error {
 	msg := fmt.Sprintf(format, args...)
 	return &Error{Kind: ErrInvalid, Public: field + ": " + msg, Detail: map[string][]string{field: {msg}}}
 }
+
+// Digits returns f as a text for people has it: 1000000, never 1e+06.
+func Digits(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
 
 // NotFound returns an ErrNotFound such as "training job 1712… was not found".
 func NotFound(noun string, id any) *Error {

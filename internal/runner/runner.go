@@ -214,7 +214,7 @@ func (c Capacity) Admit(need plat.Resources, reserve bool) error {
 }
 
 func showCPU(n int64) string {
-	return strconv.FormatFloat(float64(n)/1000, 'f', -1, 64) + " vCPU"
+	return plat.Digits(float64(n)/1000) + " vCPU"
 }
 
 func showBytes(n int64) string {

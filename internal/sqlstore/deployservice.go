@@ -228,6 +228,7 @@ func (s *Deploys) ServicesOfModel(ctx context.Context, org plat.OrgID, model pla
 
 const (
 	instanceColumns = `workload, org_id, deployment_id, service_id, generation, state, created_at, ready_at`
+	instanceOf      = `SELECT ` + instanceColumns + ` FROM instance WHERE workload = $1`
 	instancesOf     = `SELECT ` + instanceColumns + ` FROM instance WHERE service_id = $1 ORDER BY created_at, workload`
 )
 
@@ -248,11 +249,20 @@ func (s *Deploys) CreateInstance(ctx context.Context, i deploy.Instance) error {
 	})
 }
 
+// Instance implements deploy.Store.
+func (s *Deploys) Instance(ctx context.Context, id plat.WorkloadID) (deploy.Instance, error) {
+	return first(keptAll(ctx, s.db, s.db, scanInstance, instanceOf, string(id)))("instance", id)
+}
+
+// CountInstances implements deploy.Store.
+func (s *Deploys) CountInstances(ctx context.Context, org plat.OrgID) (int64, error) {
+	var n int64
+	err := s.db.Read().QueryRowContext(ctx, `SELECT COUNT(*) FROM instance WHERE org_id = $1`, string(org)).Scan(&n)
+	return n, s.db.translate(err)
+}
+
 // Instances implements deploy.Store.
 func (s *Deploys) Instances(ctx context.Context, service plat.ServiceID) ([]deploy.Instance, error) {
-	if service == "" {
-		return scanAll(ctx, s.db, s.db.Read(), scanInstance, `SELECT `+instanceColumns+` FROM instance ORDER BY created_at, workload`)
-	}
 	return keptAll(ctx, s.db, s.db, scanInstance, instancesOf, string(service))
 }
 

@@ -12,11 +12,13 @@ import site
 import sys
 import traceback
 
+HERE = os.path.dirname(os.path.abspath(__file__))
+IMPORTLIB = os.path.dirname(importlib.__file__)
+
 
 def prepare(settings):
     """Makes user code importable: working directory first, then its packages."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != here]
+    sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != HERE]
     sys.argv = [os.environ.get("HANDLER", "main:handler")]
     if settings.get("site"):
         before = list(sys.path)
@@ -39,11 +41,33 @@ def say(settings, text):
 def fail(settings, text):
     """Ends the process: traceback for the log, reason for the agent, which logs it."""
     if sys.exc_info()[0] is not None:
-        traceback.print_exc()
+        print_exc()
     say(settings, text)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
+
+
+def theirs(filename):
+    """Tells whether a frame is neither ours nor the import system's."""
+    return not filename.startswith("<frozen importlib") and os.path.dirname(filename) not in (HERE, IMPORTLIB)
+
+
+def print_exc():
+    """traceback.print_exc without the frames that user code has no part in. They stay
+    when there are no others, unless the error itself says where it is."""
+    error = traceback.TracebackException.from_exception(sys.exc_info()[1])
+    todo, seen = [error], set()
+    while todo:
+        one = todo.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        todo += [one.__cause__, one.__context__] + list(getattr(one, "exceptions", None) or ())
+        frames = [f for f in one.stack or () if theirs(f.filename)]
+        if frames or hasattr(one, "lineno"):  # of a SyntaxError
+            one.stack[:] = frames
+    print("".join(error.format()), end="", file=sys.stderr)
 
 
 def error_line(err):

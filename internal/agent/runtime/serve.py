@@ -17,7 +17,6 @@ import socket
 import struct
 import sys
 import tempfile
-import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import panal_common as common  # noqa: E402
@@ -110,7 +109,7 @@ def stream(conn, content, pieces):
         except Stop:
             raise
         except BaseException:  # as of the handler itself
-            traceback.print_exc()
+            common.print_exc()
             end = FAILED
             break
         for at in range(0, len(piece), MAX_PIECE):
@@ -123,7 +122,7 @@ def stream(conn, content, pieces):
     except Stop:
         raise
     except BaseException:
-        traceback.print_exc()
+        common.print_exc()
     flush()
     conn.sendall(struct.pack(">I", end))
 
@@ -147,7 +146,7 @@ def answer(handler, context, directory, raw, conn):
         print("bad answer: %s" % err, file=sys.stderr)
         reply = failure(str(err))
     except BaseException as err:  # also SystemExit: a request does not end the service
-        traceback.print_exc()
+        common.print_exc()
         reply = failure(common.error_line(err))
     flush()
     write_frame(conn, reply, body)

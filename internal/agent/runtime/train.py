@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import sys
-import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import panal_common as common  # noqa: E402
@@ -54,11 +53,11 @@ def main():
             common.say(settings, "the handler ended the process with %s" % err.code)
         raise
     except KeyboardInterrupt:
-        traceback.print_exc()
+        common.print_exc()
         common.say(settings, "interrupted")
         sys.exit(1)
     except BaseException as err:
-        traceback.print_exc()
+        common.print_exc()
         common.say(settings, "the handler raised %s" % common.error_line(err))
         sys.exit(1)
 

@@ -3,6 +3,7 @@
 package compat
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -74,10 +75,33 @@ func Decode(data []byte, v any) error {
 	return plain(err)
 }
 
-// plain says what is wrong without the names of our types.
+// plain says what is wrong in JSON's terms, without the names of our types.
 func plain(err error) error {
-	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return fmt.Errorf("must not be %s, or is out of range", wrong.Value)
+	wrong, ok := errors.AsType[*json.UnmarshalTypeError](err)
+	if !ok {
+		return err
 	}
-	return err
+	want, whole := "a string", false
+	switch wrong.Type.Kind() {
+	case reflect.String:
+	case reflect.Bool:
+		want = "true or false"
+	case reflect.Float32, reflect.Float64:
+		want = "a number"
+	case reflect.Slice, reflect.Array:
+		want = "an array"
+	case reflect.Struct, reflect.Map:
+		want = "an object"
+	default:
+		want, whole = "a whole number in digits, such as 2", true
+	}
+	number, isNumber := strings.CutPrefix(wrong.Value, "number ")
+	switch {
+	case isNumber && (want == "a number" || whole && !strings.ContainsAny(number, ".eE")):
+		return fmt.Errorf("%.40s is out of range", number)
+	case isNumber:
+		return fmt.Errorf("must be %s, not %.40s", want, number)
+	}
+	got := map[string]string{"string": "a string", "bool": "true or false", "array": "an array", "object": "an object", "number": "a number"}[wrong.Value]
+	return fmt.Errorf("must be %s, not %s", want, cmp.Or(got, wrong.Value))
 }

@@ -17,13 +17,28 @@ func TestDecodeNamesTheField(t *testing.T) {
 		Environment compat.StringMap `json:"environment"`
 		Autoscale   compat.Bool      `json:"enable_autoscale"`
 		Number      *int             `json:"instance_number"`
+		Calls       uint             `json:"calls"`
+		Rate        float64          `json:"rate_limit"`
+		Name        string           `json:"name"`
+		Flag        bool             `json:"flag"`
+		List        []string         `json:"list"`
+		Inner       struct{}         `json:"inner"`
 	}
 	for _, c := range []struct{ in, field, what string }{
 		{`{"environment":{"A":[]}}`, "environment", "A must be a string"},
 		{`{"environment":[]}`, "environment", "must be an object of strings"},
 		{`{"enable_autoscale":"maybe"}`, "enable_autoscale", "not true or false"},
-		{`{"instance_number":1e99}`, "instance_number", "out of range"},
-		{`{"instance_number":"x","unknown":1}`, "instance_number", "must not be string"},
+		{`{"instance_number":1e99}`, "instance_number", "must be a whole number in digits, such as 2, not 1e99"},
+		{`{"instance_number":2.0}`, "instance_number", "must be a whole number in digits, such as 2, not 2.0"},
+		{`{"instance_number":99999999999999999999}`, "instance_number", "99999999999999999999 is out of range"},
+		{`{"instance_number":"x","unknown":1}`, "instance_number", "must be a whole number in digits, such as 2, not a string"},
+		{`{"calls":-1}`, "calls", "-1 is out of range"},
+		{`{"rate_limit":1e999}`, "rate_limit", "1e999 is out of range"},
+		{`{"rate_limit":[]}`, "rate_limit", "must be a number, not an array"},
+		{`{"name":5}`, "name", "must be a string, not a number"},
+		{`{"flag":"yes"}`, "flag", "must be true or false, not a string"},
+		{`{"list":{}}`, "list", "must be an array, not an object"},
+		{`{"inner":true}`, "inner", "must be an object, not true or false"},
 	} {
 		var b *body
 		err := compat.Decode([]byte(c.in), &b)

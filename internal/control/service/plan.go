@@ -26,6 +26,7 @@ type decision struct {
 	start int
 	ready bool // all minimum instances of the current generation are healthy
 	now   int  // healthy instances of the current generation
+	older int  // instances of older generations that were ready once
 }
 
 // decide compares a service with its instances (those that are up). It keeps
@@ -67,7 +68,7 @@ func decide(s deploy.Service, up []view, now time.Time) decision {
 		}
 		return n
 	}
-	d.now = healthy(current)
+	d.now, d.older = healthy(current), len(older)
 	switch s.Status {
 	case deploy.Stopped:
 		leave(current, 0)

@@ -85,7 +85,7 @@ func (c *Controller) step(ctx context.Context, id plat.ServiceID) error {
 		return errors.Join(errs...)
 	}
 	if d.start > 0 {
-		if err := c.start(ctx, &s, d.start); err != nil {
+		if err := c.start(ctx, &s, d); err != nil {
 			errs = append(errs, err)
 		}
 	} else if wait := s.BacksOff(now); wait > 0 && s.Status != deploy.Stopped && s.Status != deploy.Failed {
@@ -337,10 +337,13 @@ func (c *Controller) drained(ctx context.Context, s deploy.Service, i deploy.Ins
 	return c.Runner.Stop(ctx, i.Workload, stopGrace)
 }
 
-// start starts up to n instances of the service's current generation.
-func (c *Controller) start(ctx context.Context, s *deploy.Service, n int) error {
+// errNoRoom goes with the runner's word on why an instance does not fit.
+var errNoRoom = errors.New("no room")
+
+// start starts up to d.start instances of the service's current generation.
+func (c *Controller) start(ctx context.Context, s *deploy.Service, d decision) error {
 	it, v, model, err := c.recipe(ctx, *s)
-	for range n {
+	for range d.start {
 		if err == nil {
 			err = c.launch(ctx, *s, v, model, it)
 		}
@@ -356,11 +359,16 @@ func (c *Controller) start(ctx context.Context, s *deploy.Service, n int) error 
 			return nil // the last failure tells more
 		}
 		change = func(s *deploy.Service) { s.StatusMessage = "its instances are starting" }
-	case errors.Is(err, plat.ErrExhausted):
+	case errors.Is(err, plat.ErrExhausted), errors.Is(err, errNoRoom) && d.older > 0:
+		// What fits on no machine of today ends a service only when nothing of it answers.
 		c.mu.Lock()
 		c.starved[s.ID] = true
 		c.mu.Unlock()
-		change = func(s *deploy.Service) { s.StatusMessage = message(public(err)) }
+		text := public(err)
+		if d.older > 0 {
+			text = "no room for an instance of " + s.InstanceType + "; those from before the change go on (stop and start the service if it needs their room): " + text
+		}
+		change = func(s *deploy.Service) { s.StatusMessage = message(text) }
 	case errors.Is(err, plat.ErrInvalid), errors.Is(err, plat.ErrNotFound):
 		if !s.Rolled() { // no repetition will help
 			change = func(s *deploy.Service) {
@@ -462,7 +470,7 @@ func (c *Controller) launch(ctx context.Context, s deploy.Service, v deploy.Vers
 		return fmt.Errorf("read capacity: %w", err)
 	}
 	if err := room.Admit(it.Resources, true); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errNoRoom, err)
 	}
 	if err := c.Store.CreateInstance(ctx, i); err != nil {
 		return fmt.Errorf("record instance: %w", err)

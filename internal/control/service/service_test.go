@@ -847,6 +847,38 @@ func TestNoRoomIsAReasonToWait(t *testing.T) {
 	}
 }
 
+// TestRollWaitsForRoom: a change to what there is no room for, now or at all, costs
+// nothing that answers, and goes through once there is.
+func TestRollWaitsForRoom(t *testing.T) {
+	room := plat.Resources{MilliCPU: 1250, Memory: 8 << 30}
+	w := newWorld(t, fakerunner.Config{Total: room, JobShare: room, Script: running})
+	w.start()
+	s, other := w.create(1), w.create(1)
+	w.becomes(s.ID, deploy.Ready)
+	w.becomes(other.ID, deploy.Ready)
+	old := w.routes.instances(s.Deployment, s.ID)
+	waits := func(kind, why string) {
+		t.Helper()
+		_, err := w.man.PatchService(t.Context(), w.org, w.dep.ID, s.ID, deploy.ServiceSpec{InstanceType: &kind})
+		w.ok(err)
+		w.eventually("the reason: "+why, func() bool {
+			m := w.get(s.ID).StatusMessage
+			return strings.HasPrefix(m, "no room for an instance of "+kind+"; those from before the change go on") && strings.Contains(m, why)
+		})
+		if got := w.get(s.ID); got.Status != deploy.InProgress || got.Failures != 0 || !slices.Equal(w.routes.instances(s.Deployment, s.ID), old) {
+			t.Errorf("while it waits: %+v, %v", got, w.routes.instances(s.Deployment, s.ID))
+		}
+	}
+	waits("cpu-2", "only 1.25 vCPU at all; choose a smaller instance type")
+	waits("cpu-1", "1 vCPU needed, 0.75 vCPU of 1.25 vCPU free")
+	w.ok(w.man.DeleteService(t.Context(), w.org, w.dep.ID, other.ID))
+	w.becomes(s.ID, deploy.Ready)
+	w.eventually("the new instance alone", func() bool {
+		now := w.routes.instances(s.Deployment, s.ID)
+		return len(now) == 1 && now[0] != old[0]
+	})
+}
+
 func TestUnknownImageSaysSo(t *testing.T) {
 	w := newWorld(t, fakerunner.Config{Images: []string{"abeja-inc/other"}})
 	w.start()

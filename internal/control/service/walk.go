@@ -131,21 +131,17 @@ func (c *Controller) tidy(ctx context.Context) error {
 		c.route(ctx, dep)
 	}
 	c.queue(services...)
-	var known map[plat.WorkloadID]plat.ServiceID // by the records; read if there is need
 	for _, st := range list {
 		if st.Kind != runner.KindService || c.reg.knows(st.ID) {
 			continue
 		}
-		if known == nil {
-			if known, err = c.recorded(ctx); err != nil {
-				return err
-			}
-		}
-		id, ok := known[st.ID]
+		i, err := c.Store.Instance(ctx, st.ID)
 		switch {
-		case ok:
-			c.queue(id)
+		case err == nil:
+			c.queue(i.Service)
 			continue
+		case !errors.Is(err, plat.ErrNotFound):
+			return fmt.Errorf("find instance %s: %w", st.ID, err)
 		case st.Phase == runner.PhaseExited:
 			err = c.bury(ctx, st)
 		default:
@@ -154,17 +150,4 @@ func (c *Controller) tidy(ctx context.Context) error {
 		c.report(ctx, string(st.ID), err, slog.String(plat.LogWorkload, string(st.ID)))
 	}
 	return nil
-}
-
-// recorded returns the service of every instance that is on record.
-func (c *Controller) recorded(ctx context.Context) (map[plat.WorkloadID]plat.ServiceID, error) {
-	all, err := c.Store.Instances(ctx, "")
-	if err != nil {
-		return nil, fmt.Errorf("list instances: %w", err)
-	}
-	by := make(map[plat.WorkloadID]plat.ServiceID, len(all))
-	for _, i := range all {
-		by[i.Workload] = i.Service
-	}
-	return by, nil
 }

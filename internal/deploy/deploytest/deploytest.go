@@ -375,11 +375,16 @@ func instances(t *testing.T, h Harness) {
 	ok(t, h.Store.UpdateInstance(ctx, i))
 	ok(t, h.Store.DeleteService(ctx, s.ID))
 	same(t, "Instances of the deleted service", []deploy.Instance{i}, get(h.Store.Instances(ctx, s.ID))(t))
-	same(t, "all Instances", []deploy.Instance{i}, get(h.Store.Instances(ctx, ""))(t))
+	same(t, "Instance", i, get(h.Store.Instance(ctx, i.Workload))(t))
+	same(t, "CountInstances", int64(1), get(h.Store.CountInstances(ctx, i.Org))(t))
+	same(t, "of another organization", int64(0), get(h.Store.CountInstances(ctx, "1000000000000"))(t))
 	ok(t, h.Store.DeleteInstance(ctx, i.Workload))
 	ok(t, h.Store.DeleteInstance(ctx, i.Workload))
 	isKind(t, "update of a forgotten one", h.Store.UpdateInstance(ctx, i), plat.ErrNotFound)
-	same(t, "none left", []deploy.Instance{}, get(h.Store.Instances(ctx, ""))(t))
+	same(t, "none left", []deploy.Instance{}, get(h.Store.Instances(ctx, s.ID))(t))
+	same(t, "none to count", int64(0), get(h.Store.CountInstances(ctx, i.Org))(t))
+	_, err := h.Store.Instance(ctx, i.Workload)
+	isKind(t, "a forgotten one", err, plat.ErrNotFound)
 }
 
 func endpoints(t *testing.T, h Harness) {

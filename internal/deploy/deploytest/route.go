@@ -61,8 +61,10 @@ func routedPages(t *testing.T, h Harness) {
 	for n := range 12 {
 		d := h.deployment(t, n)
 		v := h.version(t, d, "1")
+		services := []plat.ServiceID{"ser-0000000000000000"}
 		for k := range []int{0, 1, 5, 2}[n%4] {
 			s := h.service(t, v, k)
+			services = append(services, s.ID)
 			for range k {
 				ok(t, h.Store.CreateInstance(ctx, deploy.Instance{
 					Workload: plat.WorkloadID(plat.NewHexID("wl")), Org: h.Org, Deployment: d.ID, Service: s.ID, State: deploy.InstanceUp, CreatedAt: at(k),
@@ -81,9 +83,11 @@ func routedPages(t *testing.T, h Harness) {
 			}))
 		}
 		r := get(h.Store.Routed(ctx, d.ID))(t)
-		for _, i := range get(h.Store.Instances(ctx, ""))(t) {
-			if i.Deployment == d.ID {
-				r.Instances = append(r.Instances, i)
+		for _, id := range services {
+			for _, i := range get(h.Store.Instances(ctx, id))(t) {
+				if i.Deployment == d.ID {
+					r.Instances = append(r.Instances, i)
+				}
 			}
 		}
 		slices.SortStableFunc(r.Instances, func(a, b deploy.Instance) int { return cmp.Compare(a.Service, b.Service) })
