@@ -340,6 +340,7 @@ func (x *exchange) refuseLimit(r *refusal) {
 	name := limited[r.limit]
 	x.p.metrics.limited[r.limit].Inc()
 	x.live.turnedAway(r.limit, time.Now())
+	x.live = nil // its figures are of calls that it had
 	wait := time.Duration(max(1, math.Ceil(r.wait.Seconds()))) * time.Second
 	x.failWith(http.StatusTooManyRequests, r.text+" ("+name+"); wait as Retry-After says", map[string][]string{name: {"is reached"}}, wait)
 }
