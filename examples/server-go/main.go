@@ -3,11 +3,14 @@
 // An HTTP server as a model service: it listens on $PORT of 127.0.0.1 and is told
 // nothing else. Panal's gateway authenticates and balances in front of it.
 //
+//	eval "$(panal env)" # where the server runs; --data DIR names its data directory
 //	CGO_ENABLED=0 go build -o server .
-//	panal deployment create words
+//	panal deployment create words # its ID is the one of the URL below
 //	panal deployment version create words . --label 1 --command 'exec ./server' --health /healthz
-//	panal service create words 1 --wait
-//	curl -H "Authorization: Bearer $TOKEN" "$API/deployments/$ID/default/count" -d 'to be or not to be'
+//	panal service create words 1 --wait # its ID is for the next line
+//	panal endpoint create words ser-…
+//	curl -H "Authorization: Bearer $ABEJA_PLATFORM_PERSONAL_ACCESS_TOKEN" \
+//	    "$ABEJA_API_URL/deployments/ID/default/count" -d 'to be or not to be'
 //
 // Paths: POST /count answers with the words of the body, counted; GET /ticks?n=3
 // streams events; GET /chat is a WebSocket that counts the words of each message;

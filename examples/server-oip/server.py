@@ -3,12 +3,14 @@
 Python's standard library alone. Its one model, "scale", multiplies a tensor by
 $FACTOR (default 2).
 
-    panal deployment create scaler
+    eval "$(panal env)"  # where the server runs; --data DIR names its data directory
+    panal deployment create scaler  # its ID is the one of the URL below
     panal deployment version create scaler . --label 1 \
         --command 'exec python3 server.py' --health /v2/health/ready
-    panal service create scaler 1 --env FACTOR=3 --wait
-    panal endpoint create scaler ser-...
-    curl -H "Authorization: Bearer $TOKEN" "$API/deployments/$ID/default/v2/models/scale/infer" \
+    panal service create scaler 1 --env FACTOR=3 --wait  # its ID is for the next line
+    panal endpoint create scaler ser-…
+    curl -H "Authorization: Bearer $ABEJA_PLATFORM_PERSONAL_ACCESS_TOKEN" \
+        "$ABEJA_API_URL/deployments/ID/default/v2/models/scale/infer" \
         -d '{"inputs":[{"name":"x","shape":[1,3],"datatype":"FP64","data":[1,2,3]}]}'
 """
 import json

@@ -53,10 +53,12 @@ func TestOldStyleImage(t *testing.T) {
 	s.pack("main.py", "def handler(items, context):\n    return [list(i.shape) + i[0][0].tolist() for i in items][0]\n",
 		"PIL/__init__.py", "", "PIL/Image.py", `
 import numpy
+class DecompressionBombError(Exception): pass
 class open:
     def __init__(self, f):
         self.data = f.read()
-        if self.data != b"red": raise OSError("cannot identify image file")
+        if self.data == b"huge": raise DecompressionBombError("Image size exceeds limit")
+        if self.data != b"red": raise OSError("cannot identify image file <_io.BytesIO object at 0x7f>")
     def convert(self, mode):
         assert mode == "RGB"
         return numpy.tile(numpy.array([255, 0, 0], "uint8"), (2, 3, 1))
@@ -66,8 +68,10 @@ class open:
 	if a := p.call("POST", "/", "image/png", "red"); a.code != 200 || a.body != "[2, 3, 3, 255, 0, 0]" {
 		t.Errorf("%d %s", a.code, a.body)
 	}
-	if a := p.call("POST", "/", "image/png", "junk"); a.code != 400 || !strings.Contains(a.body, "the body is no image") {
-		t.Errorf("%d %s", a.code, a.body)
+	for body, why := range map[string]string{"junk": "OSError", "huge": "DecompressionBombError"} {
+		if a := p.call("POST", "/", "image/png", body); a.code != 400 || !strings.Contains(a.body, "the body is no image that can be read ("+why+")") {
+			t.Errorf("%s: %d %s", body, a.code, a.body)
+		}
 	}
 
 	s = newServer(t)

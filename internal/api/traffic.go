@@ -19,7 +19,7 @@ type ServiceTraffic struct {
 	DeploymentID    string  `json:"deployment_id"`
 	VersionLabel    string  `json:"model_version"`
 	Status          string  `json:"status"`
-	Requests        int     `json:"requests" doc:"that ended within the window"`
+	Requests        int     `json:"requests" doc:"that ended within the window, without those that limits turned away"`
 	Errors          int     `json:"errors" doc:"of those, answered 5xx or cut off"`
 	PerSecond       float64 `json:"requests_per_second"`
 	P50             float64 `json:"p50_ms" doc:"0 without requests; at most a quarter too high"`

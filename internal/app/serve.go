@@ -92,6 +92,10 @@ func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Han
 			MaxConcurrentStreams:      250,
 			MaxReadFrameSize:          16 << 10,
 			MaxDecoderHeaderTableSize: 4 << 10,
+			// A stream that nobody reads for a while may not hold up the others: net/http's
+			// own windows are of one size. (4 MiB and more it does not take.)
+			MaxReceiveBufferPerConnection: 4<<20 - 1,
+			MaxReceiveBufferPerStream:     512 << 10,
 			// A peer that is gone, or takes nothing, is found out.
 			SendPingTimeout:  30 * time.Second,
 			PingTimeout:      15 * time.Second,

@@ -87,7 +87,7 @@ type Server struct {
 	IdleTimeout   time.Duration     `name:"idle-timeout" help:"How long an inference stream may make no progress." default:"30s" env:"PANAL_IDLE_TIMEOUT"`
 	SleepAfter    time.Duration     `name:"sleep-after" help:"How long a service with min_instance_number 0 goes without a request before it sleeps, if it sets no idle_timeout." default:"10m" env:"PANAL_SLEEP_AFTER"`
 	ScaleWindow   time.Duration     `name:"scale-window" help:"Over how long load is averaged to scale services up, and for how long it must have fallen to scale them down." default:"1m" env:"PANAL_SCALE_WINDOW"`
-	SpoolMB       int64             `name:"spool-mb" help:"Disk that bodies of requests to services without a ready instance may take, in MiB." default:"1024" env:"PANAL_SPOOL_MB"`
+	SpoolMB       int64             `name:"spool-mb" help:"Disk that bodies of requests which wait for an instance may take, in MiB. No organization gets more of it than is then still free: half at most." default:"1024" env:"PANAL_SPOOL_MB"`
 	TunnelIdle    time.Duration     `name:"tunnel-idle-timeout" help:"How long a WebSocket to a command may be silent in both directions." default:"5m" env:"PANAL_TUNNEL_IDLE_TIMEOUT"`
 }
 

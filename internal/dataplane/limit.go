@@ -88,7 +88,8 @@ type limiter struct {
 
 // tenant is what one organization has under way.
 type tenant struct {
-	held atomic.Int64 // bytes of calls that wait
+	held    atomic.Int64 // bytes of memory of calls that wait
+	spooled atomic.Int64 // and of disk
 
 	mu     sync.Mutex
 	self   meter
@@ -218,7 +219,7 @@ func (l *limiter) tenant(org plat.OrgID, now time.Duration) *tenant {
 		l.swept = now
 		for id, t := range l.tenants {
 			t.mu.Lock()
-			quiet := t.self.quiet(now) && t.held.Load() == 0
+			quiet := t.self.quiet(now) && t.held.Load() == 0 && t.spooled.Load() == 0
 			t.mu.Unlock()
 			if quiet {
 				delete(l.tenants, id)
@@ -297,25 +298,41 @@ func (s scope) String() string {
 	}
 }
 
-// mayHold takes bytes for a call that waits, of which total were held before in
-// all. No organization holds more than is still free: one that fills the
-// queues of many services leaves the others room to wait. give gives them back.
-func (t *tenant) mayHold(bytes, total, most int64) bool {
-	free := most - total
-	if t == nil {
-		return bytes <= free
+// take takes bytes for a call that waits, of what all hold and of what its
+// organization does. None holds more than is still free: one that fills the queues
+// of many services leaves the others room to wait. giveBack gives them back.
+func take(all, own *atomic.Int64, bytes, most int64) bool {
+	free := most - all.Add(bytes) + bytes
+	fits := bytes <= free
+	if own != nil {
+		fits = own.Add(bytes) <= free
 	}
-	if t.held.Add(bytes) > free {
-		t.held.Add(-bytes)
-		return false
+	if !fits {
+		giveBack(all, own, bytes)
 	}
-	return true
+	return fits
 }
 
-func (t *tenant) give(bytes int64) {
-	if t != nil {
-		t.held.Add(-bytes)
+func giveBack(all, own *atomic.Int64, bytes int64) {
+	all.Add(-bytes)
+	if own != nil {
+		own.Add(-bytes)
 	}
+}
+
+// memory and disk are what calls of the organization that wait hold; nil without one.
+func (t *tenant) memory() *atomic.Int64 {
+	if t == nil {
+		return nil
+	}
+	return &t.held
+}
+
+func (t *tenant) disk() *atomic.Int64 {
+	if t == nil {
+		return nil
+	}
+	return &t.spooled
 }
 
 // refuseLimit answers 429.
@@ -323,6 +340,7 @@ func (x *exchange) refuseLimit(r *refusal) {
 	name := limited[r.limit]
 	x.p.metrics.limited[r.limit].Inc()
 	x.live.turnedAway(r.limit, time.Now())
+	x.live = nil // its figures are of calls that it had
 	wait := time.Duration(max(1, math.Ceil(r.wait.Seconds()))) * time.Second
 	x.failWith(http.StatusTooManyRequests, r.text+" ("+name+"); wait as Retry-After says", map[string][]string{name: {"is reached"}}, wait)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -117,21 +118,14 @@ func TestRateIsKept(t *testing.T) {
 // TestHeldBytesAreShared: an organization that fills the queues leaves room.
 func TestHeldBytesAreShared(t *testing.T) {
 	var noisy, quiet tenant
-	total := int64(0)
-	take := func(t *tenant) bool {
-		if !t.mayHold(10, total, 1000) {
-			return false
-		}
-		total += 10
-		return true
+	var total atomic.Int64
+	for take(&total, noisy.memory(), 10, 1000) {
 	}
-	for take(&noisy) {
-	}
-	if total != 500 {
-		t.Errorf("one organization holds %d of 1000 bytes, want half", total)
+	if total.Load() != 500 {
+		t.Errorf("one organization holds %d of 1000 bytes, want half", total.Load())
 	}
 	for range 10 {
-		if !take(&quiet) {
+		if !take(&total, quiet.memory(), 10, 1000) {
 			t.Fatalf("the other one can't hold %d bytes", quiet.held.Load()+10)
 		}
 	}

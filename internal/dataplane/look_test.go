@@ -49,4 +49,7 @@ func TestLook(t *testing.T) {
 	if len(l.Turned) != 1 || l.Turned["service_rate"] != 1 {
 		t.Errorf("turned away: %v", l.Turned)
 	}
+	if f := p.Figures(dep, svA); f.Calls != 1 {
+		t.Errorf("%d calls in its figures, want the one that it had", f.Calls)
+	}
 }

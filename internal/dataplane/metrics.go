@@ -58,7 +58,7 @@ func newMetrics(reg prometheus.Registerer, t *Table) *metrics {
 			gauge("panal_gateway_outstanding", "Inference calls under way on an instance.", t.outstanding.Load),
 			gauge("panal_gateway_held", "Inference calls that wait for an instance.", t.held.Load),
 			gauge("panal_gateway_held_bytes", "Memory held by inference calls that wait.", t.heldBytes.Load),
-			gauge("panal_gateway_spooled_bytes", "Disk taken by bodies of calls that wait for a service's first instance.", t.spooled.Load),
+			gauge("panal_gateway_spooled_bytes", "Disk taken by bodies of calls that wait for an instance.", t.spooled.Load),
 			gauge("panal_gateway_split_parts_idle", "Parts of split endpoints without a ready instance, whose share others get.", t.splitIdle),
 			gauge("panal_gateway_route_version", "Version of the routes in use.", func() int64 { return int64(t.Version()) }),
 		)

@@ -247,7 +247,7 @@ func (x *exchange) serve(start time.Time) {
 	if x.stream {
 		h.bytes += bufSize
 		if x.p.opt.SpoolDir != "" {
-			h.spool = x.takeSpool
+			h.spool, h.shared = x.takeSpool, x.shared()
 			defer func() {
 				if x.spool != nil {
 					x.spool.close()

@@ -199,6 +199,10 @@ type hold struct {
 	// spool begins to take the body of a call that waits for a first instance, and
 	// returns what is closed should that fail; nil: there is nothing to take.
 	spool func() (failed <-chan struct{}, err error)
+	// shared tells that the caller's connection has other calls: a body that nobody
+	// takes would fill its window and hold those up. So it is taken, or the call
+	// refused, whatever it waits for.
+	shared bool
 }
 
 // acquire takes an instance for a call, waiting for one if it must. A nil
@@ -223,9 +227,8 @@ func (s *service) acquire(ctx context.Context, h hold) (*instance, error) {
 		s.mu.Unlock()
 		return nil, errQueueFull
 	}
-	if !h.tenant.mayHold(h.bytes, s.table.heldBytes.Add(h.bytes)-h.bytes, h.maxBytes) {
+	if !take(&s.table.heldBytes, h.tenant.memory(), h.bytes, h.maxBytes) {
 		s.mu.Unlock()
-		s.table.heldBytes.Add(-h.bytes)
 		return nil, errQueueFull
 	}
 	w := &waiter{got: make(chan grant, 1), avoid: h.avoid}
@@ -239,8 +242,7 @@ func (s *service) acquire(ctx context.Context, h hold) (*instance, error) {
 	s.table.held.Add(1)
 	defer func() {
 		s.table.held.Add(-1)
-		s.table.heldBytes.Add(-h.bytes)
-		h.tenant.give(h.bytes)
+		giveBack(&s.table.heldBytes, h.tenant.memory(), h.bytes)
 	}()
 	// A change between the caller's lookup and PushBack has woken those who
 	// waited, not this one. What changes from here on does.
@@ -250,11 +252,11 @@ func (s *service) acquire(ctx context.Context, h hold) (*instance, error) {
 	var failed <-chan struct{}
 	if none {
 		s.table.knock(s.id)
-		if h.spool != nil {
-			var err error
-			if failed, err = h.spool(); err != nil {
-				return s.leave(w, err)
-			}
+	}
+	if h.spool != nil && (none || h.shared) {
+		var err error
+		if failed, err = h.spool(); err != nil {
+			return s.leave(w, err)
 		}
 	}
 	timer := time.NewTimer(time.Until(wake))

@@ -18,11 +18,12 @@ const spoolPiece = 1 << 20
 
 var errSpoolEnded = errors.New("the call has ended")
 
-// spool is a body that arrives while its call waits for a service's first instance:
-// the caller sends without being held up, and is missed when it leaves. It goes to a
+// spool is a body that arrives while its call waits for a service's first instance,
+// or by HTTP/2 for any: the caller sends without being held up, and is missed when it leaves. It goes to a
 // file without a name, and from there on as soon as an instance is there, while the
 // rest arrives. When the disk has no more room for it, the caller is read no further
-// until what is there has gone on.
+// until what is there has gone on; over HTTP/2 the call is refused, for its body would
+// hold up others of its connection, unless it has an instance by then.
 type spool struct {
 	x      *exchange
 	file   *os.File
@@ -34,6 +35,7 @@ type spool struct {
 	r, w     int64 // of the file: read and written up to here
 	reserved int64 // of the disk
 	end      error // io.EOF, or why the body ends before its end
+	going    bool  // to an instance
 	closed   bool
 }
 
@@ -61,7 +63,10 @@ func startSpool(x *exchange) (*spool, error) {
 	return s, nil
 }
 
-var errSpoolFull = &plat.Error{Kind: plat.ErrUnavailable, Public: "too many bytes wait for services without an instance"}
+// shared tells whether the caller's connection has other calls.
+func (x *exchange) shared() bool { return x.r.ProtoMajor > 1 }
+
+var errSpoolFull = &plat.Error{Kind: plat.ErrUnavailable, Public: "too many bytes wait for an instance"}
 
 func spoolError(err error) error {
 	return &plat.Error{Kind: plat.ErrUnavailable, Public: "the body can't be kept until an instance is ready", Err: fmt.Errorf("spool body: %w", err)}
@@ -70,9 +75,7 @@ func spoolError(err error) error {
 // reserve takes a piece more of the disk, if there is one. The caller holds s.mu, or
 // nobody else knows s.
 func (s *spool) reserve() bool {
-	t := s.x.p.table
-	if t.spooled.Add(spoolPiece) > s.x.p.opt.MaxSpool {
-		t.spooled.Add(-spoolPiece)
+	if !take(&s.x.p.table.spooled, s.x.ticket.tenant.disk(), spoolPiece, s.x.p.opt.MaxSpool) {
 		return false
 	}
 	s.reserved += spoolPiece
@@ -81,7 +84,7 @@ func (s *spool) reserve() bool {
 
 func (s *spool) release(n int64) {
 	s.reserved -= n
-	s.x.p.table.spooled.Add(-n)
+	giveBack(&s.x.p.table.spooled, s.x.ticket.tenant.disk(), n)
 }
 
 // run reads the caller.
@@ -111,6 +114,10 @@ func (s *spool) put(b []byte, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for !s.closed && s.w+int64(len(b)) > s.reserved && !s.reserve() {
+		if s.x.shared() && !s.going {
+			b, err = nil, errSpoolFull
+			break
+		}
 		s.moved.Wait()
 	}
 	if s.closed {
@@ -137,6 +144,7 @@ func (s *spool) put(b []byte, err error) {
 func (s *spool) Read(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.going = true
 	for s.r == s.w && s.end == nil && !s.closed {
 		s.moved.Wait()
 	}

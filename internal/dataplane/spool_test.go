@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"sync"
@@ -73,7 +74,7 @@ func post(t *testing.T, ctx context.Context, url string, body io.Reader) (int, s
 // given back. One knock tells of all of them.
 func TestSleepingServiceTakesBodies(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	table, s := gateway(t, dataplane.Options{SpoolDir: t.TempDir(), MaxSpool: 256 << 20, Metrics: reg})
+	table, s := gateway(t, dataplane.Options{SpoolDir: t.TempDir(), MaxSpool: 512 << 20, Metrics: reg})
 	apply(t, table, 1, routes(svA, serviceOf(svA)))
 	const calls, size = 8, 20 << 20
 	var before, after runtime.MemStats
@@ -109,12 +110,12 @@ func TestSleepingServiceTakesBodies(t *testing.T) {
 	}
 }
 
-// TestSpoolIsBounded: a body that the disk has no room for waits in the caller, and
+// TestSpoolIsBounded: an organization alone gets half of the disk. A body that has no room waits in the caller, and
 // comes through whole; a call that finds no room at all is refused and told when to
 // come again.
 func TestSpoolIsBounded(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	table, s := gateway(t, dataplane.Options{SpoolDir: t.TempDir(), MaxSpool: 2 << 20, Metrics: reg})
+	table, s := gateway(t, dataplane.Options{SpoolDir: t.TempDir(), MaxSpool: 4 << 20, Metrics: reg})
 	apply(t, table, 1, routes(svA, serviceOf(svA)))
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -162,5 +163,59 @@ func TestLeavingFreesThePlace(t *testing.T) {
 	status, body, h = post(t, t.Context(), s2.URL, endless(1<<20))
 	if status != 503 || !strings.Contains(body, "became ready in time") || h.Get("Retry-After") == "" {
 		t.Errorf("too long: %d %s %v", status, body, h)
+	}
+}
+
+// TestWaitingUploadsHoldUpNoOther: by HTTP/2 calls share a connection and its window.
+// Those that wait for a busy instance leave it to the one that the instance reads:
+// their bodies are taken, or they are refused where the disk has no room.
+func TestWaitingUploadsHoldUpNoOther(t *testing.T) {
+	for _, room := range []int64{512 << 20, 4 << 20, 1} {
+		reg := prometheus.NewRegistry()
+		table, plain := gateway(t, dataplane.Options{SpoolDir: t.TempDir(), MaxSpool: room, Metrics: reg})
+		s := httptest.NewUnstartedServer(plain.Config.Handler)
+		s.EnableHTTP2 = true
+		s.StartTLS()
+		t.Cleanup(s.Close)
+		in, _ := upstream(t, 1, counter)
+		apply(t, table, 1, routes(svA, serviceOf(svA, in)))
+		const size, waiting = 6 << 20, 3 // longer than the window
+		upload := func(body io.Reader, want string) {
+			resp, err := s.Client().Post(s.URL, "a/b", body)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			b, _ := io.ReadAll(resp.Body)
+			if got := fmt.Sprintf("%s %d %s", resp.Proto, resp.StatusCode, b); !strings.HasPrefix(got, want) {
+				t.Errorf("%d bytes of room: %s, want %s", room, got, want)
+			}
+		}
+		answered := fmt.Sprint("HTTP/2.0 200 ", size)
+		first, feed := io.Pipe()
+		var one, others sync.WaitGroup
+		one.Go(func() { upload(first, answered) })
+		_, _ = feed.Write([]byte("x"))
+		eventually(t, "the instance is taken", func() bool { l, _ := table.Load(dep, svA); return l.InFlight == 1 })
+		for range waiting {
+			others.Go(func() {
+				if room > waiting*size {
+					upload(endless(size), answered)
+				} else {
+					upload(endless(size), `HTTP/2.0 503 {"error":"service_unavailable","error_description":"too many bytes wait`)
+				}
+			})
+		}
+		if room > waiting*size {
+			eventually(t, "their bodies are taken", func() bool { return metricOf(t, reg, "panal_gateway_spooled_bytes") >= waiting*size })
+		} else {
+			others.Wait()
+		}
+		_, _ = feed.Write(make([]byte, size-1))
+		_ = feed.Close()
+		one.Wait()
+		others.Wait()
+		eventually(t, "the disk is given back", func() bool { return metricOf(t, reg, "panal_gateway_spooled_bytes") == 0 })
 	}
 }

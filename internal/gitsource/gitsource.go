@@ -16,6 +16,7 @@ package gitsource
 import (
 	"context"
 	"crypto/sha1" //nolint:gosec // the length of git's ids
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -155,9 +156,12 @@ func (f *Fetcher) parse(raw string) (*url.URL, *githttp.BasicAuth, error) {
 	if raw == "" {
 		return nil, nil, plat.InvalidField(fieldURL, "is required, such as https://git.example.com/team/project.git")
 	}
+	if len(raw) > maxURL {
+		return nil, nil, plat.InvalidField(fieldURL, "has more than %d bytes", maxURL)
+	}
 	u, err := url.Parse(raw) // its error holds the URL, credentials and all
-	if err != nil || len(raw) > maxURL {
-		return nil, nil, plat.InvalidField(fieldURL, "is no URL of at most %d bytes", maxURL)
+	if err != nil {          // as git@HOST:PATH is none
+		return nil, nil, plat.InvalidField(fieldURL, "must be a URL, such as https://git.example.com/team/project.git")
 	}
 	switch {
 	case u.Scheme == "http" && !f.AllowPrivate:
@@ -383,6 +387,8 @@ func (f *Fetcher) explain(ctx context.Context, u *url.URL, err error) error {
 		return say("the repository is empty")
 	case errors.As(err, &status):
 		return say("%s answers with status %d", host, status.StatusCode())
+	case errors.As(err, new(*tls.CertificateVerificationError)):
+		return say("the certificate of %s is not trusted: it must be valid, be for that name, and come from an authority that the server's machine trusts", host)
 	case errors.As(err, &op):
 		return say("%s can't be reached: %v", host, op.Err)
 	case errors.Is(err, os.ErrPermission), errors.As(err, new(*os.PathError)):

@@ -7,6 +7,7 @@ import (
 	"compress/gzip"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -261,6 +262,11 @@ func TestHostileServers(t *testing.T) {
 	}
 	_ = ln.Close()
 	refused(t, f, "http://"+ln.Addr().String()+"/x", "", "can't be reached")
+	own := httptest.NewUnstartedServer(http.NotFoundHandler())
+	own.Config.ErrorLog = log.New(io.Discard, "", 0)
+	own.StartTLS()
+	defer own.Close()
+	refused(t, f, own.URL+"/x", "", "the certificate of "+own.Listener.Addr().String()+" is not trusted")
 }
 
 // Credentials come in the URL, go to its host and are seen nowhere.
@@ -308,6 +314,7 @@ func TestPrivateAddressesAreRefused(t *testing.T) {
 	for _, url := range []string{"", "file:///etc", "/etc", "ssh://git@example.com/x", "git@example.com:x", "https://", "https:opaque", "https://h/?q", "https://h/#f", "\x00", strings.Repeat("x", 3000)} {
 		refused(t, f, url, "", "git_url")
 	}
+	refused(t, f, "git@example.com:x", "", "must be a URL, such as https://")
 	if n := srv.Requests.Load(); n != 0 {
 		t.Errorf("the server got %d requests", n)
 	}

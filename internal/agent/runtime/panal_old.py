@@ -46,8 +46,10 @@ def rgb(data):
         raise RuntimeError("images need numpy and Pillow; add them to requirements.txt (%s)" % err) from None
     try:
         return numpy.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    except OSError as err:
-        raise InvalidInput("the body is no image: %s" % err) from None
+    except MemoryError:
+        raise
+    except Exception as err:  # of many kinds: broken data, too many pixels; its text may name objects
+        raise InvalidInput("the body is no image that can be read (%s)" % type(err).__name__) from None
 
 
 def adapt(handler):

@@ -127,6 +127,11 @@ func translate(err error) error {
 		switch se.Code() & 0xff {
 		case sqlitelib.SQLITE_FULL:
 			kind = plat.ErrExhausted
+		case sqlitelib.SQLITE_IOERR:
+			// What opens a database needs room for the file that its connections share.
+			if se.Code() == sqlitelib.SQLITE_IOERR_SHMSIZE {
+				return fmt.Errorf("%w: the disk is full: %w", plat.ErrExhausted, err)
+			}
 		case sqlitelib.SQLITE_BUSY, sqlitelib.SQLITE_LOCKED:
 			kind = plat.ErrUnavailable
 		}

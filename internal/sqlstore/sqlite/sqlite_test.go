@@ -3,10 +3,14 @@
 package sqlite_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 
+	"panal/internal/plat"
 	"panal/internal/sqlstore/sqlite"
 )
 
@@ -40,5 +44,31 @@ func TestFilesArePrivate(t *testing.T) {
 		if fi.Mode().Perm() != 0o600 {
 			t.Errorf("%s has mode %v", path, fi.Mode())
 		}
+	}
+}
+
+// TestOpenOnAFullDisk: whoever starts a server there is told what is wrong.
+func TestOpenOnAFullDisk(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting a small file system needs root")
+	}
+	dir := t.TempDir()
+	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=2m,mode=700"); err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	path := filepath.Join(dir, "control.db")
+	db, err := sqlite.Open(t.Context(), path, "outbox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "ballast"), make([]byte, 4<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	if _, err := sqlite.Open(t.Context(), path, "outbox"); !errors.Is(err, plat.ErrExhausted) || !strings.Contains(err.Error(), "disk is full") {
+		t.Errorf("open = %v", err)
 	}
 }
