@@ -97,8 +97,8 @@ type env struct {
 	stdin  io.Reader
 	stdout io.Writer
 	stderr io.Writer
-	json   bool // JSON of either form
-	lines  bool // of one line each
+	json   bool     // JSON of either form
+	lines  bool     // of one line each
 	args   []string // all of the command line
 	api    *client.Client
 }

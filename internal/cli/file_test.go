@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"panal/internal/api"
 	"panal/internal/blob"
 )
 
@@ -264,6 +265,22 @@ func TestFileRoundTrip(t *testing.T) {
 		t.Errorf("no file is %v, want an empty array", none)
 	}
 	s.fails(5, "file", "download", "nobody", "--to", to)
+}
+
+// Who is told to slow down does, and finishes: by its own calls, and of its files.
+func TestFileUploadSlowsDown(t *testing.T) {
+	s := newDataServer(t, api.Limits{Rate: 8, Burst: 2})
+	id := s.newChannel("raw")
+	dir, want := t.TempDir(), map[string]string{}
+	for i := range 9 {
+		want[fmt.Sprint(i)] = strings.Repeat("x", i)
+	}
+	write(t, dir, want)
+	all, code := s.lines("file", "upload", id, dir, "-j", "9")
+	if n := statuses(all); code != 0 || n["uploaded"] != 9 {
+		t.Errorf("upload = %d %v", code, all)
+	}
+	s.count(9, id)
 }
 
 // A file that fails does not stop the others, and the exit code tells.

@@ -263,18 +263,25 @@ func (e *filesError) Error() string {
 // Unwrap returns the first failure.
 func (e *filesError) Unwrap() error { return e.first }
 
-// attempts is how often a file is tried while the server says "later".
-const attempts = 5
+// attempts is how often a file is tried while the server says "later"; where that is
+// because the caller is too fast, it is only slower.
+const (
+	attempts     = 5
+	slowAttempts = 100
+)
 
 // again calls try until it succeeds, or fails for good. later tells which failures
 // may pass.
 func again(ctx context.Context, later func(error) bool, try func() error) error {
-	for n := 1; ; n++ {
+	for n, slow := 1, 0; ; n++ {
 		err := try()
 		if err == nil || n == attempts || ctx.Err() != nil || !later(err) {
 			return err
 		}
-		wait := time.Duration(n) * time.Second
+		if client.TooFast(err) > 0 && slow < slowAttempts {
+			n, slow = n-1, slow+1
+		}
+		wait := time.Duration(max(n, 1)) * time.Second
 		if ae, ok := errors.AsType[*client.Error](err); ok && ae.RetryAfter > 0 {
 			wait = min(ae.RetryAfter, time.Minute)
 		}

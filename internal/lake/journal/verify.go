@@ -382,15 +382,15 @@ func (v *verify) hash(ctx context.Context, key, want string) (bool, error) {
 	if errors.Is(err, plat.ErrNotFound) { // deleted this moment
 		return true, nil
 	}
-	if err != nil {
-		return false, err
-	}
-	defer func() { _ = rc.Close() }()
 	h := etag.New()
-	if _, err := io.Copy(h, rc); err != nil {
-		return false, err
+	if err == nil {
+		_, err = io.Copy(h, rc)
+		_ = rc.Close() // it was only read
 	}
-	return h.ETag() == want, nil
+	if errors.Is(err, blob.ErrDamaged) { // the storage's own word for it
+		return false, nil
+	}
+	return h.ETag() == want, err
 }
 
 // sums checks counts and what the search index holds too much.
