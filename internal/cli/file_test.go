@@ -269,7 +269,7 @@ func TestFileRoundTrip(t *testing.T) {
 
 // Who is told to slow down does, and finishes: by its own calls, and of its files.
 func TestFileUploadSlowsDown(t *testing.T) {
-	s := newDataServer(t, api.Limits{Rate: 8, Burst: 2})
+	s := newDataServer(t, api.Limits{Rate: 15, Burst: 5})
 	id := s.newChannel("raw")
 	dir, want := t.TempDir(), map[string]string{}
 	for i := range 9 {

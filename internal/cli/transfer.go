@@ -278,13 +278,15 @@ func again(ctx context.Context, later func(error) bool, try func() error) error 
 		if err == nil || n == attempts || ctx.Err() != nil || !later(err) {
 			return err
 		}
-		if client.TooFast(err) > 0 && slow < slowAttempts {
+		wait := time.Duration(n) * time.Second
+		if ae, ok := errors.AsType[*client.Error](err); ok && ae.RetryAfter > 0 {
+			wait = ae.RetryAfter
+		}
+		if longer := client.TooFast(err); longer > 0 && slow < slowAttempts {
+			wait = longer
 			n, slow = n-1, slow+1
 		}
-		wait := time.Duration(max(n, 1)) * time.Second
-		if ae, ok := errors.AsType[*client.Error](err); ok && ae.RetryAfter > 0 {
-			wait = min(ae.RetryAfter, time.Minute)
-		}
+		wait = min(wait, time.Minute)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -174,11 +175,12 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 // maxPatience is how long a call in all waits for a rate that is used up.
 const maxPatience = time.Minute
 
-// TooFast returns how long the server asks to wait where err says that a caller makes
-// more calls than it may: then nothing was done. Else 0.
+// TooFast returns how long to wait where err says that a caller makes more calls than
+// it may: then nothing was done. Else 0. It is some more than the server asks for, by
+// chance, so that those who are told together don't come back together.
 func TooFast(err error) time.Duration {
-	if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusTooManyRequests {
-		return e.RetryAfter
+	if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusTooManyRequests && e.RetryAfter > 0 {
+		return e.RetryAfter + rand.N(e.RetryAfter)
 	}
 	return 0
 }
