@@ -56,7 +56,7 @@ func newDataServer(t *testing.T, limits ...api.Limits) *dataServer {
 	}
 	srv := httptest.NewServer(api.New(api.Deps{
 		Limits: limit,
-		Now: plat.SystemClock, Version: "test", Auth: authn.New(store, plat.SystemClock), Orgs: orgs, Blobs: blobs,
+		Now:    plat.SystemClock, Version: "test", Auth: authn.New(store, plat.SystemClock), Orgs: orgs, Blobs: blobs,
 		Signer:   signedurl.New([]byte(strings.Repeat("k", 32))),
 		Lake:     lake.NewService(sqlstore.NewLake(db, plat.SystemClock), blobs, plat.SystemClock),
 		Datasets: dataset.NewService(sqlstore.NewDatasets(db), plat.SystemClock),
