@@ -27,22 +27,22 @@ type local struct {
 type finder struct {
 	walkFlags
 	globs
-	root   string
-	files  []local
-	passed map[string][]string // why, and what
+	root  string
+	files []local
+	over  map[string][]string // why, and what
 }
 
 // Why a finder passes something over.
 const (
-	passedLink    = "links"
-	passedBroken  = "links to nothing"
-	passedLoop    = "links to a directory that they are in"
-	passedSpecial = "no regular files"
+	overLink    = "links"
+	overBroken  = "links to nothing"
+	overLoop    = "links to a directory that they are in"
+	overSpecial = "no regular files"
 )
 
 // files lists what there is at the paths, and says what it passed over.
 func (f walkFlags) files(e *env, paths []string, g globs) ([]local, error) {
-	w := finder{walkFlags: f, globs: g, passed: map[string][]string{}}
+	w := finder{walkFlags: f, globs: g, over: map[string][]string{}}
 	for _, path := range paths {
 		if path == "-" {
 			w.files = append(w.files, local{path: "-", size: -1, single: true})
@@ -63,8 +63,8 @@ func (f walkFlags) files(e *env, paths []string, g globs) ([]local, error) {
 			w.files = append(w.files, local{path: path, name: filepath.Base(path), size: info.Size(), single: true})
 		}
 	}
-	for _, why := range []string{passedLink, passedBroken, passedLoop, passedSpecial} {
-		if all := w.passed[why]; len(all) > 0 {
+	for _, why := range []string{overLink, overBroken, overLoop, overSpecial} {
+		if all := w.over[why]; len(all) > 0 {
 			e.say("passed over %s: %d, the first is %s", why, len(all), clean(all[0]))
 		}
 	}
@@ -95,19 +95,19 @@ func (w *finder) dir(path string, above []fs.FileInfo) error {
 		wanted := w.takes(name)
 		switch {
 		case link && err != nil:
-			w.pass(passedBroken, path, wanted)
+			w.pass(overBroken, path, wanted)
 		case err != nil:
 			return err
 		case link && w.NoFollowLinks:
-			w.pass(passedLink, path, wanted)
+			w.pass(overLink, path, wanted)
 		case info.IsDir() && slices.ContainsFunc(above, func(a fs.FileInfo) bool { return os.SameFile(a, info) }):
-			w.pass(passedLoop, path, true)
+			w.pass(overLoop, path, true)
 		case info.IsDir():
 			if err := w.dir(path, append(slices.Clip(above), info)); err != nil {
 				return err
 			}
 		case !info.Mode().IsRegular():
-			w.pass(passedSpecial, path, wanted)
+			w.pass(overSpecial, path, wanted)
 		case wanted:
 			w.files = append(w.files, local{path: path, name: name, size: info.Size()})
 		}
@@ -117,6 +117,6 @@ func (w *finder) dir(path string, above []fs.FileInfo) error {
 
 func (w *finder) pass(why, path string, wanted bool) {
 	if wanted {
-		w.passed[why] = append(w.passed[why], path)
+		w.over[why] = append(w.over[why], path)
 	}
 }
