@@ -269,7 +269,7 @@ func (j *backupJob) objects(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	j.end.Missing = max(rows-j.end.Files, 0)
+	j.end.Missing += max(rows-j.end.Files, 0)
 	return nil
 }
 
@@ -303,6 +303,14 @@ func (j *backupJob) object(ctx context.Context, key string) (bool, error) {
 	}
 	rc, info, err := j.hold.Open(ctx, key)
 	if errors.Is(err, plat.ErrNotFound) {
+		return false, nil
+	}
+	if errors.Is(err, blob.ErrDamaged) {
+		// All the rest must be kept the more. What is left of it is of no use.
+		j.a.log.LogAttrs(ctx, slog.LevelError, "an object is damaged: the backup is without it", slog.String(plat.LogError, err.Error()))
+		if _, isFile := fileOf(key); !isFile {
+			j.end.Missing++
+		}
 		return false, nil
 	}
 	if err != nil {

@@ -157,6 +157,32 @@ func TestBackupInterrupted(t *testing.T) {
 	}
 }
 
+// TestBackupOfDamage: an object that is damaged in the installation is left out and
+// counted; everything else is saved.
+func TestBackupOfDamage(t *testing.T) {
+	cfg := installed(t)
+	sound, err := restore(t, wholeBackup(t, cfg), filepath.Join(t.TempDir(), "restored"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	segments, err := filepath.Glob(filepath.Join(cfg.Data, "blobs", "segments", "*.seg"))
+	if err != nil || len(segments) != 1 {
+		t.Fatalf("segments %v, %v", segments, err)
+	}
+	raw, err := os.ReadFile(segments[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw[bytes.Index(raw, []byte(strings.Repeat("17", 3000)))+99] ^= 1 // of the body: its key ends in 17, too
+	if err := os.WriteFile(segments[0], raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := restore(t, wholeBackup(t, cfg), filepath.Join(t.TempDir(), "restored"), "")
+	if err != nil || got.Missing != 1 || got.Objects != sound.Objects-1 {
+		t.Errorf("restored %+v, %v; want one object less than %d, and 1 that is missing", got.End, err, sound.Objects)
+	}
+}
+
 func restore(t *testing.T, raw []byte, target, keys string) (Restored, error) {
 	return Restore(t.Context(), bytes.NewReader(raw), RestoreOptions{Data: target, KeyFile: keys, Progress: func(int64) {}})
 }

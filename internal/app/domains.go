@@ -47,6 +47,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	index := sqlstore.NewLake(a.lakeDB, a.now)
 	changes := journal.New(a.blobs, a.now)
 	files := lake.NewService(journal.NewStore(index, changes), a.blobs, a.now)
+	files.RecordedBy(changes)
 	a.limitStorage(files)
 	a.group.Add("lake", func(ctx context.Context) error { return a.keepLake(ctx, files) })
 	a.group.Add("late postings", func(ctx context.Context) error { return a.keepPostings(ctx, index) })

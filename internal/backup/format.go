@@ -75,7 +75,8 @@ type End struct {
 	Objects   int64     `json:"objects"`
 	Databases int64     `json:"databases"`
 	Files     int64     `json:"files"` // of the DataLake
-	// Missing is how many files the index names whose objects were not there.
+	// Missing is how many objects were not there, or damaged: files that the index
+	// names, and what else is there only in part.
 	Missing int64  `json:"missing"`
 	Entries int64  `json:"entries"` // with sums, as written
 	Bytes   int64  `json:"bytes"`   // of objects and databases

@@ -4,9 +4,14 @@ package blob
 
 import (
 	"context"
+	"errors"
 	"io"
 	"time"
 )
+
+// ErrDamaged says that a driver has an object, and knows that its bytes are not those
+// that were put.
+var ErrDamaged = errors.New("damaged")
 
 // Driver is what an adapter implements: a flat, byte-ordered map of keys to
 // immutable-until-overwritten objects, shaped after S3. Callers use Store, which
@@ -16,7 +21,7 @@ import (
 // ErrExists (a conditional put lost), ErrExhausted (disk or quota full),
 // ErrUnavailable (passing, or the driver is closed), ErrInvalid (a body whose
 // length is not the declared one); a cancelled context's error is returned as it
-// is. What a call has done is seen by every call that starts after it returned.
+// is. ErrDamaged is of this package. What a call has done is seen by every call that starts after it returned.
 type Driver interface {
 	// Put stores everything that r yields under key. It is atomic and durable:
 	// when it returns nil the object survives a power cut, whole; when it returns

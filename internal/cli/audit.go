@@ -3,7 +3,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"errors"
 	"strconv"
 	"time"
@@ -33,10 +32,8 @@ others). Only admins read it, nobody changes it, and the server drops rows after
 --audit-ttl. Inference, log lines and jobs' statistics are not in it.
 
   panal audit list --since 24h --operation delete-file
-  panal audit list --limit 0 -o json | jq -r .path     # JSON lines, one row each`
+  panal audit list --limit 0 -o jsonl | jq -r .path`
 }
-
-var errEnough = errors.New("enough rows")
 
 // Run lists audit rows.
 func (c *auditListCmd) Run(e *env) error {
@@ -59,29 +56,12 @@ func (c *auditListCmd) Run(e *env) error {
 	if c.Since > 0 {
 		q.Start = time.Now().Add(-c.Since)
 	}
-	lines := json.NewEncoder(e.stdout)
-	lines.SetEscapeHTML(false)
-	rows, n := [][]string{}, 0
-	err := e.api.Audit(e.ctx, q, func(r client.AuditRow) error {
-		if e.json {
-			if err := lines.Encode(r); err != nil {
-				return err
-			}
-		} else {
-			rows = append(rows, auditCells(r))
-		}
-		if n++; n == c.Limit {
-			return errEnough
-		}
-		return nil
-	})
-	if err != nil && !errors.Is(err, errEnough) {
+	e.lines = e.json // with -o json too: rows may be many
+	rows := newList(e, []string{"TIME", "ACTOR", "ID", "OPERATION", "STATUS", "PATH", "SOURCE", "MISSED"}, auditCells)
+	if err := e.api.Audit(e.ctx, q, func(r client.AuditRow) error { return rows.add(r, c.Limit) }); err != nil && !errors.Is(err, client.ErrStop) {
 		return err
 	}
-	if e.json {
-		return nil
-	}
-	return e.print(nil, []string{"TIME", "ACTOR", "ID", "OPERATION", "STATUS", "PATH", "SOURCE", "MISSED"}, rows)
+	return rows.end()
 }
 
 func auditCells(r client.AuditRow) []string {

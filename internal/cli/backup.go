@@ -98,7 +98,7 @@ func (c *backupCmd) Run(e *env) error {
 	}
 	e.say("The key file is NOT in the backup: %s (keys %s). Without it no secret can be opened: keep a copy of it, apart from the backup.", h.KeyFile, strings.Join(h.KeyIDs, ", "))
 	if end.Missing > 0 {
-		return fmt.Errorf("the backup is whole, but the index names %d files whose objects are missing in the installation itself: panal channel verify tells which", end.Missing)
+		return fmt.Errorf("the backup has all that there is, but %d objects are missing or damaged in the installation itself: panal channel verify --deep and the server's log tell which", end.Missing)
 	}
 	return nil
 }

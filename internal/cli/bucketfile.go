@@ -29,6 +29,7 @@ type bucketUploadCmd struct {
 	ContentType string            `help:"Content type; absent: by the file name."`
 	Lifetime    string            `help:"Delete after 1day, 1week, 1month, 6months or 1year."`
 	Force       bool              `help:"Upload also what is there already: the same key, bytes and metadata."`
+	walkFlags
 	globs
 	reportFlags
 }
@@ -40,7 +41,7 @@ func (*bucketUploadCmd) Help() string {
   panal bucket upload models ./out --to run-7 --include '**/*.pt' --exclude '.git'
   tar c data | panal bucket upload models - --name data.tar
 
-Links are not followed. The exit code is 0 only when every file is there.`
+Links are followed, but not into a directory that they are in themselves. What is no regular file (a pipe, a device) and links to nothing are passed over, and named on stderr; --no-follow-links passes over every link. The exit code is 0 only when every file is there; where --include and --exclude leave none it is 2.`
 }
 
 // Run uploads files.
@@ -52,12 +53,12 @@ func (c *bucketUploadCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	files, err := (&fileUploadCmd{Paths: c.Paths, globs: c.globs}).files()
+	files, err := c.files(e, c.Paths, c.globs)
 	if err != nil {
 		return err
 	}
 	if c.Name != "" {
-		if len(c.Paths) != 1 || len(files) > 1 || len(files) == 1 && files[0].name != "" && files[0].name != filepath.Base(c.Paths[0]) {
+		if len(c.Paths) != 1 || len(files) == 1 && !files[0].single || len(files) > 1 {
 			return plat.InvalidField("name", "is for a single file")
 		}
 		for i := range files {
@@ -74,7 +75,7 @@ func (c *bucketUploadCmd) Run(e *env) error {
 		}
 		total += max(f.size, 0)
 	}
-	r := e.newTransfer(c.reportFlags, "uploaded", e.progressBytes(total, "uploading"))
+	r := e.newTransfer(c.reportFlags, c.globs, "uploaded", e.progressBytes(total, "uploading"))
 	for _, f := range files {
 		if err := r.do(func(ctx context.Context) (outcome, error) {
 			o, err := c.upload(ctx, e, id, f, r.bar)
@@ -192,18 +193,12 @@ func (c *bucketLsCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	all, rows := []client.BucketFile{}, [][]string{}
-	err = e.api.BucketFiles(e.ctx, id, c.Dir, c.Query, c.Recursive, func(f client.BucketFile) error {
-		all, rows = append(all, f), append(rows, bucketFileRow(f))
-		if len(all) == c.Limit {
-			return client.ErrStop
-		}
-		return nil
-	})
+	files := newList(e, bucketFileHeader(), bucketFileRow)
+	err = e.api.BucketFiles(e.ctx, id, c.Dir, c.Query, c.Recursive, func(f client.BucketFile) error { return files.add(f, c.Limit) })
 	if err != nil {
 		return err
 	}
-	return e.print(all, bucketFileHeader(), rows)
+	return files.end()
 }
 
 type bucketGetCmd struct {
@@ -260,7 +255,7 @@ func (c *bucketDownloadCmd) Run(e *env) error {
 		return err
 	}
 	defer func() { _ = root.Close() }()
-	r := e.newTransfer(c.reportFlags, "downloaded", e.progress(-1, "downloading", "files"))
+	r := e.newTransfer(c.reportFlags, c.globs, "downloaded", e.progress(-1, "downloading", "files"))
 	names := namer{tree: true, used: map[string]bool{}}
 	err = c.each(e, id, func(f client.BucketFile, within string) error {
 		name := names.unique(within, shortID(f.Key()))
@@ -386,7 +381,7 @@ func (c *bucketRmCmd) Run(e *env) error {
 		e.say("%d files would be deleted; nothing was done: add --yes to delete them", len(keys))
 		return e.print(map[string]any{"dry_run": true, "count": len(keys)}, []string{"COUNT"}, [][]string{{fmt.Sprint(len(keys))}})
 	}
-	r := e.newTransfer(c.reportFlags, "deleted", e.progress(len(keys), "deleting", "files"))
+	r := e.newTransfer(c.reportFlags, globs{}, "deleted", e.progress(len(keys), "deleting", "files"))
 	for _, key := range keys {
 		if err := r.do(func(ctx context.Context) (outcome, error) {
 			defer r.bar.add(1)

@@ -21,6 +21,9 @@ func (channelVerifyCmd) Help() string {
 change journal, with its own counts and with the search index. Exit code 1 when
 something is wrong and not repaired.
 
+A row that is missing is told from a deletion on its way only once the file was not
+changed for an hour.
+
 --repair recounts, re-indexes, journals rows that the journal lacks, brings back rows
 that the journal has and whose objects are there, and removes objects older than a day
 that are nobody's. It leaves rows whose object is missing, short or altered: their

@@ -26,7 +26,7 @@ import (
 // root is every command.
 type root struct {
 	File   configFlag `name:"config" help:"YAML file of flags (see panal config print)." placeholder:"FILE" env:"PANAL_CONFIG" type:"path"`
-	Output string     `help:"table or json." default:"table" enum:"table,json" short:"o" env:"PANAL_OUTPUT"`
+	Output string     `help:"table, json, or jsonl: JSON lines, one object a line, as it comes." default:"table" enum:"table,json,jsonl" short:"o" env:"PANAL_OUTPUT"`
 	API    apiFlags   `embed:"" group:"Connection"`
 
 	Channel channelCmd `cmd:"" help:"Channels of the DataLake." group:"Data"`
@@ -97,7 +97,8 @@ type env struct {
 	stdin  io.Reader
 	stdout io.Writer
 	stderr io.Writer
-	json   bool
+	json   bool     // JSON of either form
+	lines  bool     // of one line each
 	args   []string // all of the command line
 	api    *client.Client
 }
@@ -130,7 +131,7 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 		return exitInvalid
 	}
 	e := &env{
-		ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, json: r.Output == "json", args: args,
+		ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, json: r.Output != "table", lines: r.Output == "jsonl", args: args,
 		api: r.API.client(),
 	}
 	if err := kctx.Run(e); err != nil {

@@ -33,7 +33,7 @@ type dataServer struct {
 	blobs *blob.Store
 }
 
-func newDataServer(t *testing.T) *dataServer {
+func newDataServer(t *testing.T, limits ...api.Limits) *dataServer {
 	t.Helper()
 	db := sqlstoretest.SQLite(t)
 	store := sqlstore.NewOrgs(db)
@@ -51,8 +51,12 @@ func newDataServer(t *testing.T) *dataServer {
 		t.Fatal(err)
 	}
 	blobs := blob.New(memblob.New())
+	var limit api.Limits
+	for _, limit = range limits {
+	}
 	srv := httptest.NewServer(api.New(api.Deps{
-		Now: plat.SystemClock, Version: "test", Auth: authn.New(store, plat.SystemClock), Orgs: orgs, Blobs: blobs,
+		Limits: limit,
+		Now:    plat.SystemClock, Version: "test", Auth: authn.New(store, plat.SystemClock), Orgs: orgs, Blobs: blobs,
 		Signer:   signedurl.New([]byte(strings.Repeat("k", 32))),
 		Lake:     lake.NewService(sqlstore.NewLake(db, plat.SystemClock), blobs, plat.SystemClock),
 		Datasets: dataset.NewService(sqlstore.NewDatasets(db), plat.SystemClock),

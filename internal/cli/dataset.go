@@ -156,28 +156,21 @@ func (c *datasetItemsCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	items := []client.DatasetItem{}
+	items := newList(e, []string{"ITEM", "SOURCE", "ATTRIBUTES"}, func(it client.DatasetItem) []string {
+		return []string{fmt.Sprint(it.ID), string(it.SourceData), string(it.Attributes)}
+	})
 	size := 1000
 	if c.Limit > 0 {
 		size = min(size, c.Limit)
 	}
-	total, err := e.api.DatasetItems(e.ctx, d.ID, c.Query, size, func(it client.DatasetItem) error {
-		if items = append(items, it); len(items) == c.Limit {
-			return client.ErrStop
-		}
-		return nil
-	})
+	total, err := e.api.DatasetItems(e.ctx, d.ID, c.Query, size, func(it client.DatasetItem) error { return items.add(it, c.Limit) })
 	if err != nil {
 		return err
 	}
-	rows := make([][]string, len(items))
-	for i, it := range items {
-		rows[i] = []string{fmt.Sprint(it.ID), string(it.SourceData), string(it.Attributes)}
-	}
-	if err := e.print(items, []string{"ITEM", "SOURCE", "ATTRIBUTES"}, rows); err != nil {
+	if err := items.end(); err != nil {
 		return err
 	}
-	e.say("%d of %d", len(items), total)
+	e.say("%d of %d", items.n, total)
 	return nil
 }
 

@@ -36,30 +36,6 @@ func fileRow(f client.File) []string {
 	return []string{f.ID, f.UploadedAt, fmt.Sprint(f.Size), f.ContentType, strings.Join(parts, " ")}
 }
 
-func (e *env) printFiles(files []client.File) error {
-	rows := make([][]string, len(files))
-	for i, f := range files {
-		rows[i] = fileRow(f)
-	}
-	return e.print(files, fileHeader(), rows)
-}
-
-// listFiles reads up to limit files (0: all).
-func (e *env) listFiles(channel, q string, limit int) ([]client.File, error) {
-	files := []client.File{}
-	size := 1000
-	if limit > 0 {
-		size = min(limit, size)
-	}
-	err := e.api.Files(e.ctx, channel, q, true, size, func(f client.File) error {
-		if files = append(files, f); len(files) == limit {
-			return client.ErrStop
-		}
-		return nil
-	})
-	return files, err
-}
-
 type fileListCmd struct {
 	channelArg
 	Limit int `help:"At most so many; 0 for all." default:"100"`
@@ -86,11 +62,15 @@ func (c *fileFindCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	files, err := e.listFiles(id, c.Query, c.Limit)
-	if err != nil {
+	size := 1000
+	if c.Limit > 0 {
+		size = min(c.Limit, size)
+	}
+	files := newList(e, fileHeader(), fileRow)
+	if err := e.api.Files(e.ctx, id, c.Query, true, size, func(f client.File) error { return files.add(f, c.Limit) }); err != nil {
 		return err
 	}
-	return e.printFiles(files)
+	return files.end()
 }
 
 type fileCountCmd struct {

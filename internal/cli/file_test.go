@@ -9,8 +9,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
+	"panal/internal/api"
 	"panal/internal/blob"
 )
 
@@ -117,8 +119,45 @@ func TestFileRoundTrip(t *testing.T) {
 		"empty.bin": "", "big.bin": strings.Repeat("0123456789abcdef", 6<<20/16), // more than one chunk of an ETag
 	}
 	write(t, dir, files)
-	if err := os.Symlink("/etc/passwd", filepath.Join(dir, "link.jpg")); err != nil {
+	// Links are followed, never round in circles; what can't be uploaded is told, and
+	// a pipe that nobody writes to holds nobody up.
+	elsewhere := t.TempDir()
+	write(t, elsewhere, map[string]string{"6.bin": "six"})
+	for name, to := range map[string]string{
+		"link.bin": "cat/1.jpg", "dir": elsewhere, "cat/up": "..", "self": "self", "gone.txt": "nowhere", "dir2": filepath.Join(dir, "cat"),
+	} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	files["link.bin"], files["dir/6.bin"] = "one", "six"
+	for _, name := range []string{"1.jpg", "deep/2.jpg", "notes.txt"} {
+		files["dir2/"+name] = files["cat/"+name]
+	}
+	s.newChannel("links")
+	code, _, errs := s.run("", "file", "upload", "links", dir, "--exclude", ".git")
+	for _, line := range []string{"links to nothing: 2, ", "links to a directory that they are in: 2, ", "no regular files: 1, the first is " + filepath.Join(dir, "pipe"), "12 uploaded, 0 skipped"} {
+		if code != 0 || !strings.Contains(errs, line) {
+			t.Errorf("upload said %d %s; want %q", code, errs, line)
+		}
+	}
+	code, _, errs = s.run("", "file", "upload", "links", dir, "--exclude", ".git", "--no-follow-links")
+	if code != 0 || !strings.Contains(errs, "links: 6, ") || !strings.Contains(errs, "0 uploaded, 7 skipped") {
+		t.Errorf("upload without links said %d %s", code, errs)
+	}
+	s.fails(2, "file", "upload", "links", filepath.Join(dir, "pipe"))
+	for _, name := range []string{"dir2", "link.bin", "dir"} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name := range files {
+		if strings.HasPrefix(name, "dir") || name == "link.bin" {
+			delete(files, name)
+		}
 	}
 	want := map[string]string{}
 	for name, content := range files {
@@ -197,7 +236,51 @@ func TestFileRoundTrip(t *testing.T) {
 	s.fails(2, "file", "upload", "raw", dir, "--include", "[")
 	s.fails(2, "file", "download", "raw", "--to", to, "--exclude", "{a")
 	s.fails(2, "file", "download", "raw")
+	// A glob that leaves nothing is a mistake; nothing that is asked for is not.
+	s.fails(2, "file", "upload", "raw", dir, "--include", "*.nope")
+	s.fails(2, "file", "upload", "raw", filepath.Join(dir, "a.jpg"), "--exclude", "*.jpg")
+	s.fails(2, "file", "download", "raw", "--to", to, "--include", "*.nope")
+	if code, _, errs := s.run("", "file", "upload", "raw", t.TempDir()); code != 0 || !strings.Contains(errs, "0 uploaded") {
+		t.Errorf("an empty directory = %d %s", code, errs)
+	}
+	// JSON lines are whole objects, one a line, in lists and reports alike.
+	for _, args := range [][]string{{"file", "list", "raw", "--limit", "3"}, {"file", "find", "raw", "filename:*", "--limit", "3"}, {"file", "upload", "raw", filepath.Join(dir, "cat"), "--no-follow-links", "--force"}} {
+		code, out, errs := s.run("", append([]string{"-o", "jsonl"}, args...)...)
+		n := 0
+		for line := range strings.Lines(out) {
+			var one struct {
+				ID string `json:"file_id"`
+			}
+			if err := json.Unmarshal([]byte(line), &one); err != nil || one.ID == "" {
+				t.Errorf("%v printed %q: %v", args, line, err)
+			}
+			n++
+		}
+		if code != 0 || n != 3 {
+			t.Errorf("%v = %d with %d lines: %s", args, code, n, errs)
+		}
+	}
+	var none []fileLine
+	if s.json(&none, "file", "find", "raw", "filename:nope"); none == nil || len(none) != 0 {
+		t.Errorf("no file is %v, want an empty array", none)
+	}
 	s.fails(5, "file", "download", "nobody", "--to", to)
+}
+
+// Who is told to slow down does, and finishes: by its own calls, and of its files.
+func TestFileUploadSlowsDown(t *testing.T) {
+	s := newDataServer(t, api.Limits{Rate: 15, Burst: 5})
+	id := s.newChannel("raw")
+	dir, want := t.TempDir(), map[string]string{}
+	for i := range 9 {
+		want[fmt.Sprint(i)] = strings.Repeat("x", i)
+	}
+	write(t, dir, want)
+	all, code := s.lines("file", "upload", id, dir, "-j", "9")
+	if n := statuses(all); code != 0 || n["uploaded"] != 9 {
+		t.Errorf("upload = %d %v", code, all)
+	}
+	s.count(9, id)
 }
 
 // A file that fails does not stop the others, and the exit code tells.
@@ -206,9 +289,6 @@ func TestFileFailuresGoOn(t *testing.T) {
 	id := s.newChannel("raw")
 	dir := t.TempDir()
 	write(t, dir, map[string]string{"a": "1", "b/c": "2", "d": "3", strings.Repeat("x", 200) + "/" + strings.Repeat("y", 200): "4"})
-	if err := os.Symlink(filepath.Join(dir, "a"), filepath.Join(dir, "z")); err != nil {
-		t.Fatal(err)
-	}
 	write(t, dir, map[string]string{"nul%00": "5"}) // a name that looks encoded
 	all, code := s.lines("file", "upload", "raw", dir)
 	if n := statuses(all); code != 0 || n["uploaded"] != 5 {
@@ -270,6 +350,7 @@ func TestFileHostileNames(t *testing.T) {
 	}
 	names := []string{
 		"../victim/keep", "/etc/evil", "..", ".", "a/../../victim/keep", "way/keep", `..\victim\keep`, "new\nline\x1b[2J", "", "x//y/./z", ".panal-1.part", strings.Repeat("n", 300),
+		strings.Repeat("ü", 200) + "1.jpg", strings.Repeat("ü", 200) + "2.jpg", strings.Repeat("k", 251) + ".jpg",
 	}
 	for _, name := range names {
 		if code, _, errs := s.run("evil "+name, "file", "upload", "raw", "-", "-m", "filename="+name); code != 0 {
@@ -288,8 +369,23 @@ func TestFileHostileNames(t *testing.T) {
 			t.Errorf("tree %v = %d %+v", tree, code, all)
 		}
 	}
+	// What is too long for a name is shortened and keeps its kind; what fits stays.
+	long := map[string]bool{}
+	entries, err := os.ReadDir(to)
+	for _, d := range entries {
+		name := d.Name()
+		if strings.HasPrefix(name, "üü") || strings.HasPrefix(name, "kk") {
+			if !strings.HasSuffix(name, ".jpg") || len(name) > 255 || len(name) < 253 {
+				t.Errorf("a long name became %q", name)
+			}
+			long[name] = true
+		}
+	}
+	if err != nil || len(long) != 3 || !long[strings.Repeat("k", 251)+".jpg"] {
+		t.Errorf("long names: %v", long)
+	}
 	same(t, "victim", tree(t, victim), map[string]string{"keep": "safe"})
-	entries, err := os.ReadDir(top)
+	entries, err = os.ReadDir(top)
 	if err != nil || len(entries) != 2 {
 		t.Errorf("outside: %v %v", entries, err)
 	}

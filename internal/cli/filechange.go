@@ -138,7 +138,7 @@ func (c *fileDeleteCmd) byQuery(e *env, channel string) error {
 
 // changeFiles does something to each of the files, or to all that a query finds.
 func (e *env) changeFiles(channel string, ids []string, q queryFlags, flags reportFlags, change func(ctx context.Context, id string) error) error {
-	r := e.newTransfer(flags, "changed", e.progress(-1, "changing", "files"))
+	r := e.newTransfer(flags, globs{}, "changed", e.progress(-1, "changing", "files"))
 	one := func(id string) error {
 		return r.do(func(ctx context.Context) (outcome, error) {
 			defer r.bar.add(1)

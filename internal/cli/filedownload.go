@@ -30,7 +30,7 @@ type fileDownloadCmd struct {
 
 // Help implements kong's interface.
 func (*fileDownloadCmd) Help() string {
-	return `Files are named after their metadata "filename", or their id where that is no name. What is there already (same name and bytes) is skipped, and a file that was cut goes on where it ended: after an interruption, run the command again.
+	return `Files are named after their metadata "filename", or their id where that is no name; what is longer than 255 bytes is shortened, and keeps its extension. What is there already (same name and bytes) is skipped, and a file that was cut goes on where it ended: after an interruption, run the command again.
 
   panal file download digits --to ./digits --tree
   panal file download digits -q 'label:7 AND NOT split:test' --to ./sevens --include '**/*.png'
@@ -66,7 +66,7 @@ func (c *fileDownloadCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	r := e.newTransfer(c.reportFlags, "downloaded", e.progress(n, "downloading", "files"))
+	r := e.newTransfer(c.reportFlags, c.globs, "downloaded", e.progress(n, "downloading", "files"))
 	names := namer{tree: c.Tree, used: map[string]bool{}}
 	err = c.each(e, id, func(f client.File) error {
 		// Named before it is filtered: which of two gets the name must not depend on that.
@@ -264,7 +264,26 @@ type namer struct {
 	used map[string]bool
 }
 
-const maxFileName = 200
+// What file systems take: bytes of a name, and of a path with room for where it lies.
+const (
+	maxFileName = 255
+	maxFilePath = 3000
+)
+
+// shorten makes a name fit. It keeps the extension, and puts in the sum of the whole,
+// so that names that differ only where they are cut stay apart.
+func shorten(name string) string {
+	if len(name) <= maxFileName {
+		return name
+	}
+	const maxExt = 32
+	ext := path.Ext(name)
+	if len(ext) > maxExt {
+		ext = ""
+	}
+	end := "-" + shortID(name)[:8] + ext
+	return strings.ToValidUTF8(name[:maxFileName-len(end)], "") + end // a character cut in half goes
+}
 
 func (n *namer) name(f client.File) string { return n.unique(f.Meta()["filename"], f.ID) }
 
@@ -284,18 +303,18 @@ func (n *namer) unique(given, id string) string {
 		if p == "" || n.tree && p == "." {
 			continue
 		}
-		if len(p) > maxFileName || strings.Trim(p, ".") == "" || strings.HasPrefix(p, ".panal-") {
+		if strings.Trim(p, ".") == "" || strings.HasPrefix(p, ".panal-") {
 			kept = nil // no name: the id is one
 			break
 		}
-		kept = append(kept, p)
+		kept = append(kept, shorten(p))
 	}
 	name := strings.Join(kept, "/")
 	if name != "" && n.used[name] {
 		dir, base := path.Split(name)
-		name = dir + id + "-" + base
+		name = dir + shorten(id+"-"+base)
 	}
-	if name == "" || n.used[name] || len(name) > 4*maxFileName {
+	if name == "" || n.used[name] || len(name) > maxFilePath {
 		name = id
 	}
 	n.used[name] = true

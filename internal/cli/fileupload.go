@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"mime"
 	"os"
@@ -27,6 +26,7 @@ type fileUploadCmd struct {
 	Lifetime       string            `help:"Delete after 1day, 1week, 1month, 6months or 1year."`
 	SkipDuplicates bool              `help:"Leave out files whose name is in the channel already, whatever they hold."`
 	Force          bool              `help:"Upload also what is there already: the same name, bytes and metadata."`
+	walkFlags
 	globs
 	reportFlags
 }
@@ -38,13 +38,7 @@ func (*fileUploadCmd) Help() string {
   panal file upload digits ./photos --include '**/*.jpg' --exclude '.git' -m split=train
   tar c data | panal file upload digits - -m filename=data.tar
 
-Links are not followed. The exit code is 0 only when every file is there.`
-}
-
-// local is a file to upload under a name.
-type local struct {
-	path, name string
-	size       int64
+Links are followed, but not into a directory that they are in themselves. What is no regular file (a pipe, a device) and links to nothing are passed over, and named on stderr; --no-follow-links passes over every link. The exit code is 0 only when every file is there; where --include and --exclude leave none it is 2.`
 }
 
 // Run uploads files. The name of a file is its base name, or for a single one what
@@ -58,7 +52,7 @@ func (c *fileUploadCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	files, err := c.files()
+	files, err := c.files(e, c.Paths, c.globs)
 	if err != nil {
 		return err
 	}
@@ -72,7 +66,12 @@ func (c *fileUploadCmd) Run(e *env) error {
 	for _, f := range files {
 		total += max(f.size, 0)
 	}
-	r := e.newTransfer(c.reportFlags, "uploaded", e.progressBytes(total, "uploading"))
+	for i := range files {
+		if given := c.Metadata["filename"]; given != "" && files[i].single && (len(c.Paths) == 1 || files[i].path == "-") {
+			files[i].name = given
+		}
+	}
+	r := e.newTransfer(c.reportFlags, c.globs, "uploaded", e.progressBytes(total, "uploading"))
 	for _, f := range files {
 		if err := r.do(func(ctx context.Context) (outcome, error) {
 			o, err := c.upload(ctx, e, id, f, there, r.bar)
@@ -83,57 +82,6 @@ func (c *fileUploadCmd) Run(e *env) error {
 		}
 	}
 	return r.finish(nil)
-}
-
-// files lists what is to be uploaded.
-func (c *fileUploadCmd) files() ([]local, error) {
-	var all []local
-	for _, root := range c.Paths {
-		if root == "-" {
-			all = append(all, local{path: "-", name: c.Metadata["filename"], size: -1})
-			continue
-		}
-		info, err := os.Stat(root)
-		if err != nil {
-			return nil, plat.Errorf(plat.ErrInvalid, "%v", err)
-		}
-		if !info.IsDir() {
-			name := filepath.Base(root)
-			if given := c.Metadata["filename"]; given != "" && len(c.Paths) == 1 {
-				name = given
-			}
-			if c.takes(filepath.Base(root)) {
-				all = append(all, local{path: root, name: name, size: info.Size()})
-			}
-			continue
-		}
-		err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-			if err != nil {
-				return err
-			}
-			rel, err := filepath.Rel(root, path)
-			if err != nil {
-				return err
-			}
-			name := filepath.ToSlash(rel)
-			switch {
-			case d.IsDir() && name != "." && anyGlob(c.Exclude, name):
-				return fs.SkipDir
-			case !d.Type().IsRegular() || !c.takes(name):
-				return nil
-			}
-			info, err := d.Info()
-			if err != nil {
-				return err
-			}
-			all = append(all, local{path: path, name: name, size: info.Size()})
-			return nil
-		})
-		if err != nil {
-			return nil, plat.Errorf(plat.ErrInvalid, "%v", err)
-		}
-	}
-	return all, nil
 }
 
 // upload brings one file, unless it is there.

@@ -20,7 +20,7 @@ type logCmd struct {
 // Help is shown by panal log --help.
 func (logCmd) Help() string {
 	return `Lines come oldest first. With --output json each is an object on a line of its
-own. --follow shows the last 100 lines (or all --since) and then what comes, until
+own (as with jsonl). --follow shows the last 100 lines (or all --since) and then what comes, until
 interrupted.
 
   panal log job digits 1712000000044 --since 10m

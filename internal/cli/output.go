@@ -3,29 +3,108 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"strings"
 	"text/tabwriter"
 
 	"golang.org/x/term"
+
+	"panal/internal/client"
 )
 
-// printJSON writes v as indented JSON.
+// printJSON writes v as JSON: indented, or on one line.
 func (e *env) printJSON(v any) error {
 	enc := json.NewEncoder(e.stdout)
-	enc.SetIndent("", "  ")
+	if !e.lines {
+		enc.SetIndent("", "  ")
+	}
 	enc.SetEscapeHTML(false)
 	return enc.Encode(v)
 }
 
-// print writes v as JSON, or rows as a table under header, as --output says.
+// print writes v as --output says: as JSON, each element of a slice on a line of its
+// own, or rows as a table under header.
 func (e *env) print(v any, header []string, rows [][]string) error {
+	if e.lines {
+		if all := reflect.ValueOf(v); all.Kind() == reflect.Slice {
+			for _, one := range all.Seq2() {
+				if err := e.printJSON(one.Interface()); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
 	if e.json {
 		return e.printJSON(v)
 	}
+	return e.printTable(header, rows)
+}
+
+// list prints what comes one by one, perhaps without end, as --output says. Only a
+// table is held, whose columns wait for the last row.
+type list[T any] struct {
+	e      *env
+	header []string
+	row    func(T) []string
+	rows   [][]string
+	n      int
+}
+
+func newList[T any](e *env, header []string, row func(T) []string) *list[T] {
+	return &list[T]{e: e, header: header, row: row}
+}
+
+// add prints v, the last one that is wanted when there are limit (0: no limit) then.
+func (l *list[T]) add(v T, limit int) error {
+	var err error
+	switch l.n++; {
+	case l.e.lines:
+		err = l.e.printJSON(v)
+	case l.e.json:
+		var buf bytes.Buffer
+		enc := json.NewEncoder(&buf)
+		enc.SetEscapeHTML(false)
+		enc.SetIndent("  ", "  ")
+		if err = enc.Encode(v); err == nil {
+			before := ",\n  "
+			if l.n == 1 {
+				before = "[\n  "
+			}
+			_, err = fmt.Fprint(l.e.stdout, before, strings.TrimSuffix(buf.String(), "\n"))
+		}
+	default:
+		l.rows = append(l.rows, l.row(v))
+	}
+	if err == nil && l.n == limit {
+		return client.ErrStop
+	}
+	return err
+}
+
+// end is called when there is no more. An array that an error cut short is not closed:
+// nobody should take it for the whole.
+func (l *list[T]) end() error {
+	switch {
+	case l.e.lines:
+		return nil
+	case !l.e.json:
+		return l.e.printTable(l.header, l.rows)
+	}
+	last := "\n]\n"
+	if l.n == 0 {
+		last = "[]\n"
+	}
+	_, err := io.WriteString(l.e.stdout, last)
+	return err
+}
+
+func (e *env) printTable(header []string, rows [][]string) error {
 	tw := tabwriter.NewWriter(e.stdout, 0, 4, 2, ' ', 0)
 	if _, err := fmt.Fprintln(tw, strings.Join(header, "\t")); err != nil {
 		return err

@@ -58,10 +58,21 @@ func (g globs) takes(name string) bool {
 	return !anyGlob(g.Exclude, name)
 }
 
+// leaveNone is the error of a command that found files, perhaps, and no wanted one.
+func (g globs) leaveNone() error {
+	switch {
+	case len(g.Include) > 0:
+		return plat.InvalidField("include", "nothing matched: no file was found that it takes and --exclude leaves")
+	case len(g.Exclude) > 0:
+		return plat.InvalidField("exclude", "nothing matched: no file was found that it leaves")
+	}
+	return nil
+}
+
 // reportFlags are of every command that does something with many files.
 type reportFlags struct {
 	Jobs  int  `help:"How many at a time." default:"8" short:"j"`
-	Lines bool `name:"json" help:"Print one JSON object a line for each file, as it is done."`
+	Lines bool `name:"json" help:"The same as --output jsonl: one JSON object a line for each file, as it is done."`
 }
 
 // outcome is what became of one file.
@@ -110,6 +121,7 @@ const (
 type transfer struct {
 	e     *env
 	flags reportFlags
+	globs globs
 	bar   progress
 	start time.Time
 	verb  string // what a success is called
@@ -119,6 +131,7 @@ type transfer struct {
 	Skipped  int       `json:"skipped"`
 	Failed   int       `json:"failed"`
 	Bytes    int64     `json:"bytes"`
+	begun    int
 	done     int
 	firstErr error
 
@@ -126,8 +139,9 @@ type transfer struct {
 	ctx   context.Context //nolint:containedctx // one command, one context
 }
 
-func (e *env) newTransfer(flags reportFlags, verb string, bar progress) *transfer {
-	r := &transfer{e: e, flags: flags, bar: bar, start: time.Now(), verb: verb, Files: []outcome{}}
+func (e *env) newTransfer(flags reportFlags, g globs, verb string, bar progress) *transfer {
+	flags.Lines = flags.Lines || e.lines
+	r := &transfer{e: e, flags: flags, globs: g, bar: bar, start: time.Now(), verb: verb, Files: []outcome{}}
 	r.group, r.ctx = errgroup.WithContext(e.ctx)
 	r.group.SetLimit(max(1, flags.Jobs))
 	return r
@@ -149,6 +163,7 @@ func (r *transfer) do(work func(ctx context.Context) (outcome, error)) error {
 	if err := r.ctx.Err(); err != nil {
 		return err
 	}
+	r.begun++
 	r.group.Go(func() error {
 		o, err := work(r.ctx)
 		if err != nil && r.ctx.Err() != nil {
@@ -207,6 +222,9 @@ func (r *transfer) finish(listErr error) error {
 	if err == nil {
 		err = listErr
 	}
+	if err == nil && r.begun == 0 {
+		err = r.globs.leaveNone()
+	}
 	if !r.flags.Lines {
 		slices.SortFunc(r.Files, func(a, b outcome) int { return strings.Compare(a.Path+"\x00"+a.FileID, b.Path+"\x00"+b.FileID) })
 		rows := make([][]string, len(r.Files))
@@ -245,21 +263,30 @@ func (e *filesError) Error() string {
 // Unwrap returns the first failure.
 func (e *filesError) Unwrap() error { return e.first }
 
-// attempts is how often a file is tried while the server says "later".
-const attempts = 5
+// attempts is how often a file is tried while the server says "later"; where that is
+// because the caller is too fast, it is only slower.
+const (
+	attempts     = 5
+	slowAttempts = 100
+)
 
 // again calls try until it succeeds, or fails for good. later tells which failures
 // may pass.
 func again(ctx context.Context, later func(error) bool, try func() error) error {
-	for n := 1; ; n++ {
+	for n, slow := 1, 0; ; n++ {
 		err := try()
 		if err == nil || n == attempts || ctx.Err() != nil || !later(err) {
 			return err
 		}
 		wait := time.Duration(n) * time.Second
 		if ae, ok := errors.AsType[*client.Error](err); ok && ae.RetryAfter > 0 {
-			wait = min(ae.RetryAfter, time.Minute)
+			wait = ae.RetryAfter
 		}
+		if longer := client.TooFast(err); longer > 0 && slow < slowAttempts {
+			wait = longer
+			n, slow = n-1, slow+1
+		}
+		wait = min(wait, time.Minute)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -171,7 +172,43 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 	return nil, e
 }
 
-// JSON sends in (nil: no body) and decodes the answer into out (nil: dropped).
+// maxPatience is how long a call in all waits for a rate that is used up.
+const maxPatience = time.Minute
+
+// TooFast returns how long to wait where err says that a caller makes more calls than
+// it may: then nothing was done. Else 0. It is some more than the server asks for, by
+// chance, so that those who are told together don't come back together.
+func TooFast(err error) time.Duration {
+	if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusTooManyRequests && e.RetryAfter > 0 {
+		return e.RetryAfter + rand.N(e.RetryAfter)
+	}
+	return 0
+}
+
+// patient is Do, of a body that can be read again (an io.Seeker, or none), once more
+// when a rate that was used up is there again.
+func (c *Client) patient(ctx context.Context, r Request) (*http.Response, error) {
+	for waited := time.Duration(0); ; {
+		res, err := c.Do(ctx, r)
+		wait := TooFast(err)
+		if waited += wait; wait == 0 || waited > maxPatience {
+			return res, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(wait):
+		}
+		if again, ok := r.Body.(io.Seeker); ok {
+			if _, err := again.Seek(0, io.SeekStart); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// JSON sends in (nil: no body) and decodes the answer into out (nil: dropped). It waits
+// when it is told to come later (429 with Retry-After), as the original clients do.
 func (c *Client) JSON(ctx context.Context, method, path string, query url.Values, in, out any) error {
 	r := Request{Method: method, Path: path, Query: query}
 	if in != nil {
@@ -181,7 +218,7 @@ func (c *Client) JSON(ctx context.Context, method, path string, query url.Values
 		}
 		r.Body, r.Size, r.Header = bytes.NewReader(b), int64(len(b)), http.Header{"Content-Type": {"application/json"}}
 	}
-	res, err := c.Do(ctx, r)
+	res, err := c.patient(ctx, r)
 	if err != nil {
 		return err
 	}

@@ -59,15 +59,29 @@ func (s *Service) reapExpired(ctx context.Context) (int, error) {
 	}
 }
 
+// Record is what is kept beside the index of which files there are.
+type Record interface {
+	// Alive returns which of the objects, by their keys, are files that were neither
+	// deleted nor have expired.
+	Alive(ctx context.Context, keys []string) (map[string]bool, error)
+}
+
+// RecordedBy makes Collect leave alone what r knows. Called while wiring.
+func (s *Service) RecordedBy(r Record) { s.record = r }
+
 // Collect deletes objects that no index row refers to and that are older than
 // grace, and returns how many there were. Bodies that clients put into the storage are
 // taken in, or deleted where nobody was promised anything.
+//
+// What the record has as a file stays, and is an error: then it is the index that is
+// lost, or older than the storage, and its bytes are all there is to mend it from.
 func (s *Service) Collect(ctx context.Context, grace time.Duration) (int, error) {
-	const page = 1000
+	const page, atOnce = 1000, 10_000
 	if err := s.TakeAll(ctx); err != nil {
 		return 0, fmt.Errorf("collect garbage: %w", err)
 	}
-	deleted, after := 0, ""
+	deleted, lost, after := 0, 0, ""
+	var garbage []string
 	for {
 		infos, more, err := s.blobs.List(ctx, blobPrefix, after, page)
 		if err != nil {
@@ -91,17 +105,47 @@ func (s *Service) Collect(ctx context.Context, grace time.Duration) (int, error)
 				return deleted, fmt.Errorf("collect garbage: %w", err)
 			}
 			for _, id := range ids {
-				if known[id] {
-					continue
+				if !known[id] {
+					garbage = append(garbage, keys[id])
 				}
-				if err := s.blobs.Delete(ctx, keys[id]); err != nil {
-					return deleted, fmt.Errorf("collect garbage: %w", err)
-				}
-				deleted++
 			}
 		}
+		if more && len(garbage) < atOnce {
+			continue
+		}
+		n, kept, err := s.remove(ctx, garbage)
+		deleted, lost = deleted+n, lost+kept
+		if err != nil {
+			return deleted, fmt.Errorf("collect garbage: %w", err)
+		}
+		garbage = garbage[:0]
 		if !more {
-			return deleted, nil
+			break
 		}
 	}
+	if lost > 0 {
+		return deleted, fmt.Errorf("collect garbage: %d files have bytes and a record and no row in the index; they are kept: panal channel verify --repair brings single ones back, panal lake rebuild a lost index", lost)
+	}
+	return deleted, nil
+}
+
+// remove deletes objects but for those that are files by the record.
+func (s *Service) remove(ctx context.Context, keys []string) (deleted, kept int, err error) {
+	var alive map[string]bool
+	if s.record != nil && len(keys) > 0 {
+		if alive, err = s.record.Alive(ctx, keys); err != nil {
+			return 0, 0, err
+		}
+	}
+	for _, key := range keys {
+		if alive[key] {
+			kept++
+			continue
+		}
+		if err := s.blobs.Delete(ctx, key); err != nil {
+			return deleted, kept, err
+		}
+		deleted++
+	}
+	return deleted, kept, nil
 }

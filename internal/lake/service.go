@@ -32,6 +32,7 @@ type Service struct {
 	takers  takers
 	served  func(context.Context, plat.OrgID) error // nil: all are
 	intake  Intake
+	record  Record             // nil: the index alone knows
 	taking  singleflight.Group // by incoming key
 	listed  sync.Map           // the incoming keys that calls of TakeAll are at
 }

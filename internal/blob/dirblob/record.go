@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"math/rand/v2"
@@ -49,7 +50,7 @@ const (
 //nolint:gochecknoglobals // a table that nobody changes
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-var errDamaged = errors.New("damaged record")
+var errDamaged = fmt.Errorf("%w record", blob.ErrDamaged)
 
 // record is one change of a key in a segment.
 type record struct {

@@ -280,7 +280,7 @@ func TestCompactionKeepsWhatIsBesideDamage(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, _, err := blob.New(d).Open(t.Context(), "k0", 0, -1)
-			if err == nil || errors.Is(err, plat.ErrNotFound) || !strings.Contains(err.Error(), "k0") {
+			if !errors.Is(err, blob.ErrDamaged) || !strings.Contains(err.Error(), "k0") {
 				t.Fatalf("byte %d: Open of a damaged object = %v", at, err)
 			}
 			for i := 1; i < 6; i++ {

@@ -127,6 +127,7 @@ func history(rt *rapid.T, t *testing.T, db *sqlstore.DB, rebuilt *sqlstore.Lake)
 		w.j = journal.New(w.blobs, w.clock)
 		w.store = journal.NewStore(index, w.j)
 		s = lake.NewService(w.store, w.blobs, w.clock)
+		s.RecordedBy(w.j)
 	}
 	start()
 	c := w.channel(t)

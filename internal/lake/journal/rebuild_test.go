@@ -252,3 +252,48 @@ func TestCompaction(t *testing.T) {
 		t.Errorf("rebuilt %+v, %v", got, err)
 	}
 }
+
+// TestCollectKeepsWhatTheIndexLost: a server that is started on an empty index, or an
+// older one, deletes no file's bytes; what was deleted, has expired or was never a file
+// goes, and so does all when its channel was deleted.
+func TestCollectKeepsWhatTheIndexLost(t *testing.T) {
+	sqlstoretest.Each(t, func(t *testing.T, db *sqlstore.DB) {
+		w := newWorld(t, db)
+		w.now = plat.SystemClock() // objects have the machine's time
+		c := w.channel(t)
+		var keys []string
+		for _, life := range []lake.Lifetime{"", "", "1day"} {
+			f, err := w.put(t, c.ID, nil, life)
+			if err != nil {
+				t.Fatal(err)
+			}
+			keys = append(keys, lake.BlobKey(org, c.ID, f.ID))
+			if len(keys) == 2 {
+				if err := w.j.Append(t.Context(), journal.Entry{Org: org, Channel: c.ID, File: f.ID, Gone: 1}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		stray := lake.BlobKey(org, c.ID, plat.NewFileID(w.now))
+		if _, err := w.blobs.Put(t.Context(), stray, strings.NewReader("body"), 4, blob.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		w.now = w.now.Add(2 * lake.Grace)
+		lost := lake.NewService(empty(t, db, w.clock), w.blobs, w.clock)
+		lost.RecordedBy(w.j)
+		for _, want := range []int{3, 0} {
+			if n, err := lost.Collect(t.Context(), lake.Grace); n != want || err == nil || !strings.Contains(err.Error(), "1 files have bytes") {
+				t.Errorf("collected %d of a lost index, want %d; %v", n, want, err)
+			}
+		}
+		if _, err := w.blobs.Stat(t.Context(), keys[0]); err != nil {
+			t.Errorf("a file's bytes: %v", err)
+		}
+		if err := w.j.Append(t.Context(), journal.Entry{Org: org, Channel: c.ID, Gone: 1}); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := lost.Collect(t.Context(), lake.Grace); n != 1 || err != nil {
+			t.Errorf("collected %d of a deleted channel, %v", n, err)
+		}
+	})
+}

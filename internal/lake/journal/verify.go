@@ -377,20 +377,57 @@ func lookup(ctx context.Context, b *blob.Store, key string) (*Entry, error) {
 	return e, errors.Join(err, m.close())
 }
 
+// Alive implements lake.Record.
+func (j *Journal) Alive(ctx context.Context, keys []string) (map[string]bool, error) {
+	wanted := map[string]bool{}
+	for _, key := range keys {
+		if parts := strings.SplitN(key, "/", 4); len(parts) == 4 {
+			wanted[lake.ChannelPrefix(plat.OrgID(parts[1]), plat.ChannelID(parts[2]))] = true
+		}
+		wanted[key] = true
+	}
+	want := func(key string) bool { return wanted[key] }
+	m, err := snapshot(ctx, j.blobs, want)
+	if err != nil {
+		return nil, fmt.Errorf("read the journal: %w", err)
+	}
+	alive, home := map[string]bool{}, ""
+	for {
+		e, err := nextOf(m, want)
+		if err != nil || e == nil {
+			if err = errors.Join(err, m.close()); err != nil {
+				err = fmt.Errorf("read the journal: %w", err)
+			}
+			return alive, err
+		}
+		k := e.key()
+		switch {
+		case e.Gone != 0:
+			if e.File == "" {
+				home = ""
+			}
+		case e.File == "":
+			home = k
+		case home != "" && strings.HasPrefix(k, home) && e.file().Live(j.now()):
+			alive[k] = true
+		}
+	}
+}
+
 func (v *verify) hash(ctx context.Context, key, want string) (bool, error) {
 	rc, _, err := v.j.blobs.Open(ctx, key, 0, -1)
 	if errors.Is(err, plat.ErrNotFound) { // deleted this moment
 		return true, nil
 	}
-	if err != nil {
-		return false, err
-	}
-	defer func() { _ = rc.Close() }()
 	h := etag.New()
-	if _, err := io.Copy(h, rc); err != nil {
-		return false, err
+	if err == nil {
+		_, err = io.Copy(h, rc)
+		_ = rc.Close() // it was only read
 	}
-	return h.ETag() == want, nil
+	if errors.Is(err, blob.ErrDamaged) { // the storage's own word for it
+		return false, nil
+	}
+	return h.ETag() == want, err
 }
 
 // sums checks counts and what the search index holds too much.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"panal/internal/blob"
+	"panal/internal/blob/faultblob"
 	"panal/internal/lake"
 	"panal/internal/lake/journal"
 	"panal/internal/plat"
@@ -23,7 +24,7 @@ func TestVerify(t *testing.T) {
 		w := newWorld(t, db)
 		c := w.channel(t)
 		w.now = time.Now().UTC().Add(-2 * time.Hour)
-		f := make([]lake.File, 7)
+		f := make([]lake.File, 9)
 		for i := range f {
 			n := lake.File{ID: plat.NewFileID(w.now), Channel: c.ID, Size: 4, ETag: etag, ContentType: "text/plain", Metadata: lake.Metadata{"label": "black cat"}}
 			if _, err := w.blobs.Put(t.Context(), lake.BlobKey(org, c.ID, n.ID), strings.NewReader("body"), 4, blob.PutOptions{}); err != nil {
@@ -74,6 +75,10 @@ func TestVerify(t *testing.T) {
 		}
 		put(f[1].ID, "bod")  // short
 		put(f[2].ID, "evil") // altered
+		w.faults.SetScript(
+			faultblob.Fault{Op: faultblob.OpOpen, Prefix: lake.BlobKey(org, c.ID, f[7].ID), Err: blob.ErrDamaged},
+			faultblob.Fault{Op: faultblob.OpRead, Prefix: lake.BlobKey(org, c.ID, f[8].ID), Err: blob.ErrDamaged, AfterBytes: 1},
+		)
 		do(`DELETE FROM file WHERE id = $1`, string(f[3].ID))
 		do(`DELETE FROM posting WHERE at = $1`, f[3].UploadedAt.UnixMicro())
 		do(`DELETE FROM posting WHERE at = $1 AND token = 'cat'`, f[4].UploadedAt.UnixMicro())
@@ -108,6 +113,9 @@ func TestVerify(t *testing.T) {
 				t.Errorf("%s: %+v", k, found[k])
 			}
 		}
+		if n := found[journal.KindObjectContent].Found; n != 4 { // altered, damaged twice, and gone's
+			t.Errorf("%d objects of other bytes, want 4", n)
+		}
 		for _, k := range all[3:] {
 			if x := verify(true)[k]; k != journal.KindRowDeleted && x.Found != 0 && x.Repaired != x.Found {
 				t.Errorf("%s was not repaired: %+v", k, x)
@@ -124,8 +132,8 @@ func TestVerify(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n, err := w.index.Count(t.Context(), lake.Filter{Channel: c.ID, Query: query}, w.now); err != nil || n != 7 {
-			t.Errorf("%d files of %q, %v; want 7", n, "label:cat AND label:black", err)
+		if n, err := w.index.Count(t.Context(), lake.Filter{Channel: c.ID, Query: query}, w.now); err != nil || n != 9 {
+			t.Errorf("%d files of %q, %v; want 9", n, "label:cat AND label:black", err)
 		}
 		if got, err := w.index.File(t.Context(), c.ID, f[3].ID, w.now); err != nil || got.Metadata["label"] != "black cat" {
 			t.Errorf("the row that was brought back: %+v, %v", got, err)
