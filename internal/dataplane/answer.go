@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"panal/internal/plat"
@@ -162,9 +163,11 @@ type pump struct {
 	done chan struct{}
 	// eof tells that the body was read to its end and sent.
 	eof bool
-	// caller is why the body could not be read, if that is how it ended.
-	caller error
-	stop   func()
+	// caller is why the body could not be read, if that is how it ended; not when
+	// reading was broken off by stop.
+	caller  error
+	stopped atomic.Bool
+	stop    func()
 }
 
 func startPump(x *exchange, u *upstream) *pump {
@@ -176,6 +179,7 @@ func startPump(x *exchange, u *upstream) *pump {
 		select {
 		case <-m.done:
 		default:
+			m.stopped.Store(true)
 			u.conn.close()
 			if x.spool != nil {
 				x.spool.interrupt()
@@ -227,7 +231,9 @@ func (m *pump) run(u *upstream) {
 			callerSendsBy(time.Time{})
 			return
 		case err != nil:
-			m.caller = err
+			if !m.stopped.Load() {
+				m.caller = err
+			}
 			u.conn.close() // the instance must not take a part for the whole
 			return
 		}

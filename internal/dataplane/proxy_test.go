@@ -609,6 +609,36 @@ func TestInstanceDies(t *testing.T) {
 	}
 }
 
+// TestInstanceDiesUnderAnUpload: it is the instance's fault and told so, not the
+// caller's, whose body was still to come; also when that had begun to go to disk.
+func TestInstanceDiesUnderAnUpload(t *testing.T) {
+	for _, waits := range []bool{false, true} {
+		table, gw := gateway(t, dataplane.Options{SpoolDir: t.TempDir(), MaxSpool: 16 << 20})
+		apply(t, table, 1, routes(svA, serviceOf(svA)))
+		in := rawUpstream(t, func(c net.Conn) { _, _ = c.Read(make([]byte, 4096)) })
+		if !waits {
+			apply(t, table, 2, routes(svA, serviceOf(svA, in)))
+		}
+		body, feed := io.Pipe()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		context.AfterFunc(ctx, func() { _ = feed.CloseWithError(io.ErrUnexpectedEOF) })
+		answered := make(chan string, 1)
+		go func() {
+			status, text, _ := post(t, ctx, gw.URL, body)
+			answered <- fmt.Sprint(status, " ", text)
+		}()
+		_, _ = feed.Write([]byte("x"))
+		if waits {
+			eventually(t, "the call waits", func() bool { l, _ := table.Load(dep, svA); return l.Waiting == 1 })
+			apply(t, table, 2, routes(svA, serviceOf(svA, in)))
+		}
+		if got := <-answered; !strings.HasPrefix(got, "502 ") || !strings.Contains(got, "instance failed") {
+			t.Errorf("waited %v: %s, want 502", waits, got)
+		}
+		cancel()
+	}
+}
+
 // TestTurnedAway: a call that an ending instance has not handled goes to another,
 // whatever its method, waits for one when there is none, and is answered as the
 // instance said when none comes.

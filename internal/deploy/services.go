@@ -286,6 +286,9 @@ func (m *Manager) PatchService(ctx context.Context, org plat.OrgID, dep plat.Dep
 		if err := checkCounts(*s); err != nil { // another patch was faster
 			return err
 		}
+		if !s.Asleep() && (before.Number != s.Number || before.Min != s.Min || before.Max != s.Max || before.Autoscale != s.Autoscale) {
+			s.ScaleMessage = "" // the scaler's reason was for other bounds
+		}
 		made := before.InstanceType != s.InstanceType || !maps.Equal(before.Models, s.Models) || !maps.Equal(before.Merged, s.Merged)
 		if made || s.Status == Failed {
 			s.renew()

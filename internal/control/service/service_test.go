@@ -686,9 +686,20 @@ func TestPatchRollsWithCapacityKept(t *testing.T) {
 			t.Errorf("old instance %s is still routed", id)
 		}
 	}
-	// A patch that changes nothing that instances are made of starts none.
-	_, err = w.man.PatchService(t.Context(), w.org, w.dep.ID, s.ID, deploy.ServiceSpec{})
+	// A patch that changes nothing that instances are made of starts none. The scaler's
+	// reason stands until its bounds are others.
+	_, err = w.store.UpdateService(t.Context(), s.ID, func(s *deploy.Service) error { s.ScaleMessage = "so"; return nil })
 	w.ok(err)
+	for _, c := range []struct {
+		spec deploy.ServiceSpec
+		want string
+	}{{deploy.ServiceSpec{}, "so"}, {deploy.ServiceSpec{Max: new(5)}, ""}} {
+		got, err = w.man.PatchService(t.Context(), w.org, w.dep.ID, s.ID, c.spec)
+		w.ok(err)
+		if got.ScaleMessage != c.want {
+			t.Errorf("scaled because %q, want %q", got.ScaleMessage, c.want)
+		}
+	}
 	w.becomes(s.ID, deploy.Ready)
 	if n := len(w.run.Started()); n != 4 {
 		t.Errorf("%d starts after an empty patch", n)
