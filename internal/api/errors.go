@@ -70,6 +70,19 @@ func newError(status int, description string, detail map[string][]string) *Error
 	return e
 }
 
+// Refusal is the body of an error about what could not be read as a request; text is
+// net/http's.
+func Refusal(status int, text string) []byte {
+	about := "the request can't be read"
+	if reason := strings.TrimPrefix(text, http.StatusText(status)); reason != "" {
+		about += ": " + strings.TrimPrefix(reason, ": ")
+	} else if status == http.StatusRequestHeaderFieldsTooLarge {
+		about = "the request's headers are too large"
+	}
+	b, _ := json.Marshal(newError(status, about, nil)) // texts always encode
+	return append(b, '\n')
+}
+
 // Family is what differs on the wire between the two documents' resources.
 type Family struct {
 	// Exists is the status for a duplicate, Conflict for a wrong state, Exhausted

@@ -50,7 +50,7 @@ func (l Limits) withDefaults() Limits {
 }
 
 // checkHeaders returns 431 for a request whose headers pass the limit. net/http cuts
-// off what is several times longer by itself, in plain text.
+// off what is several times longer by itself (Refusal).
 func (a *API) checkHeaders(r *http.Request) *ErrorBody {
 	n, fields := len(r.RequestURI)+len(r.Host), 0
 	for name, values := range r.Header {

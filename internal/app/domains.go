@@ -55,7 +55,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 	a.closers = append(a.closers, func() error { return endJournal(changes) })
 
 	training, deploys := sqlstore.NewTraining(a.control), sqlstore.NewDeploys(a.control)
-	trainSvc := train.NewService(train.Options{Store: training, Blobs: a.blobs, Now: a.now, ModelUsers: modelUsers(deploys)})
+	trainSvc := train.NewService(train.Options{Store: training, Blobs: a.blobs, Now: a.now, ModelUsers: modelUsers(deploys), HasOrg: hasOrg(orgs)})
 	jobs := job.New(job.Config{
 		Log: a.log.With(slog.String(plat.LogComponent, "job")), Now: a.now, Store: training, Runner: a.runner,
 		Tokens: orgs, Blobs: a.blobs, IngestSpool: spool, APIURL: a.agents, Wake: a.control.Hub().Watch(ctx, train.TopicJob), Held: a.held,
@@ -341,5 +341,16 @@ func (a *App) every(ctx context.Context, d time.Duration, f func(n int)) error {
 func (a *App) warn(ctx context.Context, what string, err error) {
 	if ctx.Err() == nil {
 		a.log.LogAttrs(ctx, slog.LevelWarn, "background work failed; it is tried again", slog.String("work", what), slog.String(plat.LogError, err.Error()))
+	}
+}
+
+// hasOrg tells whether the records have an organization.
+func hasOrg(orgs *sqlstore.Orgs) func(context.Context, plat.OrgID) (bool, error) {
+	return func(ctx context.Context, id plat.OrgID) (bool, error) {
+		_, err := orgs.Organization(ctx, string(id))
+		if errors.Is(err, plat.ErrNotFound) {
+			return false, nil
+		}
+		return err == nil, err
 	}
 }

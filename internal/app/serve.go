@@ -17,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"panal/internal/api"
 	"panal/internal/plat"
 	"panal/internal/x/front"
 )
@@ -113,6 +114,7 @@ func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Han
 	serve := func() error { return srv.ServeTLS(l, "", "") }
 	if secure == nil {
 		f := front.New(srv, takes)
+		f.Refusal = api.Refusal
 		server, serve = f, func() error { return f.Serve(l) }
 	}
 	done := make(chan error, 1)

@@ -58,15 +58,13 @@ func (g globs) takes(name string) bool {
 	return !anyGlob(g.Exclude, name)
 }
 
-// leaveNone is the error of a command that found files, perhaps, and no wanted one.
+// leaveNone is the error of a command that was to take what these choose, and found no
+// such file.
 func (g globs) leaveNone() error {
-	switch {
-	case len(g.Include) > 0:
-		return plat.InvalidField("include", "nothing matched: no file was found that it takes and --exclude leaves")
-	case len(g.Exclude) > 0:
-		return plat.InvalidField("exclude", "nothing matched: no file was found that it leaves")
+	if len(g.Include)+len(g.Exclude) == 0 {
+		return nil
 	}
-	return nil
+	return plat.Errorf(plat.ErrInvalid, "nothing matched: --include and --exclude leave no file")
 }
 
 // reportFlags are of every command that does something with many files.

@@ -22,6 +22,7 @@ import (
 func (s *Service) Collect(ctx context.Context, grace time.Duration) (int, error) {
 	const batch = 1000
 	limit, n := s.now().Add(-grace), 0
+	orgs := map[string]bool{}
 	for after, more := "", true; more; {
 		infos, next, err := s.blobs.List(ctx, "train/", after, batch)
 		if err != nil {
@@ -30,6 +31,21 @@ func (s *Service) Collect(ctx context.Context, grace time.Duration) (int, error)
 		for _, info := range infos {
 			after = info.Key
 			if !info.ModTime.Before(limit) {
+				continue
+			}
+			org, _, _ := strings.Cut(strings.TrimPrefix(info.Key, "train/"), "/")
+			there, asked := orgs[org]
+			if !asked {
+				there = s.orgs == nil
+				if !there {
+					if there, err = s.orgs(ctx, plat.OrgID(org)); err != nil {
+						return n, fmt.Errorf("collect %s: %w", info.Key, err)
+					}
+				}
+				clear(orgs) // keys come organization by organization
+				orgs[org] = there
+			}
+			if !there {
 				continue
 			}
 			used, err := s.refers(ctx, info.Key)

@@ -30,6 +30,10 @@ type Options struct {
 	// ("service ser-…"), so that a definition isn't deleted from under them. nil:
 	// nobody does.
 	ModelUsers func(ctx context.Context, org plat.OrgID, models []plat.ModelID) ([]string, error)
+	// HasOrg tells whether the records have an organization. Collect leaves alone what
+	// belongs to another: then the records are lost, or not those of this storage. nil:
+	// all are theirs.
+	HasOrg func(ctx context.Context, org plat.OrgID) (bool, error)
 }
 
 // Service is the rules around training. It is safe for concurrent use.
@@ -38,11 +42,12 @@ type Service struct {
 	blobs *blob.Store
 	now   plat.Clock
 	users func(ctx context.Context, org plat.OrgID, models []plat.ModelID) ([]string, error)
+	orgs  func(ctx context.Context, org plat.OrgID) (bool, error) // nil: all are there
 }
 
 // NewService returns a Service.
 func NewService(o Options) *Service {
-	return &Service{store: o.Store, blobs: o.Blobs, now: o.Now, users: o.ModelUsers}
+	return &Service{store: o.Store, blobs: o.Blobs, now: o.Now, users: o.ModelUsers, orgs: o.HasOrg}
 }
 
 // Upload is an archive that has arrived whole.

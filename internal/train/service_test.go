@@ -61,6 +61,7 @@ func newRig(t *testing.T) *rig {
 			}
 			return r.users, nil
 		},
+		HasOrg: func(_ context.Context, id plat.OrgID) (bool, error) { return id == r.org, nil },
 	})
 	if _, err := r.svc.CreateDefinition(t.Context(), r.org, "leaf"); err != nil {
 		t.Fatal(err)
@@ -129,8 +130,9 @@ func TestCollectDeletesOnlyOldObjectsWithoutARow(t *testing.T) {
 		t.Fatal(err)
 	}
 	base := strings.TrimSuffix(v.Source, "1/source")
+	stranger := "train/1/2/3/source" // of records that are lost
 	garbage := []string{base + "7/source", base + "jobs/1712000000044/result.zip", base + "models/1720000000055/model.zip"}
-	for _, key := range append([]string{j.ResultKey(), "train/other"}, garbage...) {
+	for _, key := range append([]string{j.ResultKey(), "train/other", stranger}, garbage...) {
 		if _, err := r.blobs.Put(ctx, key, strings.NewReader("x"), 1, blob.PutOptions{}); err != nil {
 			t.Fatal(err)
 		}
@@ -143,7 +145,7 @@ func TestCollectDeletesOnlyOldObjectsWithoutARow(t *testing.T) {
 		t.Errorf("Collect = %d, %v, want %d", n, err, len(garbage))
 	}
 	left := strings.Join(r.keys(), " ")
-	for _, want := range []string{v.Source, j.ResultKey(), m.Object, "train/other"} {
+	for _, want := range []string{v.Source, j.ResultKey(), m.Object, "train/other", stranger} {
 		if !strings.Contains(left, want) {
 			t.Errorf("%s is gone; left: %s", want, left)
 		}

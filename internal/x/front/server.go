@@ -3,12 +3,16 @@
 package front
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log"
 	"net"
 	"net/http"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +27,10 @@ const youngFor = 5 * time.Second
 
 // Server serves ordinary requests itself and has an http.Server serve the rest.
 type Server struct {
+	// Refusal, when not nil, makes the JSON with which what no handler can be asked about
+	// is refused, from net/http's status and text. Set before Serve.
+	Refusal func(status int, text string) []byte
+
 	rest               *http.Server
 	handler            http.Handler
 	takes              func(target string) bool
@@ -267,7 +275,7 @@ func (s *Server) date(b []byte) []byte {
 // handOver gives the connection to net/http, which reads first what was read already.
 func (c *conn) handOver() {
 	_ = c.nc.SetReadDeadline(time.Time{}) // fails only when closed, and then so does the next read
-	c.s.over.put(&replayed{Conn: c.nc, read: append([]byte(nil), c.buf[c.r:c.w]...)})
+	c.s.over.put(&replayed{Conn: c.nc, read: append([]byte(nil), c.buf[c.r:c.w]...), refusal: c.s.Refusal})
 }
 
 // overflow is the listener of the http.Server behind.
@@ -310,11 +318,37 @@ func (o *overflow) Addr() net.Addr { return o.addr }
 // kernel, and half-closing stays possible.
 type replayed struct {
 	Conn
-	read []byte
+	read    []byte
+	refusal func(status int, text string) []byte
 }
 
 // NetConn returns the connection below.
 func (r *replayed) NetConn() net.Conn { return r.Conn }
+
+// plainRefusal is what follows the status line of an answer that net/http gives itself,
+// where it can't read a request. An answer of a handler has a Date there.
+const plainRefusal = "\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+
+// Write implements net.Conn. net/http writes such an answer in one go, after which it
+// ends the connection.
+func (r *replayed) Write(p []byte) (int, error) {
+	const begins, most = "HTTP/1.1 ", 512
+	if r.refusal == nil || len(p) > most || !bytes.HasPrefix(p, []byte(begins)) {
+		return r.Conn.Write(p)
+	}
+	line, text, ok := strings.Cut(string(p), plainRefusal)
+	code, reason, _ := strings.Cut(line[len(begins):], " ")
+	status, err := strconv.Atoi(code)
+	if !ok || err != nil || strings.Contains(line, "\n") {
+		return r.Conn.Write(p)
+	}
+	body := r.refusal(status, strings.TrimPrefix(text, code+" "))
+	answer := fmt.Appendf(nil, "%s%s %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", begins, code, reason, len(body), body)
+	if _, err := r.Conn.Write(answer); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
 
 // Read implements net.Conn.
 func (r *replayed) Read(p []byte) (int, error) {

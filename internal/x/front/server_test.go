@@ -39,6 +39,7 @@ func start(t testing.TB, h http.Handler) (*front.Server, string) {
 	}
 	s := front.New(&http.Server{Handler: h, ReadHeaderTimeout: time.Second, ErrorLog: log.New(io.Discard, "", 0)},
 		func(target string) bool { return !strings.HasPrefix(target, "/rest/") })
+	s.Refusal = func(status int, text string) []byte { return fmt.Appendf(nil, "%d!%s", status, text) }
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	t.Cleanup(func() {
@@ -191,6 +192,32 @@ var handlers = map[string]http.HandlerFunc{
 
 func byPath(w http.ResponseWriter, r *http.Request) {
 	handlers[r.URL.Path[len("/rest/"):]](w, r)
+}
+
+// TestRefusal: what net/http refuses by itself is answered as the server answers; what a
+// handler says is nobody else's.
+func TestRefusal(t *testing.T) {
+	_, addr := start(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("Connection", "close")
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = io.WriteString(w, "its own")
+	}))
+	for head, want := range map[string]string{
+		"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: z\r\n\r\n":                    "400!Bad Request",
+		"GET /a HTTP/1.1\r\nHost: x\r\nA B: c\r\n\r\n":                                "400!Bad Request: invalid header name",
+		"GET /a HTTP/1.1\r\n\r\n":                                                     "400!Bad Request: missing required Host header",
+		"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n":              "501!Unsupported transfer encoding",
+		"GET /a HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("a", 2<<20) + "\r\n\r\n": "431!Request Header Fields Too Large",
+		"GET /rest/a HTTP/1.1\r\nHost: x\r\n\r\n":                                     "its own",
+	} {
+		c := dial(t, addr)
+		go func() { _, _ = io.WriteString(c, head) }()
+		a, err := read(bufio.NewReader(c), "GET")
+		if kind := a.Header.Get("Content-Type"); err != nil || a.Body != want || !a.Close || (kind == "application/json") != (want != "its own") {
+			t.Errorf("%.60q: %+v, %v; want %s", head, a, err, want)
+		}
+	}
 }
 
 // TestAnswersAsNetHTTP: every way to answer gives the caller what net/http gives, and so
