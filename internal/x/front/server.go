@@ -64,6 +64,15 @@ func New(rest *http.Server, takes func(target string) bool) *Server {
 	if s.log == nil {
 		s.log = log.Default()
 	}
+	told := rest.ConnState
+	rest.ConnState = func(c net.Conn, state http.ConnState) {
+		if r, ok := c.(*replayed); ok && state == http.StateHijacked {
+			r.refusal = nil // what is written from here on is the hijacker's
+		}
+		if told != nil {
+			told(c, state)
+		}
+	}
 	return s
 }
 
