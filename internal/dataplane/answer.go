@@ -167,6 +167,7 @@ type pump struct {
 	// reading was broken off by stop.
 	caller  error
 	stopped atomic.Bool
+	cut     bool // by stop, while the caller had to send
 	stop    func()
 }
 
@@ -231,7 +232,7 @@ func (m *pump) run(u *upstream) {
 			callerSendsBy(time.Time{})
 			return
 		case err != nil:
-			if !m.stopped.Load() {
+			if m.cut = m.stopped.Load(); !m.cut {
 				m.caller = err
 			}
 			u.conn.close() // the instance must not take a part for the whole

@@ -489,8 +489,12 @@ func (x *exchange) noAnswer(u *upstream, err error, tries int) result {
 	u.end(false)
 	if x.pump != nil {
 		x.pump.stop()
-		if x.pump.caller != nil {
-			x.callerFailed(x.pump.caller)
+		caller := x.pump.caller
+		if caller == nil && x.pump.cut && errors.Is(err, os.ErrDeadlineExceeded) {
+			caller = err // the instance had nothing to answer to yet
+		}
+		if caller != nil {
+			x.callerFailed(caller)
 			return result{}
 		}
 	}
