@@ -114,6 +114,17 @@ func (a *API) addCodes() {
 			return &out, err
 		})
 
+	// from creates a version whose source is already somewhere.
+	from := func(ctx context.Context, dep plat.DeploymentID, b NewCode, fetch train.Fetch) (*CodeVersion, error) {
+		id := caller(ctx)
+		v, err := a.Deploy.CreateVersionFrom(ctx, id.Org, id.User, dep, b.params(), fetch)
+		if err != nil {
+			return nil, err
+		}
+		out, err := wireCode(v, a.users(ctx))
+		return &out, err
+	}
+
 	type newGitCode struct {
 		GitSource
 		NewCode
@@ -125,15 +136,9 @@ func (a *API) addCodes() {
 	register(a, op("create-deployment-version-from-git", http.MethodPost, pathDeployment+"/git/versions", "Create a code version from a git repository", authz.CodeCreate),
 		func(ctx context.Context, in *gitInput) (*CodeVersion, error) {
 			b := value(in.Body)
-			id := caller(ctx)
 			fetch, done := a.fetching(b.GitSource)
 			defer done()
-			v, err := a.Deploy.CreateVersionFrom(ctx, id.Org, id.User, in.id(), b.params(), fetch)
-			if err != nil {
-				return nil, err
-			}
-			out, err := wireCode(v, a.users(ctx))
-			return &out, err
+			return from(ctx, in.id(), b.NewCode, fetch)
 		})
 
 	type newTemplateCode struct {
@@ -151,16 +156,10 @@ func (a *API) addCodes() {
 			if err != nil {
 				return nil, err
 			}
-			id := caller(ctx)
-			v, err := a.Deploy.CreateVersionFrom(ctx, id.Org, id.User, in.id(), b.params(), func(context.Context) (plat.Git, train.Upload, error) {
+			return from(ctx, in.id(), b.NewCode, func(context.Context) (plat.Git, train.Upload, error) {
 				src, err := t.Source()
 				return plat.Git{}, bytes.NewReader(src), err
 			})
-			if err != nil {
-				return nil, err
-			}
-			out, err := wireCode(v, a.users(ctx))
-			return &out, err
 		})
 
 	register(a, op("list-code-templates", http.MethodGet, pathTemplates, "List the templates of code versions (extension)", authz.CodeRead),

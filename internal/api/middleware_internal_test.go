@@ -5,28 +5,14 @@ package api
 import (
 	"bufio"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"panal/internal/x/httpx/httpxtest"
 )
-
-// oneConn is a listener of one connection.
-type oneConn struct {
-	net.Listener
-
-	conns chan net.Conn
-}
-
-func (l oneConn) Accept() (net.Conn, error) {
-	if c, ok := <-l.conns; ok {
-		return c, nil
-	}
-	return nil, net.ErrClosed
-}
-func (l oneConn) Close() error { return nil }
 
 // TestUnreadBodies: a body that its handler does not want and that never comes holds
 // its connection for a bounded time, and one that comes late cuts nothing.
@@ -94,12 +80,7 @@ func TestUnreadBodies(t *testing.T) {
 	} {
 		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				l := oneConn{conns: make(chan net.Conn, 1)}
-				srv := &http.Server{Handler: h, IdleTimeout: time.Second, ReadHeaderTimeout: time.Second}
-				done := make(chan struct{})
-				go func() { defer close(done); _ = srv.Serve(l) }()
-				ours, theirs := net.Pipe()
-				l.conns <- theirs
+				ours, end := httpxtest.Serve(h)
 				start := time.Now()
 				sent := make(chan struct{})
 				go func() {
@@ -133,11 +114,8 @@ func TestUnreadBodies(t *testing.T) {
 				if took := time.Since(start); took < c.least || took > c.most+2*time.Second {
 					t.Errorf("the connection was open for %s, want %s to %s", took, c.least, c.most)
 				}
-				_ = ours.Close()
+				end()
 				<-sent
-				close(l.conns)
-				_ = srv.Close()
-				<-done
 			})
 		})
 	}

@@ -49,12 +49,12 @@ func TestFilesArePrivate(t *testing.T) {
 
 // TestOpenOnAFullDisk: whoever starts a server there is told what is wrong.
 func TestOpenOnAFullDisk(t *testing.T) {
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
 		t.Skip("mounting a small file system needs root")
 	}
 	dir := t.TempDir()
 	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=2m,mode=700"); err != nil {
-		t.Skip(err)
+		t.Fatalf("mount a small file system: %v", err)
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
 	path := filepath.Join(dir, "control.db")
