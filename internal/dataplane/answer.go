@@ -208,6 +208,9 @@ func (m *pump) run(u *upstream) {
 	}
 	for {
 		callerSendsBy(time.Now().Add(u.idle))
+		if m.stopped.Load() {
+			callerSendsBy(longAgo()) // as stop did, perhaps before this
+		}
 		n, err := body.Read(b[chunkRoom : chunkRoom+smallBody])
 		now := time.Now()
 		var sendErr error
