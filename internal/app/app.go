@@ -231,7 +231,7 @@ func (a *App) Run(ctx context.Context, handOver <-chan os.Signal) error {
 		}
 	}
 	a.group.Add("http", a.serve(func(ctx context.Context, drain func() time.Duration) error {
-		return serveHTTP(ctx, a.log, a.listener, a.handler, a.cfg.HeaderBytes, drain, &a.draining, nil, isInference)
+		return serveHTTP(ctx, a.log, a.listener, a.handler, a.cfg.HeaderBytes, drain, &a.draining, nil, isHot)
 	}))
 	a.group.Add("end", a.awaitEnd(ctx, handOver))
 	level, _ := a.runner.Isolation()

@@ -99,7 +99,7 @@ func startEdge(t testing.TB, most, perAddr int) *edge {
 		p.ServeCall(w, r, dataplane.Call{Target: dataplane.Target{Org: "o", Deployment: "d"}, User: "u", RequestID: id, Path: r.URL.EscapedPath()})
 	})
 	go func() {
-		done <- serveHTTP(ctx, slog.New(slog.DiscardHandler), e.door.limit(l, true), h, 0, func() time.Duration { return 100 * time.Millisecond }, &draining, nil, func(string) bool { return true })
+		done <- serveHTTP(ctx, slog.New(slog.DiscardHandler), e.door.limit(l, true), h, 0, func() time.Duration { return 100 * time.Millisecond }, &draining, nil, func(_, _ string) bool { return true })
 	}()
 	t.Cleanup(func() {
 		stop()

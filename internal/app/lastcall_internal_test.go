@@ -45,7 +45,7 @@ func hold(t *testing.T) *held {
 }
 
 // serve starts a server on the socket; lame says that it is to end, and end ends it.
-func (h *held) serve(handler http.Handler, secure *tls.Config, takes func(string) bool) (lame, end func()) {
+func (h *held) serve(handler http.Handler, secure *tls.Config, takes func(method, target string) bool) (lame, end func()) {
 	h.t.Helper()
 	l, err := net.FileListener(h.file)
 	if err != nil {
@@ -136,7 +136,7 @@ func TestServersFollowEachOther(t *testing.T) {
 				})
 			}
 			for range 10 {
-				lame, end := h.serve(hello, secure, func(string) bool { return c.front })
+				lame, end := h.serve(hello, secure, func(_, _ string) bool { return c.front })
 				time.Sleep(20 * time.Millisecond)
 				if c.kept {
 					lame()
@@ -144,7 +144,7 @@ func TestServersFollowEachOther(t *testing.T) {
 				}
 				end()
 			}
-			_, end := h.serve(hello, secure, func(string) bool { return c.front })
+			_, end := h.serve(hello, secure, func(_, _ string) bool { return c.front })
 			close(stop)
 			callers.Wait()
 			end()
@@ -166,7 +166,7 @@ func TestLastCallForKeptConnections(t *testing.T) {
 	})
 	h := hold(t)
 	for i := range 40 {
-		_, end := h.serve(echo, nil, func(string) bool { return i%2 == 0 }) // the front, and net/http
+		_, end := h.serve(echo, nil, func(_, _ string) bool { return i%2 == 0 }) // the front, and net/http
 		dial := func() (net.Conn, *bufio.Reader) {
 			c, err := net.Dial("tcp", h.addr)
 			if err != nil {

@@ -77,7 +77,7 @@ func writeStatus(w http.ResponseWriter, status int, body string) {
 // TLS when secure is given; without, HTTP/2 is for clients that begin with it (h2c with
 // prior knowledge: a proxy in front that took TLS off), and what takes says of ordinary
 // requests is served without net/http (ADR 20).
-func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Handler, headers int, drain func() time.Duration, draining *atomic.Bool, secure *tls.Config, takes func(target string) bool) error {
+func serveHTTP(ctx context.Context, log *slog.Logger, l net.Listener, h http.Handler, headers int, drain func() time.Duration, draining *atomic.Bool, secure *tls.Config, takes func(method, target string) bool) error {
 	srv := &http.Server{
 		Handler:           endChunked(h),
 		ReadHeaderTimeout: 10 * time.Second,
@@ -155,11 +155,15 @@ func endChunked(next http.Handler) http.Handler {
 	})
 }
 
-// isInference tells the targets whose handlers are the gateway's, and so end with their
-// calls, as internal/x/front wants it. Everything else is net/http's.
-func isInference(target string) bool { return strings.HasPrefix(target, "/deployments/") }
+// isHot tells the requests that come often and whose handlers end with their calls, as
+// internal/x/front wants it: calls of services, and downloads by signed URL. Everything
+// else is net/http's.
+func isHot(method, target string) bool {
+	return strings.HasPrefix(target, "/deployments/") ||
+		strings.HasPrefix(target, "/blobs/") && (method == http.MethodGet || method == http.MethodHead)
+}
 
-func isNothing(string) bool { return false }
+func isNothing(_, _ string) bool { return false }
 
 // pprofHandler serves the profiler, on the admin listener only.
 func pprofHandler() http.Handler {

@@ -69,8 +69,8 @@ func all(s string, class uint8) bool {
 var endOfHead = []byte("\r\n\r\n") //nolint:gochecknoglobals // a constant
 
 // parse reads the head at the beginning of b, of size bytes when it is ordinary. takes
-// says which targets the loop serves.
-func parse(b []byte, takes func(target string) bool, h *head) (v verdict, size int) {
+// says which requests the loop serves.
+func parse(b []byte, takes func(method, target string) bool, h *head) (v verdict, size int) {
 	size = bytes.Index(b, endOfHead) + len(endOfHead)
 	if size < len(endOfHead) {
 		return begins(b), 0
@@ -81,7 +81,7 @@ func parse(b []byte, takes func(target string) bool, h *head) (v verdict, size i
 		return other, 0
 	}
 	var proto string
-	if h.target, proto, ok = strings.Cut(line, " "); !ok || proto != "HTTP/1.1" || !all(h.target, visible) || !strings.HasPrefix(h.target, "/") || !takes(h.target) {
+	if h.target, proto, ok = strings.Cut(line, " "); !ok || proto != "HTTP/1.1" || !all(h.target, visible) || !strings.HasPrefix(h.target, "/") || !takes(h.method, h.target) {
 		return other, 0
 	}
 	if !h.parseTarget() {

@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func everything(string) bool { return true }
+func everything(_, _ string) bool { return true }
 
 // readings are what TestParse and FuzzParse begin with.
 var readings = []struct {
@@ -103,7 +103,7 @@ func TestParse(t *testing.T) {
 			}
 		})
 	}
-	if v, _ := parse([]byte("GET /b HTTP/1.1\r\nHost: x\r\n\r\n"), func(target string) bool { return target == "/a" }, new(head)); v != other {
+	if v, _ := parse([]byte("GET /b HTTP/1.1\r\nHost: x\r\n\r\n"), func(_, target string) bool { return target == "/a" }, new(head)); v != other {
 		t.Errorf("a target that the loop does not take: verdict %d", v)
 	}
 }

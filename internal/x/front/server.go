@@ -33,7 +33,7 @@ type Server struct {
 
 	rest               *http.Server
 	handler            http.Handler
-	takes              func(target string) bool
+	takes              func(method, target string) bool
 	log                *log.Logger
 	headTime, idleTime time.Duration
 	epoch              time.Time
@@ -53,9 +53,9 @@ type Server struct {
 
 // New returns a server over rest, whose handler, ReadHeaderTimeout, IdleTimeout,
 // ConnContext, ConnState and ErrorLog it uses; rest must not be serving yet. takes tells by
-// the request's target which requests the loop may serve. A connection that is handed
+// method and target which requests the loop may serve. A connection that is handed
 // over is told of as new once more.
-func New(rest *http.Server, takes func(target string) bool) *Server {
+func New(rest *http.Server, takes func(method, target string) bool) *Server {
 	s := &Server{
 		rest: rest, handler: rest.Handler, takes: takes, log: rest.ErrorLog, epoch: time.Now(),
 		headTime: cmp.Or(rest.ReadHeaderTimeout, 10*time.Second), idleTime: cmp.Or(rest.IdleTimeout, 2*time.Minute),
@@ -224,10 +224,12 @@ func (s *Server) Close() error {
 	s.end.Do(func() { close(s.ended) })
 	s.mu.Lock()
 	for c := range s.conns {
-		_ = c.nc.Close() // its loop notices
 		if c.began.Load() != 0 {
 			c.cancel()
+			go func() { _ = c.nc.Close() }() // which waits for a call that is answered within a read (rounds)
+			continue
 		}
+		_ = c.nc.Close() // its loop notices
 	}
 	s.mu.Unlock()
 	return s.rest.Close()

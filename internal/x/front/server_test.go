@@ -12,12 +12,14 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -38,7 +40,7 @@ func start(t testing.TB, h http.Handler) (*front.Server, string) {
 		t.Fatal(err)
 	}
 	s := front.New(&http.Server{Handler: h, ReadHeaderTimeout: time.Second, ErrorLog: log.New(io.Discard, "", 0)},
-		func(target string) bool { return !strings.HasPrefix(target, "/rest/") })
+		func(_, target string) bool { return !strings.HasPrefix(target, "/rest/") })
 	s.Refusal = func(status int, text string) []byte { return fmt.Appendf(nil, "%d!%s", status, text) }
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
@@ -179,7 +181,22 @@ var handlers = map[string]http.HandlerFunc{
 		_ = http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
 	},
-	"panic": func(http.ResponseWriter, *http.Request) { panic("of the handler") },
+	"panic":      func(http.ResponseWriter, *http.Request) { panic("of the handler") },
+	"file":       func(w http.ResponseWriter, _ *http.Request) { sendFile(w, 100_000, 100_000) },
+	"file-small": func(w http.ResponseWriter, _ *http.Request) { sendFile(w, 100, 100) },
+	"file-behind": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "100003")
+		w.Header().Set("Content-Type", "text/x")
+		_, _ = io.WriteString(w, "abc")
+		sendFile(w, 100_000, -1)
+	},
+	"file-unannounced": func(w http.ResponseWriter, _ *http.Request) { sendFile(w, 100_000, -1) },
+	"file-cut":         func(w http.ResponseWriter, _ *http.Request) { sendFile(w, 60_000, 100_000) },
+	"file-nothing":     func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204); sendFile(w, 10, -1) },
+	"reader": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "100000")
+		_, _ = w.(io.ReaderFrom).ReadFrom(iotest.OneByteReader(strings.NewReader(strings.Repeat("r", 100_000))))
+	},
 	"echo": func(w http.ResponseWriter, r *http.Request) {
 		b, err := io.ReadAll(r.Body)
 		fmt.Fprintf(w, "%s %s %s %q %d %v %v", r.Method, r.RequestURI, r.Host, b, r.ContentLength, err, r.Header)
@@ -188,6 +205,33 @@ var handlers = map[string]http.HandlerFunc{
 		_, err := io.ReadFull(r.Body, make([]byte, 2))
 		fmt.Fprint(w, err)
 	},
+}
+
+// file returns one of size bytes, which is gone when it is closed.
+func file(size int64) *os.File {
+	f, err := os.CreateTemp("", "front")
+	if err != nil {
+		panic(err)
+	}
+	_ = os.Remove(f.Name())
+	if err := f.Truncate(size); err != nil {
+		panic(err)
+	}
+	if _, err := f.WriteAt([]byte("it begins"), 0); err != nil {
+		panic(err)
+	}
+	return f
+}
+
+// sendFile answers with a file of size bytes; a length is announced unless it is negative.
+func sendFile(w http.ResponseWriter, size, length int64) {
+	f := file(size)
+	defer func() { _ = f.Close() }()
+	if length >= 0 {
+		w.Header().Set("Content-Length", strconv.FormatInt(length, 10))
+		w.Header().Set("Content-Type", "image/jpeg")
+	}
+	_, _ = io.Copy(w, &io.LimitedReader{R: f, N: size})
 }
 
 func byPath(w http.ResponseWriter, r *http.Request) {
@@ -419,26 +463,39 @@ func TestLeaving(t *testing.T) {
 
 // TestClose: what is under way is cut, and learns of it.
 func TestClose(t *testing.T) {
-	for _, prefix := range []string{"/ours/", "/rest/"} {
-		begun, ended := make(chan struct{}, 1), make(chan struct{})
-		s, addr := start(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			begun <- struct{}{}
-			<-r.Context().Done()
-			close(ended)
-		}))
-		c := dial(t, addr)
-		_, _ = io.WriteString(c, "GET "+prefix+" HTTP/1.1\r\nHost: x\r\n\r\n")
-		<-begun
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-		select {
-		case <-ended:
-		case <-time.After(patience):
-			t.Fatal("the call goes on")
-		}
-		if _, err := c.Read(make([]byte, 1)); err == nil {
-			t.Error("the connection goes on")
+	for _, target := range []string{"/ours/", "/rest/"} {
+		for _, second := range []bool{false, true} {
+			begun, ended := make(chan struct{}, 1), make(chan struct{})
+			s, addr := start(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				if strings.HasSuffix(r.URL.Path, "short") {
+					return
+				}
+				begun <- struct{}{}
+				<-r.Context().Done()
+				close(ended)
+			}))
+			c := dial(t, addr)
+			if second {
+				_, _ = io.WriteString(c, "GET "+target+"short HTTP/1.1\r\nHost: x\r\n\r\n")
+				if _, err := read(bufio.NewReader(c), "GET"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, _ = io.WriteString(c, "GET "+target+" HTTP/1.1\r\nHost: x\r\n\r\n")
+			<-begun
+			closed := make(chan error, 1)
+			go func() { closed <- s.Close() }()
+			select {
+			case <-ended:
+			case <-time.After(patience):
+				t.Fatalf("%s, second %v: the call goes on", target, second)
+			}
+			if err := <-closed; err != nil {
+				t.Error(err)
+			}
+			if _, err := c.Read(make([]byte, 1)); err == nil {
+				t.Error("the connection goes on")
+			}
 		}
 	}
 }
@@ -494,6 +551,36 @@ func TestDeadlines(t *testing.T) {
 	}
 }
 
+// TestSlowFile: a caller who stops taking a file is waited for until the deadline; it may
+// be moved, and the file goes on where it was.
+func TestSlowFile(t *testing.T) {
+	const size = 64 << 20
+	waits := make(chan struct{})
+	_, addr := start(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		f := file(size)
+		defer func() { _ = f.Close() }()
+		rc := http.NewResponseController(w)
+		w.Header().Set("Content-Length", strconv.Itoa(size))
+		w.Header().Set("Content-Type", "video/mp4")
+		_ = rc.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+		n, err := io.Copy(w, &io.LimitedReader{R: f, N: size})
+		if n == 0 || n >= size || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%d, %v", n, err)
+		}
+		_ = rc.SetWriteDeadline(time.Now().Add(patience))
+		close(waits)
+		if more, err := io.Copy(w, &io.LimitedReader{R: f, N: size - n}); n+more != size || err != nil {
+			t.Errorf("then %d, %v", more, err)
+		}
+	}))
+	c := dial(t, addr)
+	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-waits
+	if a, err := read(bufio.NewReader(c), "GET"); err != nil || a.Broken || len(a.Body) != size || !strings.HasPrefix(a.Body, "it begins\x00") {
+		t.Errorf("%d bytes, broken %v, %v", len(a.Body), a.Broken, err)
+	}
+}
+
 // TestStates: the server's hooks are told of connections that the loop has as net/http
 // tells them of its own; one that is handed over is new once more.
 func TestStates(t *testing.T) {
@@ -524,7 +611,7 @@ func TestStates(t *testing.T) {
 				closed <- struct{}{}
 			}
 		},
-	}, func(target string) bool { return !strings.HasPrefix(target, "/rest/") })
+	}, func(_, target string) bool { return !strings.HasPrefix(target, "/rest/") })
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	ours := []string{"new", "active", "/ours of its connection", "idle", "active", "/ours of its connection", "idle"}

@@ -3,6 +3,7 @@
 package front
 
 import (
+	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -104,6 +105,49 @@ func (w *writer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// ReadFrom implements io.ReaderFrom. What is not short and has its length announced goes
+// out as the connection can: a part of a file by the kernel. It never sends more than that.
+func (w *writer) ReadFrom(src io.Reader) (int64, error) {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	left := w.length - w.sent
+	_, typed := w.header["Content-Type"] // else the type is to be told from the bytes
+	if left <= pendingSize || !typed && !w.begun || w.head || w.err != nil || w.ended || !bodyAllowed(w.status) {
+		return io.Copy(writerOnly{w}, src)
+	}
+	if err := w.FlushError(); err != nil {
+		return 0, err
+	}
+	if err := w.bound(); err != nil {
+		return 0, err
+	}
+	// A reader of one's own would hide the file.
+	part, ok := src.(*io.LimitedReader)
+	if !ok || part.N > left {
+		part = &io.LimitedReader{R: src, N: left}
+	}
+	n, err := w.c.nc.ReadFrom(part)
+	w.sent += n
+	return n, err // after a deadline there may be another try; whoever gives up has not sent all
+}
+
+// writerOnly hides ReadFrom from io.Copy.
+type writerOnly struct{ io.Writer }
+
+// bound has the deadline for writes hold. Once the server is closed nothing more is sent:
+// what a handler says whose call was cut is no answer.
+func (w *writer) bound() error {
+	if w.c.s.cut.Load() {
+		return net.ErrClosed
+	}
+	if !w.writeBy.Equal(w.applied) {
+		w.applied = w.writeBy
+		_ = w.c.nc.SetWriteDeadline(w.writeBy) // fails only when closed, and then so does the write
+	}
+	return nil
+}
+
 func (w *writer) scratch() {
 	if w.buffers == nil {
 		w.buffers = pool.Get().(*buffers)
@@ -137,9 +181,8 @@ func (w *writer) send(p []byte, last bool) error {
 	if w.chunked && last {
 		tail += "0\r\n" + w.trailers() + "\r\n"
 	}
-	if !w.writeBy.Equal(w.applied) {
-		w.applied = w.writeBy
-		_ = w.c.nc.SetWriteDeadline(w.writeBy) // fails only when closed, and then so does the write
+	if w.err = w.bound(); w.err != nil {
+		return w.err
 	}
 	if len(p) <= pendingSize {
 		out = append(out, w.pending...)
