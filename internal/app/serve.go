@@ -156,11 +156,17 @@ func endChunked(next http.Handler) http.Handler {
 }
 
 // isHot tells the requests that come often and whose handlers end with their calls, as
-// internal/x/front wants it: calls of services, and downloads by signed URL. Everything
-// else is net/http's.
+// internal/x/front wants it: calls of services, downloads by signed URL, and uploads to
+// channels. Everything else is net/http's.
 func isHot(method, target string) bool {
-	return strings.HasPrefix(target, "/deployments/") ||
-		strings.HasPrefix(target, "/blobs/") && (method == http.MethodGet || method == http.MethodHead)
+	path, _, _ := strings.Cut(target, "?")
+	switch {
+	case strings.HasPrefix(path, "/deployments/"):
+		return true
+	case strings.HasPrefix(path, "/blobs/"):
+		return method == http.MethodGet || method == http.MethodHead
+	}
+	return method == http.MethodPost && strings.HasPrefix(path, "/channels/") && strings.HasSuffix(path, "/upload")
 }
 
 func isNothing(_, _ string) bool { return false }

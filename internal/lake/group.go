@@ -5,6 +5,7 @@ package lake
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -77,6 +78,7 @@ func (g *group) do(ctx context.Context, f NewFile) (Outcome, error) {
 
 func (g *group) lead(ctx context.Context, b *batch) {
 	<-g.turn
+	runtime.Gosched() // whoever is about to bring files comes along: fewer and larger groups (ADR 13)
 	g.mu.Lock()
 	if g.open == b {
 		g.open = nil
