@@ -12,6 +12,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"panal/internal/x/rawio"
 )
 
 // Bounds on what an instance may send before the body.
@@ -32,7 +34,7 @@ var (
 // knows the rules on framing; everything else is here, without goroutines.
 type conn struct {
 	nc   net.Conn
-	raw  syscall.RawConn
+	raw  *rawio.Conn // over nc
 	src  boundedReader
 	br   *bufio.Reader
 	head []byte // reused for each request's head
@@ -55,19 +57,19 @@ type conn struct {
 // boundedReader reads the connection. While bounded it gives out at most left
 // bytes, which bounds what http.ReadResponse can make us keep.
 type boundedReader struct {
-	nc      net.Conn
+	from    io.Reader
 	bounded bool
 	left    int
 }
 
 func (b *boundedReader) Read(p []byte) (int, error) {
 	if !b.bounded {
-		return b.nc.Read(p)
+		return b.from.Read(p)
 	}
 	if b.left <= 0 {
 		return 0, errHeadTooLong
 	}
-	n, err := b.nc.Read(p[:min(len(p), b.left)])
+	n, err := b.from.Read(p[:min(len(p), b.left)])
 	b.left -= n
 	return n, err
 }
@@ -78,12 +80,12 @@ func newConn(nc net.Conn) (*conn, error) {
 		_ = nc.Close() // it was never used
 		return nil, errors.New("the connection has no descriptor")
 	}
-	raw, err := sc.SyscallConn()
+	raw, err := rawio.New(sc)
 	if err != nil {
 		_ = nc.Close() // it was never used
 		return nil, err
 	}
-	c := &conn{nc: nc, raw: raw, src: boundedReader{nc: nc}}
+	c := &conn{nc: nc, raw: raw, src: boundedReader{from: raw}}
 	c.br = bufio.NewReaderSize(&c.src, 4096)
 	c.peek = func(fd uintptr) {
 		var b [1]byte
@@ -95,11 +97,7 @@ func newConn(nc net.Conn) (*conn, error) {
 			return true
 		}
 		c.asked = true
-		for {
-			if c.wrote, c.wroteErr = syscall.Write(int(fd), c.out); !errors.Is(c.wroteErr, syscall.EINTR) {
-				break
-			}
-		}
+		c.wrote, c.wroteErr = rawio.Write(fd, c.out)
 		return c.wroteErr != nil || c.wrote < len(c.out)
 	}
 	return c, nil
@@ -110,7 +108,7 @@ func newConn(nc net.Conn) (*conn, error) {
 // an instance cost no call that was not under way on it.
 func (c *conn) alive() bool {
 	c.quiet = false
-	return c.br.Buffered() == 0 && c.raw.Control(c.peek) == nil && c.quiet
+	return c.br.Buffered() == 0 && c.raw.Raw().Control(c.peek) == nil && c.quiet
 }
 
 // close ends the connection and everything that waits on it. Its error tells
@@ -166,8 +164,8 @@ func (c *conn) sendAndWait(head, body []byte) (sent bool, err error) {
 	}
 	c.head = append(head, body...)
 	c.out, c.asked, c.wrote, c.wroteErr = c.head, false, 0, nil
-	err = c.raw.Read(c.ask)
-	n := max(c.wrote, 0)
+	err = c.raw.Raw().Read(c.ask)
+	n := c.wrote
 	switch {
 	case !c.asked:
 		return false, err

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"panal/internal/x/rawio"
 )
 
 // bufSize is where a head must fit, else net/http reads it.
@@ -49,6 +51,7 @@ type Conn interface {
 type conn struct {
 	s      *Server
 	nc     Conn
+	raw    *rawio.Conn // over nc
 	heard  func() // not nil: nc's
 	remote string
 	opened time.Time
@@ -121,14 +124,10 @@ func (c *conn) first() (verdict, int) {
 // between two steps and never in vain: what comes during a step is news already. So
 // there is no read that finds nothing just to learn that the next request is not there yet.
 func (c *conn) rounds() (verdict, int) {
-	raw, err := c.nc.SyscallConn()
-	if err != nil {
-		return over, 0 // closed
-	}
 	var v verdict
 	var size int
 	drained := false // what has come since is news
-	err = raw.Read(func(fd uintptr) bool {
+	err := c.raw.Raw().Read(func(fd uintptr) bool {
 		for {
 			v, size = c.consider()
 			switch {
@@ -145,7 +144,7 @@ func (c *conn) rounds() (verdict, int) {
 				drained = false
 				return false
 			}
-			n, err := syscall.Read(int(fd), c.buf[c.w:])
+			n, err := rawio.Read(fd, c.buf[c.w:])
 			switch {
 			case n > 0:
 				drained = n < len(c.buf)-c.w
@@ -153,9 +152,9 @@ func (c *conn) rounds() (verdict, int) {
 				if c.heard != nil {
 					c.heard()
 				}
-			case err == syscall.EAGAIN:
+			case err == syscall.EAGAIN: //nolint:errorlint // never wrapped
 				return false
-			case err != syscall.EINTR: // or nil: the caller's end
+			default: // nil is the caller's end
 				v = over
 				return true
 			}
@@ -353,12 +352,8 @@ func (c *conn) lookIdle() {
 
 // gone tells whether nothing more will come from the caller.
 func (c *conn) gone() bool {
-	raw, err := c.nc.SyscallConn()
-	if err != nil {
-		return false // closed
-	}
 	gone := false
-	_ = raw.Control(func(fd uintptr) { // an error: closed, and the loop knows
+	_ = c.raw.Raw().Control(func(fd uintptr) { // an error: closed, and the loop knows
 		var b [1]byte
 		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		gone = n == 0 && err == nil || err != nil && err != syscall.EAGAIN && err != syscall.EINTR

@@ -16,6 +16,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"panal/internal/x/rawio"
 )
 
 // lookEvery is how often the callers of calls that are older than that are looked for.
@@ -121,7 +123,12 @@ func (s *Server) accept(l net.Listener, all *sync.WaitGroup) error {
 			all.Go(func() { s.over.put(nc) })
 			continue
 		}
-		c := &conn{s: s, nc: own, remote: own.RemoteAddr().String(), opened: time.Now(), buf: make([]byte, bufSize)}
+		raw, err := rawio.New(own)
+		if err != nil {
+			_ = nc.Close() // it is closed
+			continue
+		}
+		c := &conn{s: s, nc: own, raw: raw, remote: own.RemoteAddr().String(), opened: time.Now(), buf: make([]byte, bufSize)}
 		if h, ok := nc.(interface{ Heard() }); ok {
 			c.heard = h.Heard
 		}

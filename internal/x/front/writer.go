@@ -189,7 +189,7 @@ func (w *writer) send(p []byte, last bool) error {
 		out = append(out, p...)
 		out = append(out, tail...)
 		if len(out) > 0 {
-			_, w.err = w.c.nc.Write(out)
+			_, w.err = w.c.raw.Write(out)
 		}
 	} else {
 		bufs := net.Buffers{append(out, w.pending...), p}
