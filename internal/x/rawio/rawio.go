@@ -37,7 +37,7 @@ func call(trap, fd uintptr, p []byte) (int, error) {
 		return 0, nil
 	}
 	for {
-		n, _, errno := syscall.RawSyscall(trap, fd, uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+		n, _, errno := syscall.RawSyscall(trap, fd, uintptr(unsafe.Pointer(&p[0])), uintptr(len(p))) //nolint:gosec // p is the kernel's for this call only
 		switch errno {
 		case 0:
 			return int(n), nil
@@ -69,13 +69,13 @@ func New(c syscall.Conn) (*Conn, error) {
 	r := &Conn{raw: raw}
 	r.read = func(fd uintptr) bool {
 		r.got, r.rerr = Read(fd, r.in)
-		return r.rerr != syscall.EAGAIN
+		return r.rerr != syscall.EAGAIN //nolint:errorlint // never wrapped
 	}
 	r.write = func(fd uintptr) bool {
 		var n int
 		for r.sent < len(r.out) {
 			if n, r.werr = Write(fd, r.out[r.sent:]); r.werr != nil {
-				return r.werr != syscall.EAGAIN
+				return r.werr != syscall.EAGAIN //nolint:errorlint // never wrapped
 			}
 			r.sent += n
 		}
