@@ -636,6 +636,23 @@ func TestControlDemandsTheKey(t *testing.T) {
 	p.ready() // and it goes on
 }
 
+// TestHealthIsRepeated: an agent that is healthy goes on to say so, and says how often.
+func TestHealthIsRepeated(t *testing.T) {
+	_, p := startContract(t, nil)
+	p.ready()
+	seen, began := 0, time.Now()
+	p.until("a second word", func(s agentctl.State) bool {
+		if !s.Healthy || s.BeatMS <= 0 {
+			t.Fatalf("a healthy agent says %+v", s)
+		}
+		seen++
+		return seen == 2
+	})
+	if d := time.Since(began); d > 30*time.Second {
+		t.Errorf("said again after %v", d)
+	}
+}
+
 // In a container (compute.md §13.5, §13.12) there are no inherited sockets and nobody takes log lines: the
 // agent listens on its ports and prints lines as JSON.
 func TestContainer(t *testing.T) {

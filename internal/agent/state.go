@@ -21,6 +21,9 @@ import (
 	"panal/internal/runner/agentctl"
 )
 
+// beatEvery is how often a healthy agent says that it is, to those who watch.
+const beatEvery = 2 * time.Second
+
 // state is what the agent says of itself; watchers see each change.
 type state struct {
 	mu      sync.Mutex
@@ -67,11 +70,17 @@ func (s *state) control(stop func()) http.Handler {
 		rc := http.NewResponseController(w)
 		for {
 			st, changed := s.get()
+			var again <-chan time.Time
+			if st.Healthy { // whoever sends this agent requests has to know that it is still there
+				st.BeatMS = int(beatEvery.Milliseconds())
+				again = time.After(beatEvery)
+			}
 			if json.NewEncoder(w).Encode(st) != nil || rc.Flush() != nil || st.Exit != nil {
 				return
 			}
 			select {
 			case <-changed:
+			case <-again:
 			case <-r.Context().Done():
 				return
 			}

@@ -502,6 +502,14 @@ func TestServiceWire(t *testing.T) {
 	if got := w.call("PATCH", one, `{"rate_limit":0}`); got["rate_limit"] != nil || got["concurrency_limit"] != 3.0 {
 		t.Errorf("patched back %v", got)
 	}
+	// What an answer shows as null can be sent back: it takes away.
+	w.call("PATCH", one, `{"target_concurrency":1.5,"idle_timeout":90,"rate_limit":0.5}`)
+	if got := w.call("PATCH", one, `{"concurrency_limit":null}`); got["concurrency_limit"] != nil || got["rate_limit"] != 0.5 || got["target_concurrency"] != 1.5 || got["idle_timeout"] != 90.0 {
+		t.Errorf("null leaves %v", got)
+	}
+	if got := w.call("PATCH", one, `{"target_concurrency":null,"idle_timeout":null,"rate_limit":null}`); got["rate_limit"] != nil || got["target_concurrency"] != nil || got["idle_timeout"] != nil {
+		t.Errorf("null leaves %v", got)
+	}
 	w.call("PATCH", one, ``) // may be empty
 	w.becomes(dep, id, "READY")
 	w.refused("start of a running one", "POST", one+"/start", ``, 400)

@@ -89,30 +89,30 @@ func numberOrNull[T int | float64](v T) *T {
 
 // serviceBody is what creates and changes a service; nil is absent.
 type serviceBody struct {
-	VersionID         *string          `json:"version_id" doc:"required to create, ignored later"`
-	Models            compat.StringMap `json:"models" doc:"alias to training model id; at most one"`
-	Environment       compat.StringMap `json:"environment"`
-	InstanceType      *string          `json:"instance_type" doc:"default cpu-0.25"`
-	InstanceNumber    *int             `json:"instance_number" doc:"1 to 300, default 1"`
-	MinInstanceNumber *int             `json:"min_instance_number" doc:"0 to 300, default instance_number; 0: it sleeps without requests"`
-	MaxInstanceNumber *int             `json:"max_instance_number" doc:"default 2 x instance_number"`
-	EnableAutoscale   *compat.Bool     `json:"enable_autoscale" doc:"default true; false: always instance_number"`
-	TargetConcurrency *float64         `json:"target_concurrency" doc:"requests at a time per instance, 0.01 to 10000; 0, the default: 0.7 of its workers"`
-	IdleTimeout       *float64         `json:"idle_timeout" doc:"seconds without a request before it sleeps, 1 to 2592000; 0, the default: the installation's"`
-	RateLimit         *float64         `json:"rate_limit" doc:"calls a second, 0.001 to 1000000; 0, the default: no limit"`
-	ConcurrencyLimit  *int             `json:"concurrency_limit" doc:"calls under way, 1 to 1000000; 0, the default: no limit"`
-	RecordChannelID   *string          `json:"record_channel_id" doc:"channel that gets a copy of each input; PANAL_RECORD_PERCENT in the environment takes a sample"`
-	RecordOutputs     *compat.Bool     `json:"record_outputs" doc:"true: the channel gets a copy of each recorded input's answer too; default false"`
+	VersionID         *string                `json:"version_id" doc:"required to create, ignored later"`
+	Models            compat.StringMap       `json:"models" doc:"alias to training model id; at most one"`
+	Environment       compat.StringMap       `json:"environment"`
+	InstanceType      *string                `json:"instance_type" doc:"default cpu-0.25"`
+	InstanceNumber    *int                   `json:"instance_number" doc:"1 to 300, default 1"`
+	MinInstanceNumber *int                   `json:"min_instance_number" doc:"0 to 300, default instance_number; 0: it sleeps without requests"`
+	MaxInstanceNumber *int                   `json:"max_instance_number" doc:"default 2 x instance_number"`
+	EnableAutoscale   *compat.Bool           `json:"enable_autoscale" doc:"default true; false: always instance_number"`
+	TargetConcurrency compat.Number[float64] `json:"target_concurrency" doc:"requests at a time per instance, 0.01 to 10000; 0 or null, the default: 0.7 of its workers"`
+	IdleTimeout       compat.Number[float64] `json:"idle_timeout" doc:"seconds without a request before it sleeps, 1 to 2592000; 0 or null, the default: the installation's"`
+	RateLimit         compat.Number[float64] `json:"rate_limit" doc:"calls a second, 0.001 to 1000000; 0 or null, the default: no limit"`
+	ConcurrencyLimit  compat.Number[int]     `json:"concurrency_limit" doc:"calls under way, 1 to 1000000; 0 or null, the default: no limit"`
+	RecordChannelID   *string                `json:"record_channel_id" doc:"channel that gets a copy of each input; PANAL_RECORD_PERCENT in the environment takes a sample"`
+	RecordOutputs     *compat.Bool           `json:"record_outputs" doc:"true: the channel gets a copy of each recorded input's answer too; default false"`
 }
 
 func (b serviceBody) spec() deploy.ServiceSpec {
 	s := deploy.ServiceSpec{
 		Environment: b.Environment, InstanceType: b.InstanceType, Number: b.InstanceNumber, Min: b.MinInstanceNumber,
 		Max: b.MaxInstanceNumber, Autoscale: (*bool)(b.EnableAutoscale), RecordChannel: (*plat.ChannelID)(b.RecordChannelID),
-		RecordOutputs: (*bool)(b.RecordOutputs), Target: b.TargetConcurrency, RateLimit: b.RateLimit, CallLimit: b.ConcurrencyLimit,
+		RecordOutputs: (*bool)(b.RecordOutputs), Target: b.TargetConcurrency.Value, RateLimit: b.RateLimit.Value, CallLimit: b.ConcurrencyLimit.Value,
 	}
-	if b.IdleTimeout != nil {
-		idle := seconds(*b.IdleTimeout)
+	if v := b.IdleTimeout.Value; v != nil {
+		idle := seconds(*v)
 		s.IdleTimeout = &idle
 	}
 	if b.Models != nil {

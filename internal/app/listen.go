@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 )
 
 // door counts the connections of all listeners that face callers, and shuts those out
@@ -39,6 +40,22 @@ func newDoor(most, mostPerAddr int, trusted []netip.Prefix, reg prometheus.Regis
 		Name: "panal_connections", Help: "Open connections of callers.",
 	}, func() float64 { return float64(d.open.Load()) }))
 	return d
+}
+
+// maxUnsent is how much of what was written to a caller the kernel keeps unsent before it
+// takes no more. Without it that is up to 4 MiB, and it says that there is room only once a third
+// is free: a caller that reads 20 KiB a second would make no progress that can be
+// seen for longer than --idle-timeout, and be taken for one that has stopped.
+const maxUnsent = 512 << 10
+
+// boundUnsent sets maxUnsent. Listeners don't hand it down where they speak Multipath TCP.
+func boundUnsent(c *net.TCPConn) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return // closed
+	}
+	// A kernel without it is less patient with slow callers, no more.
+	_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent) })
 }
 
 // limit returns l behind the door. plain says that a refusal can be told in HTTP/1.1.
@@ -97,6 +114,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 				_ = c.Close() // was never used
 				continue
 			}
+			boundUnsent(tcp)
 			cc := &countedConn{TCPConn: tcp, door: l.door, from: from}
 			l.door.mu.Lock()
 			l.door.conns[cc] = struct{}{}

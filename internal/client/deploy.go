@@ -475,6 +475,8 @@ func (c *Client) infer(ctx context.Context, q Call, header http.Header) (*http.R
 		segs = append(segs, "services", q.Service)
 	case q.Alias != "":
 		segs = append(segs, q.Alias)
+	case q.Path != "": // the address without an alias has no room for more: it would be one
+		segs = append(segs, "default")
 	}
 	path := Path(segs...)
 	if q.Path != "" {

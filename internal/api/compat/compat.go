@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -38,6 +39,21 @@ func (b *Bool) UnmarshalText(text []byte) error {
 // Schema implements huma.SchemaProvider: a boolean, or its name as a string.
 func (Bool) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{Description: "boolean; the strings true and false in any case are read too"}
+}
+
+// Number is a number that may be absent (nil). Null is 0, as it is shown where 0
+// stands for "none": whoever sends an answer's null back means that.
+type Number[T int | float64] struct{ Value *T }
+
+// UnmarshalJSON implements json.Unmarshaler. It is called for null too.
+func (n *Number[T]) UnmarshalJSON(data []byte) error {
+	n.Value = new(T)
+	return json.Unmarshal(data, n.Value)
+}
+
+// Schema implements huma.SchemaProvider: that of the number, or null.
+func (Number[T]) Schema(r huma.Registry) *huma.Schema {
+	return r.Schema(reflect.TypeFor[*T](), false, "")
 }
 
 // StringMap is an object of strings. Numbers and booleans are read as their JSON
@@ -110,6 +126,7 @@ func (Any) Schema(huma.Registry) *huma.Schema { return &huma.Schema{Description:
 
 var (
 	_ huma.SchemaProvider = Bool(false)
+	_ huma.SchemaProvider = Number[int]{}
 	_ huma.SchemaProvider = StringMap(nil)
 	_ huma.SchemaProvider = Any(nil)
 )

@@ -10,7 +10,7 @@
 // the control listener:
 //
 //	GET  /v1/status          the current State as JSON
-//	GET  /v1/watch           one State per line, at once and on each change, until the agent ends
+//	GET  /v1/watch           one State per line, at once, on each change, and while healthy every BeatMS, until the agent ends
 //	POST /v1/stop            begin to end (same as SIGTERM); 202
 //	POST /v1/environment     an EnvReply to the EnvRequest of the current State; 200
 //
@@ -85,6 +85,10 @@ type State struct {
 	Problem string `json:"problem,omitempty"`
 	// EnvRequest is set while the agent waits for an environment.
 	EnvRequest *EnvRequest `json:"env_request,omitempty"`
+	// BeatMS is after how many milliseconds the watch repeats a state that did not
+	// change; 0: it does not. Whoever watches takes an agent that is silent for longer
+	// as one that hangs.
+	BeatMS int `json:"beat_ms,omitempty"`
 	// Exit is set once Phase is "exited".
 	Exit *Exit `json:"exit,omitempty"`
 }

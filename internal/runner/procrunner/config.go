@@ -253,6 +253,9 @@ const (
 	// greetingLimit how long one that is silent counts among them.
 	maxGreetings  = 64
 	greetingLimit = 2 * time.Second
+	// doubtTime is how long an agent that missed its time to repeat its state has once the
+	// runner has noticed.
+	doubtTime = 250 * time.Millisecond
 	// startTimeout bounds the way from clone to exec of the agent.
 	startTimeout = 30 * time.Second
 )

@@ -128,8 +128,13 @@ func (a *fakeAgent) watch(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		w.(http.Flusher).Flush()
+		var again <-chan time.Time
+		if st.BeatMS > 0 {
+			again = time.After(time.Duration(st.BeatMS) * time.Millisecond)
+		}
 		select {
 		case <-changed:
+		case <-again:
 		case <-r.Context().Done():
 			return
 		}
@@ -160,6 +165,11 @@ func (a *fakeAgent) exit(e agentctl.Exit) int {
 func (a *fakeAgent) do(kind string) int {
 	switch do := os.Getenv(runnertest.EnvDo); do {
 	case runnertest.DoServe:
+		a.run(kind)
+		<-a.stop
+		return a.exit(agentctl.Exit{})
+	case "beat":
+		a.set(func(s *agentctl.State) { s.BeatMS = 200 })
 		a.run(kind)
 		<-a.stop
 		return a.exit(agentctl.Exit{})

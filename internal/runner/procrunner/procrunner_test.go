@@ -158,6 +158,48 @@ func TestInstanceIsReachedOverItsSocketWithItsKey(t *testing.T) {
 	}
 }
 
+// TestSilenceIsSickness: a service whose agent hangs is not healthy, within two of the
+// times after which it was to speak, and healthy again when it speaks again. One that never
+// said it would is left alone.
+func TestSilenceIsSickness(t *testing.T) {
+	r := open(t, config(tempDir(t)))
+	beats := runnertest.AwaitRunning(t, r, start(t, r, runnertest.Spec(runner.KindService, "beat")))
+	quiet := runnertest.AwaitRunning(t, r, start(t, r, runnertest.Spec(runner.KindService, runnertest.DoServe)))
+	healthy := func(st runner.Status) bool { return st.Healthy }
+	for _, id := range []plat.WorkloadID{beats.ID, quiet.ID} {
+		runnertest.Await(t, r, id, "health", healthy)
+	}
+	began := time.Now()
+	for time.Since(began) < 1500*time.Millisecond { // several beats
+		if st, err := r.Get(t.Context(), beats.ID); err != nil || !st.Healthy {
+			t.Fatalf("one that speaks became %+v, %v", st, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	for _, st := range []runner.Status{beats, quiet} {
+		if err := syscall.Kill(st.PID, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	began = time.Now()
+	st := runnertest.Await(t, r, beats.ID, "sickness", func(st runner.Status) bool { return !st.Healthy })
+	t.Logf("seen after %v", time.Since(began))
+	if st.Phase != runner.PhaseRunning || !strings.Contains(st.Problem, "its agent hangs") {
+		t.Errorf("one that hangs is %+v", st)
+	}
+	if st, err := r.Get(t.Context(), quiet.ID); err != nil || !st.Healthy {
+		t.Errorf("one that never said when it speaks again is %+v, %v", st, err)
+	}
+	for _, st := range []runner.Status{beats, quiet} {
+		if err := syscall.Kill(st.PID, syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if st := runnertest.Await(t, r, beats.ID, "health", healthy); st.Problem != "" {
+		t.Errorf("one that speaks again has the problem %q", st.Problem)
+	}
+}
+
 func TestExitIsSeenAtOnce(t *testing.T) {
 	r := open(t, config(tempDir(t)))
 	id := start(t, r, runnertest.Spec(runner.KindTraining, runnertest.DoHang))

@@ -356,11 +356,27 @@ func (w *workload) stream(ctx context.Context) error {
 	})
 	var last agentctl.State
 	var sent agentctl.EnvReply
+	silence := time.NewTimer(time.Hour)
+	defer silence.Stop()
+	doubted := false
 	for {
 		select {
 		case last = <-states:
 			w.takeState(last)
 			greeted()
+			if doubted = false; last.BeatMS > 0 {
+				silence.Reset(2 * time.Duration(last.BeatMS) * time.Millisecond)
+			} else {
+				silence.Stop() // one that does not repeat itself may be silent
+			}
+		case <-silence.C:
+			if !doubted { // perhaps it was this process that stood still: what has come is read first
+				doubted = true
+				silence.Reset(doubtTime)
+				continue
+			}
+			w.takeSilence()
+			continue
 		case <-w.envWake:
 		case err := <-errs:
 			return err
@@ -404,6 +420,20 @@ func (w *workload) takeState(st agentctl.State) {
 	w.r.mu.Unlock()
 	w.heardOnce.Do(func() { w.r.answered.Add(1); close(w.heard) })
 	if changed {
+		w.r.hub.Notify(w.rec.ID)
+	}
+}
+
+// takeSilence marks a service whose agent does not repeat its state as it said it would:
+// it gets no requests until the next state comes.
+func (w *workload) takeSilence() {
+	w.r.mu.Lock()
+	was := w.status.Healthy && !w.ended()
+	if was {
+		w.status.Healthy, w.status.Problem = false, "its agent hangs: it does not say any more that it is healthy"
+	}
+	w.r.mu.Unlock()
+	if was {
 		w.r.hub.Notify(w.rec.ID)
 	}
 }
