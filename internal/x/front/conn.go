@@ -52,7 +52,7 @@ type conn struct {
 	s      *Server
 	nc     Conn
 	raw    *rawio.Conn // over nc
-	heard  func() // not nil: nc's
+	heard  func()      // not nil: nc's
 	remote string
 	opened time.Time
 	state  atomic.Int32
