@@ -234,7 +234,7 @@ func (c *datasetImportCmd) Run(e *env) error {
 			return err
 		}
 		if c.Channel = channel; isTerminal(e.stderr) { // for the bar alone
-			if total, err = e.api.CountFiles(e.ctx, channel, c.Query); err != nil {
+			if total, err = e.api.CountFiles(e.ctx, channel, fileQuery(c.Query)); err != nil {
 				return err
 			}
 		}
@@ -325,7 +325,7 @@ func (c *datasetImportCmd) fromChannel(e *env, d client.Dataset, add func(client
 			labels[l.Label] = entry{cat.ID, l.ID, l.Label}
 		}
 	}
-	return e.api.Files(e.ctx, channel, c.Query, false, 1000, func(f client.File) error {
+	return e.api.Files(e.ctx, channel, fileQuery(c.Query), false, 1000, func(f client.File) error {
 		source, err := json.Marshal([]map[string]string{{"data_uri": "datalake://" + channel + "/" + f.ID, "data_type": f.ContentType}})
 		if err != nil {
 			return err

@@ -30,7 +30,7 @@ func (c *fileFacetsCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	f, err := e.api.Facets(e.ctx, id, c.Key, c.Query, c.Limit)
+	f, err := e.api.Facets(e.ctx, id, c.Key, fileQuery(c.Query), c.Limit)
 	if err != nil {
 		return err
 	}

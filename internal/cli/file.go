@@ -48,7 +48,7 @@ func (c *fileListCmd) Run(e *env) error {
 
 type fileFindCmd struct {
 	channelArg
-	Query string `arg:"" help:"field:value, with AND, OR, NOT, parentheses, \"quoted text\", * and ?."`
+	Query string `arg:"" help:"field:value, with AND, OR, NOT, parentheses, \"quoted text\", * and ?; \"*\" alone for everything."`
 	Limit int    `help:"At most so many; 0 for all." default:"100"`
 	Count bool   `help:"Only say how many there are."`
 }
@@ -67,7 +67,7 @@ func (c *fileFindCmd) Run(e *env) error {
 		size = min(c.Limit, size)
 	}
 	files := newList(e, fileHeader(), fileRow)
-	if err := e.api.Files(e.ctx, id, c.Query, true, size, func(f client.File) error { return files.add(f, c.Limit) }); err != nil {
+	if err := e.api.Files(e.ctx, id, fileQuery(c.Query), true, size, func(f client.File) error { return files.add(f, c.Limit) }); err != nil {
 		return err
 	}
 	return files.end()
@@ -84,7 +84,7 @@ func (c *fileCountCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	n, err := e.api.CountFiles(e.ctx, id, c.Query)
+	n, err := e.api.CountFiles(e.ctx, id, fileQuery(c.Query))
 	if err != nil {
 		return err
 	}

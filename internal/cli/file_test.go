@@ -264,6 +264,15 @@ func TestFileRoundTrip(t *testing.T) {
 	if s.json(&none, "file", "find", "raw", "filename:nope"); none == nil || len(none) != 0 {
 		t.Errorf("no file is %v, want an empty array", none)
 	}
+	var every, listed []fileLine
+	s.json(&listed, "file", "list", "raw")
+	if s.json(&every, "file", "find", "raw", "*"); len(every) != len(listed) || len(listed) == 0 {
+		t.Errorf("* finds %d of %d files", len(every), len(listed))
+	}
+	var n struct{ Count int }
+	if s.json(&n, "file", "count", "raw", "*"); n.Count != len(listed) {
+		t.Errorf("* counts %d of %d files", n.Count, len(listed))
+	}
 	s.fails(5, "file", "download", "nobody", "--to", to)
 }
 

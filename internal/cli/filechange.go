@@ -20,11 +20,14 @@ type queryFlags struct {
 // everything is the query that matches every file.
 const everything = "file_id:*"
 
-func (q queryFlags) text() string {
-	if q.Query == "*" {
+func (q queryFlags) text() string { return fileQuery(q.Query) }
+
+// fileQuery is what the server is asked for a query as it was typed: every command takes "*".
+func fileQuery(q string) string {
+	if q == "*" {
 		return everything
 	}
-	return q.Query
+	return q
 }
 
 // oneOf wants either ids or a query.

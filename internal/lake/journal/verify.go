@@ -107,6 +107,8 @@ type verify struct {
 	end   bool
 
 	changed map[plat.FileID]bool // lately; nil: not asked yet
+	swept   bool                 // of stray terms, on the way
+	strays  int64                // which were that many
 }
 
 // lately is longer than the entry of a change takes, also of a writer that died.
@@ -354,7 +356,14 @@ func (v *verify) noRow(ctx context.Context, o *objects, e *Entry) error {
 		return err
 	}
 	if v.opt.Repair {
-		if err := v.index.RestoreFiles(ctx, v.c.ID, []lake.File{fresh.file()}); err != nil {
+		err := v.index.RestoreFiles(ctx, v.c.ID, []lake.File{fresh.file()})
+		if errors.Is(err, plat.ErrExists) && !v.swept { // or the row is all that went, and its terms are in the way
+			v.swept = true
+			if v.strays, err = v.index.StrayTerms(ctx, v.c.ID, true); err == nil {
+				err = v.index.RestoreFiles(ctx, v.c.ID, []lake.File{fresh.file()})
+			}
+		}
+		if err != nil {
 			if errors.Is(err, plat.ErrExists) { // another file has its place in time
 				v.out.add(KindRowMissing, string(e.File), false)
 				return nil
@@ -436,7 +445,7 @@ func (v *verify) sums(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for range strays {
+	for range strays + v.strays {
 		v.out.add(KindStrayTerms, "", v.opt.Repair)
 	}
 	rows, sums, err := v.index.CheckCounts(ctx, v.c.ID)

@@ -11,6 +11,7 @@ package pagequery
 import (
 	"fmt"
 	"reflect"
+	"strings"
 
 	"github.com/jmespath-community/go-jmespath/pkg/functions"
 	"github.com/jmespath-community/go-jmespath/pkg/interpreter"
@@ -43,7 +44,7 @@ func Parse(text string) (q *Query, err error) {
 			q, err = nil, Invalid("is no JMESPath expression")
 		}
 	}()
-	ast, err := parsing.NewParser().Parse(text)
+	ast, err := parsing.NewParser().Parse(quoteNumbers(text))
 	if err != nil {
 		return nil, Invalid("is no JMESPath expression: %v", err)
 	}
@@ -52,6 +53,44 @@ func Parse(text string) (q *Query, err error) {
 		return nil, err
 	}
 	return &Query{ast: ast}, nil
+}
+
+// quoteNumbers puts the backquotes around bare numbers behind comparisons: data.md §12.3 writes
+// Contents[?Size > 100], and no JMESPath expression has a bare number there.
+func quoteNumbers(text string) string {
+	var b strings.Builder
+	var quote byte    // of the literal that text is in
+	compared := false // a comparison is what came last
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case quote != 0:
+			if c == '\\' && i+1 < len(text) {
+				b.WriteByte(c)
+				i++
+				break
+			}
+			if c == quote {
+				quote = 0
+			}
+		case c == '\'' || c == '"' || c == '`':
+			quote, compared = c, false
+		case c == '<' || c == '>' || c == '=':
+			compared = true
+		case c == ' ' || c == '\t':
+		case compared && ('0' <= c && c <= '9' || c == '-'):
+			n := 1
+			for i+n < len(text) && (text[i+n] == '.' || '0' <= text[i+n] && text[i+n] <= '9') {
+				n++
+			}
+			b.WriteString("`" + text[i:i+n] + "`")
+			i, compared = i+n-1, false
+			continue
+		default:
+			compared = false
+		}
+		b.WriteByte(text[i])
+	}
+	return b.String()
 }
 
 // allowed are the functions that an expression may call: each looks once at what it is

@@ -29,6 +29,10 @@ func TestSelect(t *testing.T) {
 	for _, c := range []struct{ q, want string }{
 		{"Contents[?Size > `100`]", "[1] []"},
 		{"Contents[?Size > `100`][]", "[1] []"},
+		{"Contents[?Size > 100]", "[1] []"}, // as the document writes it
+		{"Contents[?Size>=400 || Size == 40][]", "[1 2] []"},
+		{"Contents[?Size > -1.5]", "[0 1 2] []"},
+		{"Contents[?Key != '> 1' && Size < 100]", "[0 2] []"}, // not within text
 		{"Contents", "[0 1 2] []"},
 		{"Contents[0]", "[0] []"},
 		{"Contents[-1]", "[2] []"},

@@ -57,7 +57,8 @@ func ShortReader(w http.ResponseWriter, body io.Reader, limit time.Duration) io.
 
 type idleWriter struct {
 	idle
-	w io.Writer
+	w     io.Writer
+	flush func() error
 }
 
 // Write implements io.Writer.
@@ -66,11 +67,19 @@ func (w *idleWriter) Write(p []byte) (int, error) {
 	return w.w.Write(p)
 }
 
-// fileChunk is how much of a file the kernel is asked to send at once.
-const fileChunk = 4 << 20
+const (
+	// fileChunk is how much of a file the kernel is asked to send at once.
+	fileChunk = 4 << 20
+	// fileShort is what fits a connection's buffers at any rate: how long it takes need not
+	// be watched closely.
+	fileShort = 64 << 10
+)
 
 // ReadFrom implements io.ReaderFrom. Of a part of a file the connection has the kernel
 // send the bytes; all else is copied in small steps.
+//
+// The kernel tells how much it has sent, not when. So it is asked for less than the limit
+// at a time, lest a client that has stopped early in a long try is taken for one that moves.
 func (w *idleWriter) ReadFrom(r io.Reader) (sent int64, err error) {
 	to, ok := w.w.(io.ReaderFrom)
 	part, limited := r.(*io.LimitedReader)
@@ -80,15 +89,35 @@ func (w *idleWriter) ReadFrom(r io.Reader) (sent int64, err error) {
 	if _, isFile := part.R.(*os.File); !isFile {
 		return io.Copy(writerOnly{w}, r)
 	}
+	w.progress()
+	long := part.N > fileShort
+	if long {
+		// The head first: a try in which it does not leave can't be repeated.
+		if err := w.flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			return 0, err
+		}
+	}
+	moved, by := time.Now(), time.Time{}
 	for part.N > 0 {
-		w.progress()
+		if now := time.Now(); !long {
+			w.progress()
+		} else if now.Add(w.limit / 4).After(by) {
+			by = now.Add(w.limit / 2)
+			_ = w.set(by) // not supported: no deadline then
+		}
 		chunk := &io.LimitedReader{R: part.R, N: min(part.N, fileChunk)}
 		asked := chunk.N
 		n, err := to.ReadFrom(chunk)
 		sent, part.N = sent+n, part.N-n
+		now := time.Now()
+		if n > 0 {
+			moved = now
+		}
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded) && n > 0:
-			w.next = time.Time{} // slow, but moving
+			w.next, by = time.Time{}, time.Time{} // slow, but moving
+		case long && errors.Is(err, os.ErrDeadlineExceeded) && now.Sub(moved) < w.limit && !now.Before(by):
+			by = time.Time{} // not for long yet
 		case err != nil:
 			return sent, err
 		case n < asked:
@@ -104,7 +133,8 @@ type writerOnly struct{ io.Writer }
 // IdleWriter returns a writer to a response that fails when the client takes
 // nothing for about limit.
 func IdleWriter(w http.ResponseWriter, limit time.Duration) io.Writer {
-	return &idleWriter{idle{limit: limit, set: http.NewResponseController(w).SetWriteDeadline}, w}
+	c := http.NewResponseController(w)
+	return &idleWriter{idle{limit: limit, set: c.SetWriteDeadline}, w, c.Flush}
 }
 
 // BodyError marks an error that comes from the client's body.

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"panal/internal/x/httpx"
@@ -167,4 +168,87 @@ func TestFilesGoByTheKernel(t *testing.T) {
 		}
 		_ = f.Close()
 	}
+}
+
+// slow is a connection whose client takes a byte when a pause is over, and the first piece
+// at once. A try ends with its deadline.
+type slow struct {
+	http.ResponseWriter
+	deadline time.Time
+	piece    int64
+	pause    time.Duration // 0: nothing is taken any more
+	next     time.Time
+	flushed  int
+}
+
+// ReadFrom implements io.ReaderFrom.
+func (s *slow) ReadFrom(r io.Reader) (sent int64, err error) {
+	for {
+		if s.piece > 0 {
+			n, err := io.CopyN(io.Discard, r, s.piece)
+			sent += n
+			if errors.Is(err, io.EOF) { // the next try goes on
+				s.piece -= n
+				return sent, nil
+			}
+			s.piece, s.next = 0, time.Now().Add(s.pause)
+		}
+		if s.pause == 0 || s.next.After(s.deadline) {
+			time.Sleep(time.Until(s.deadline))
+			return sent, os.ErrDeadlineExceeded
+		}
+		time.Sleep(time.Until(s.next))
+		s.piece = 1
+	}
+}
+
+// FlushError implements the contract of http.ResponseController.
+func (s *slow) FlushError() error {
+	s.flushed++
+	return nil
+}
+
+// SetWriteDeadline implements the contract of http.ResponseController.
+func (s *slow) SetWriteDeadline(t time.Time) error {
+	s.deadline = t
+	return nil
+}
+
+// TestFilesOfThoseWhoStop: whoever stops taking a file is let go after the limit, whatever
+// was sent before in the same try; whoever takes a byte now and then is not.
+func TestFilesOfThoseWhoStop(t *testing.T) {
+	const limit, size = time.Minute, 8 << 20
+	send := func(s *slow, n int64) (sent int64, took time.Duration, err error) {
+		f, err := os.Create(filepath.Join(t.TempDir(), "file"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := f.Truncate(size); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		sent, err = io.Copy(httpx.IdleWriter(s, limit), &io.LimitedReader{R: f, N: n})
+		return sent, time.Since(start), err
+	}
+	synctest.Test(t, func(t *testing.T) {
+		for _, piece := range []int64{1 << 20, 5 << 20} {
+			s := &slow{piece: piece}
+			sent, took, err := send(s, size)
+			if sent != piece || !errors.Is(err, os.ErrDeadlineExceeded) || took < limit || took > limit*3/2 {
+				t.Errorf("a client that stops after %d bytes: %d sent in %v, %v", piece, sent, took, err)
+			}
+			if s.flushed != 1 {
+				t.Errorf("%d flushes: the head must have left before what may be tried again", s.flushed)
+			}
+		}
+		// Five bytes are left, each of them taken just within the limit.
+		if sent, took, err := send(&slow{piece: size - 5, pause: limit - time.Second}, size); sent != size || err != nil {
+			t.Errorf("a client that is slow: %d sent in %v, %v", sent, took, err)
+		}
+		s := &slow{piece: 1}
+		if _, took, err := send(s, 100); !errors.Is(err, os.ErrDeadlineExceeded) || took > 3*limit || s.flushed != 0 {
+			t.Errorf("a short file: %v, %v, %d flushes", took, err, s.flushed)
+		}
+	})
 }
