@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -105,6 +106,9 @@ func (l *leaving) counted(h http.Handler) http.Handler {
 		if c, ok := r.Context().Value(connKey{}).(*countedConn); ok {
 			c.called(r.ProtoMajor > 1)
 			last = last || c.door.last.Load()
+			if strings.HasPrefix(r.URL.Path, "/deployments/") {
+				c.boundUnsent()
+			}
 		}
 		if last {
 			w.Header().Set("Connection", "close") // HTTP/2 says it in its own way then

@@ -817,51 +817,37 @@ func heapNow() int64 {
 // TestSlowCallerIsNoDeadOne: one that reads slowly but steadily gets its answer, however small
 // a part of the kernel's buffer that is within the patience for one that takes nothing.
 func TestSlowCallerIsNoDeadOne(t *testing.T) {
-	const patience = time.Second
-	d := newDoor(10, 10, nil, prometheus.NewRegistry())
-	tcp, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := d.limit(tcp, true)
-	piece := make([]byte, 64<<10)
-	left := make(chan int, 1)
-	go func() {
-		c, err := l.Accept()
-		if err != nil {
-			left <- -1
-			return
-		}
-		defer func() { _ = c.Close() }()
-		for n := range 96 { // 6 MiB: more than the kernel takes at once
-			_ = c.SetWriteDeadline(time.Now().Add(patience))
-			if _, err := c.Write(piece); err != nil {
-				left <- 96 - n
+	const patience, pieces = time.Second, 96 // 6 MiB: more than the kernel takes at once
+	h := hold(t)
+	_, end := h.serve(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		piece, rc := make([]byte, 64<<10), http.NewResponseController(w)
+		w.Header().Set("Content-Length", strconv.Itoa(pieces*len(piece)))
+		for n := range pieces {
+			_ = rc.SetWriteDeadline(time.Now().Add(patience))
+			if _, err := w.Write(piece); err != nil {
+				t.Errorf("%d pieces were not sent: %v", pieces-n, err)
 				return
 			}
 		}
-		left <- 0
-	}()
-	c, err := net.Dial("tcp", tcp.Addr().String())
+	}), nil, func(_, _ string) bool { return true })
+	defer end()
+	c, err := net.Dial("tcp", h.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _, _ = c.Close(), l.Close() }()
+	defer func() { _ = c.Close() }()
 	if err := c.(*net.TCPConn).SetReadBuffer(64 << 10); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := io.WriteString(c, "GET /deployments/1/default HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
 	buf := make([]byte, 64<<10) // every 80 ms: 800 KiB a second, while a third of the buffer is 1.3 MiB
-	for {
-		n, err := io.ReadFull(c, buf)
-		if err != nil {
-			if n > 0 || !errors.Is(err, io.EOF) {
-				t.Logf("the answer ends with %d bytes and %v", n, err)
-			}
-			break
+	for range pieces {
+		if n, err := io.ReadFull(c, buf); err != nil {
+			t.Errorf("the answer ends with %d bytes and %v", n, err)
+			return
 		}
 		time.Sleep(80 * time.Millisecond)
-	}
-	if n := <-left; n != 0 {
-		t.Errorf("%d pieces were not sent", n)
 	}
 }

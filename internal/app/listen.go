@@ -42,14 +42,18 @@ func newDoor(most, mostPerAddr int, trusted []netip.Prefix, reg prometheus.Regis
 	return d
 }
 
-// maxUnsent is how much of what was written to a caller the kernel keeps unsent before it
-// takes no more. Without it that is up to 4 MiB, and it says that there is room only once a third
-// is free: a caller that reads 20 KiB a second would make no progress that can be
-// seen for longer than --idle-timeout, and be taken for one that has stopped.
+// maxUnsent is how much of what was written to a caller of a service the kernel keeps unsent
+// before it takes no more. Without it that is up to 4 MiB, and it says that there is room only
+// once a third is free: a caller that reads 20 KiB a second would make no progress that can be
+// seen for longer than --idle-timeout, and be taken for one that has stopped. Large downloads
+// of files pay a third more CPU for it, so it is not for them; their time-out is longer.
 const maxUnsent = 512 << 10
 
-// boundUnsent sets maxUnsent. Listeners don't hand it down where they speak Multipath TCP.
-func boundUnsent(c *net.TCPConn) {
+// boundUnsent sets maxUnsent, once.
+func (c *countedConn) boundUnsent() {
+	if c.bounded.Load() || c.bounded.Swap(true) {
+		return
+	}
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return // closed
@@ -114,7 +118,6 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 				_ = c.Close() // was never used
 				continue
 			}
-			boundUnsent(tcp)
 			cc := &countedConn{TCPConn: tcp, door: l.door, from: from}
 			l.door.mu.Lock()
 			l.door.conns[cc] = struct{}{}
@@ -196,6 +199,8 @@ type countedConn struct {
 
 	state  atomic.Int32 // see lastCall
 	served atomic.Bool  // it has had a request
+
+	bounded atomic.Bool // by maxUnsent
 }
 
 // Close implements net.Conn.
