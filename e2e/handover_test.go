@@ -333,6 +333,10 @@ func (s *socket) says(t *testing.T, message, want string) {
 	}
 }
 
+// newsOfEnd is how long a kept connection is of use to its caller: until the news of its end
+// has come, and the caller, one of many on a busy machine, has had a turn to take it in.
+const newsOfEnd = 100 * time.Millisecond
+
 // TestKilledUnderLoad: the server is killed, again and again, under load of every kind.
 // Its sockets are the supervisor's, so whoever calls while there is no server waits
 // for the next one: what fails had reached the server that was killed.
@@ -340,8 +344,6 @@ func TestKilledUnderLoad(t *testing.T) {
 	t.Parallel()
 	p := startSupervised(t)
 	dep, svc := p.command(2)
-	// A kept connection is of use to its caller until the news of its end has come.
-	const news = 10 * time.Millisecond
 	type death struct{ begun, over time.Time }
 	var mu sync.Mutex
 	var deaths []death
@@ -367,7 +369,7 @@ func TestKilledUnderLoad(t *testing.T) {
 		for err == nil && syscall.Kill(pid, 0) == nil {
 			time.Sleep(time.Millisecond)
 		}
-		d.over = time.Now().Add(news)
+		d.over = time.Now().Add(newsOfEnd)
 		deaths = append(deaths, d)
 		mu.Unlock()
 		if err != nil {
@@ -407,7 +409,7 @@ func TestReplacedOnPostgres(t *testing.T) {
 	for err == nil && syscall.Kill(pid, 0) == nil {
 		time.Sleep(time.Millisecond)
 	}
-	dead = time.Now().Add(10 * time.Millisecond)
+	dead = time.Now().Add(newsOfEnd)
 	mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
