@@ -111,7 +111,7 @@ func TestInstanceFaults(t *testing.T) {
 	// failed: these are met by the fault too.
 	var mu sync.Mutex
 	var from, to time.Time
-	c := &crowd{t: t, end: make(chan struct{}), spared: func(begun, ended time.Time) bool {
+	c := &crowd{t: t, end: make(chan struct{}), spared: func(_ bool, begun, ended time.Time) bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return ended.After(from) && (to.IsZero() || begun.Before(to))
@@ -238,7 +238,7 @@ func TestKilledMidRollout(t *testing.T) {
 	var mu sync.Mutex
 	var killed [][2]time.Time
 	var inFlight atomic.Int64
-	c := gather(p, dep, svc, func(begun, ended time.Time) bool {
+	c := gather(p, dep, svc, func(_ bool, begun, ended time.Time) bool {
 		mu.Lock()
 		defer mu.Unlock()
 		for _, k := range killed {

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -106,7 +105,7 @@ func (l *leaving) counted(h http.Handler) http.Handler {
 		if c, ok := r.Context().Value(connKey{}).(*countedConn); ok {
 			c.called(r.ProtoMajor > 1)
 			last = last || c.door.last.Load()
-			if strings.HasPrefix(r.URL.Path, "/deployments/") {
+			if isInference(r.URL.Path) {
 				c.boundUnsent()
 			}
 		}

@@ -161,13 +161,15 @@ func endChunked(next http.Handler) http.Handler {
 func isHot(method, target string) bool {
 	path, _, _ := strings.Cut(target, "?")
 	switch {
-	case strings.HasPrefix(path, "/deployments/"):
+	case isInference(path):
 		return true
 	case strings.HasPrefix(path, "/blobs/"):
 		return method == http.MethodGet || method == http.MethodHead
 	}
 	return method == http.MethodPost && strings.HasPrefix(path, "/channels/") && strings.HasSuffix(path, "/upload")
 }
+
+func isInference(path string) bool { return strings.HasPrefix(path, "/deployments/") }
 
 func isNothing(_, _ string) bool { return false }
 
