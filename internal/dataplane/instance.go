@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"panal/internal/plat"
+	"panal/internal/x/rawio"
 )
 
 // instance is the live state of one instance. There may be very many.
@@ -127,6 +128,9 @@ func (in *instance) connect(ctx context.Context) (*conn, error) {
 	nc, err := d.DialContext(ctx, in.network(), in.address)
 	if err != nil {
 		return nil, err
+	}
+	if unix, ok := nc.(*net.UnixConn); ok {
+		nc = rawio.Quiet(unix)
 	}
 	return newConn(nc)
 }

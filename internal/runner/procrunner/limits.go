@@ -166,13 +166,13 @@ func namelessUse(dir string, pids []int) int64 {
 	var sum int64
 	for _, pid := range pids {
 		dir := filepath.Join("/proc", strconv.Itoa(pid), "fd")
-		entries, err := os.ReadDir(dir)
+		names, err := namesIn(dir)
 		if err != nil {
 			continue
 		}
-		for _, e := range entries {
+		for _, name := range names {
 			var st unix.Stat_t
-			if err := unix.Stat(filepath.Join(dir, e.Name()), &st); err != nil {
+			if err := unix.Stat(dir+"/"+name, &st); err != nil {
 				continue
 			}
 			key := inode{st.Dev, st.Ino}

@@ -93,17 +93,39 @@ func (p *process) signal(sig unix.Signal) error {
 
 // startTicks returns field 22 of /proc/PID/stat.
 func startTicks(pid int) (uint64, error) {
-	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	var buf [statSize]byte
+	fields, err := statFields(strconv.Itoa(pid), buf[:])
 	if err != nil {
 		return 0, err
 	}
-	// The name in parentheses may hold anything: count from its end.
-	rest := data[bytes.LastIndexByte(data, ')')+1:]
-	fields := strings.Fields(string(rest))
-	if len(fields) < 20 {
+	for range 19 { // from the third field on
+		_, fields, _ = bytes.Cut(fields, []byte(" "))
+	}
+	ticks, _, _ := bytes.Cut(fields, []byte(" "))
+	if len(ticks) == 0 {
 		return 0, fmt.Errorf("stat of process %d is short", pid)
 	}
-	return strconv.ParseUint(fields[19], 10, 64)
+	return strconv.ParseUint(string(ticks), 10, 64)
+}
+
+// statSize is more than a stat file has: 52 fields, of which a name of 16 bytes and numbers.
+const statSize = 2048
+
+// statFields reads /proc/PID/stat into buf and returns its third and later fields. It is
+// asked for every process of the machine again and again, so it makes no os.File, which
+// would be tried in the poller first: four times the system calls.
+func statFields(pid string, buf []byte) ([]byte, error) {
+	fd, err := unix.Open("/proc/"+pid+"/stat", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	n, err := unix.Read(fd, buf)
+	_ = unix.Close(fd)
+	if err != nil {
+		return nil, err
+	}
+	// The name in parentheses may hold anything: count from its end.
+	return bytes.TrimPrefix(buf[bytes.LastIndexByte(buf[:n], ')')+1:n], []byte(" ")), nil
 }
 
 func bootID() string {
@@ -116,29 +138,38 @@ func bootID() string {
 
 // processTable maps each process to its children, as of now.
 func processTable() (map[int][]int, error) {
-	entries, err := os.ReadDir("/proc")
+	names, err := namesIn("/proc")
 	if err != nil {
 		return nil, err
 	}
+	var buf [statSize]byte
 	children := map[int][]int{}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
 		if err != nil {
 			continue
 		}
-		data, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
+		fields, err := statFields(name, buf[:])
 		if err != nil {
 			continue // it has ended meanwhile
 		}
-		fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
-		if len(fields) < 2 {
-			continue
-		}
-		if parent, err := strconv.Atoi(fields[1]); err == nil {
+		_, fields, _ = bytes.Cut(fields, []byte(" ")) // its state
+		field, _, _ := bytes.Cut(fields, []byte(" "))
+		if parent, err := strconv.Atoi(string(field)); err == nil {
 			children[parent] = append(children[parent], pid)
 		}
 	}
 	return children, nil
+}
+
+// namesIn returns the names in a directory, in no order.
+func namesIn(dir string) ([]string, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = d.Close() }() // it was read only
+	return d.Readdirnames(-1)
 }
 
 // family returns pid and all its descendants.

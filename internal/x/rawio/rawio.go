@@ -66,6 +66,10 @@ func New(c syscall.Conn) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	return over(raw), nil
+}
+
+func over(raw syscall.RawConn) *Conn {
 	r := &Conn{raw: raw}
 	r.read = func(fd uintptr) bool {
 		r.got, r.rerr = Read(fd, r.in)
@@ -81,7 +85,7 @@ func New(c syscall.Conn) (*Conn, error) {
 		}
 		return true
 	}
-	return r, nil
+	return r
 }
 
 // Raw returns the connection's descriptor for other calls.
