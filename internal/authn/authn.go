@@ -9,6 +9,7 @@
 package authn
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -115,10 +116,10 @@ type Store interface {
 
 // HashToken returns the form in which a token is stored.
 func HashToken(secret string) string {
-	sum := sha256.Sum256([]byte(secret))
-	var text [2 * sha256.Size]byte
-	return string(hex.AppendEncode(text[:0], sum[:]))
+	return digest(sha256.Sum256([]byte(secret))).String()
 }
+
+func (d digest) String() string { return hex.EncodeToString(d[:]) }
 
 const (
 	freshFor  = 2 * time.Second // how long a revocation may go unnoticed while the store answers
@@ -140,12 +141,16 @@ type Authenticator struct {
 	strangers chan struct{}
 
 	mu    sync.Mutex
-	cache map[string]cached
+	cache map[digest]*cached
 	// forgets counts what was forgotten: an answer that the store gave before is
 	// not remembered after.
 	forgets uint64
 }
 
+// digest is the SHA-256 of a token: what HashToken is the text of.
+type digest [sha256.Size]byte
+
+// cached is what the store said of a token. It is never changed.
 type cached struct {
 	token Token
 	role  Role
@@ -154,7 +159,7 @@ type cached struct {
 
 // New returns an Authenticator over s.
 func New(s Store, now plat.Clock) *Authenticator {
-	return &Authenticator{store: s, now: now, watch: new(outage.Watch), strangers: make(chan struct{}, maxStrangers), cache: map[string]cached{}}
+	return &Authenticator{store: s, now: now, watch: new(outage.Watch), strangers: make(chan struct{}, maxStrangers), cache: map[digest]*cached{}}
 }
 
 // Share makes the Authenticator know of the store's outages what others know, and
@@ -179,70 +184,71 @@ func (a *Authenticator) Header(ctx context.Context, h string) (Identity, error) 
 	}
 	scheme, rest, _ := strings.Cut(h, " ")
 	rest = strings.TrimSpace(rest)
-	switch strings.ToLower(scheme) {
-	case "bearer":
-		return a.token(ctx, rest, func(t Token) bool { return t.Kind != KindDatasource })
-	case "basic":
-		raw, err := base64.StdEncoding.DecodeString(rest)
+	switch {
+	case strings.EqualFold(scheme, "bearer"):
+		return a.token(ctx, []byte(rest), func(t *Token) bool { return t.Kind != KindDatasource })
+	case strings.EqualFold(scheme, "basic"):
+		var room [256]byte // most fit; no copy of a secret is left behind
+		raw, err := base64.StdEncoding.AppendDecode(room[:0], []byte(rest))
 		if err != nil {
 			return Identity{}, plat.Errorf(plat.ErrUnauthenticated, "the Basic credentials are not base64")
 		}
-		name, secret, ok := strings.Cut(string(raw), ":")
-		if !ok || name == "" {
+		name, secret, ok := bytes.Cut(raw, []byte(":"))
+		if !ok || len(name) == 0 {
 			return Identity{}, plat.Errorf(plat.ErrUnauthenticated, "the Basic credentials are not user-<id>:<token>")
 		}
-		if id, ok := strings.CutPrefix(name, "datasource-"); ok {
-			return a.token(ctx, secret, func(t Token) bool { return t.Kind == KindDatasource && t.Datasource == plat.DatasourceID(id) })
+		if id, ok := bytes.CutPrefix(name, []byte("datasource-")); ok {
+			return a.token(ctx, secret, func(t *Token) bool { return t.Kind == KindDatasource && string(t.Datasource) == string(id) })
 		}
-		user := plat.UserID(strings.TrimPrefix(name, "user-"))
-		return a.token(ctx, secret, func(t Token) bool { return t.Kind == KindUser && t.User == user })
+		user := bytes.TrimPrefix(name, []byte("user-"))
+		return a.token(ctx, secret, func(t *Token) bool { return t.Kind == KindUser && string(t.User) == string(user) })
 	}
 	return Identity{}, plat.Errorf(plat.ErrUnauthenticated, "unknown authorization scheme; use Basic or Bearer")
 }
 
 // token authenticates by secret; own tells whether the token is that of the name
 // that came with it.
-func (a *Authenticator) token(ctx context.Context, secret string, own func(Token) bool) (Identity, error) {
-	if secret == "" {
+func (a *Authenticator) token(ctx context.Context, secret []byte, own func(*Token) bool) (Identity, error) {
+	if len(secret) == 0 {
 		return Identity{}, plat.Errorf(plat.ErrUnauthenticated, textWrong)
 	}
-	hash := HashToken(secret)
-	c, err := a.lookup(ctx, hash)
+	c, err := a.lookup(ctx, sha256.Sum256(secret))
 	if err != nil {
 		return Identity{}, err
 	}
-	t, now := c.token, a.now()
+	t, now := &c.token, a.now()
 	if !t.ExpiresAt.IsZero() && !now.Before(t.ExpiresAt) || !own(t) {
 		return Identity{}, plat.Errorf(plat.ErrUnauthenticated, textWrong)
 	}
 	return Identity{
 		Kind: t.Kind, Org: t.Org, User: t.User, Role: c.role, Scope: t.Scope, Ended: !t.EndedAt.IsZero(),
-		Datasource: t.Datasource, Channels: t.Channels, Credential: hash,
+		Datasource: t.Datasource, Channels: t.Channels, Credential: t.Hash,
 	}, nil
 }
 
 // lookup finds a token by hash, from the cache while it is fresh, and from a
 // stale cache while the store can't answer. Unknown hashes are not cached: a
 // caller must not be able to fill it with nonsense.
-func (a *Authenticator) lookup(ctx context.Context, hash string) (cached, error) {
+func (a *Authenticator) lookup(ctx context.Context, sum digest) (*cached, error) {
 	now := a.now()
 	a.mu.Lock()
-	c, hit := a.cache[hash]
+	c, hit := a.cache[sum]
 	forgets := a.forgets
 	a.mu.Unlock()
-	age := now.Sub(c.at)
-	if hit && age >= 0 && age < freshFor { // a clock set back makes nothing fresh again
-		return c, nil
+	if hit {
+		if age := now.Sub(c.at); age >= 0 && age < freshFor { // a clock set back makes nothing fresh again
+			return c, nil
+		}
 	}
 	if !hit {
 		select {
 		case a.strangers <- struct{}{}:
 			defer func() { <-a.strangers }()
 		case <-ctx.Done():
-			return cached{}, context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 	}
-	unknown := false
+	hash, unknown := sum.String(), false
 	var t Token
 	var role Role
 	err := a.watch.Ask(ctx, now, hit, func(ctx context.Context) (err error) {
@@ -254,20 +260,21 @@ func (a *Authenticator) lookup(ctx context.Context, hash string) (cached, error)
 	})
 	switch {
 	case unknown:
-		a.Forget(hash)
-		return cached{}, plat.Errorf(plat.ErrUnauthenticated, textWrong)
+		a.forget(sum)
+		return nil, plat.Errorf(plat.ErrUnauthenticated, textWrong)
 	case err == nil:
-		c = cached{token: t, role: role, at: now}
-		a.remember(hash, c, forgets)
+		t.Hash = hash
+		c = &cached{token: t, role: role, at: now}
+		a.remember(sum, c, forgets)
 		return c, nil
 	case hit && a.watch.Good(c.at, now):
 		return c, nil
 	default:
-		return cached{}, &plat.Error{Kind: plat.ErrUnavailable, Public: "credentials can't be checked right now; try again", Err: fmt.Errorf("look up token: %w", err)}
+		return nil, &plat.Error{Kind: plat.ErrUnavailable, Public: "credentials can't be checked right now; try again", Err: fmt.Errorf("look up token: %w", err)}
 	}
 }
 
-func (a *Authenticator) remember(hash string, c cached, forgets uint64) {
+func (a *Authenticator) remember(sum digest, c *cached, forgets uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if forgets != a.forgets {
@@ -279,36 +286,36 @@ func (a *Authenticator) remember(hash string, c cached, forgets uint64) {
 			break
 		}
 	}
-	a.cache[hash] = c
+	a.cache[sum] = c
 }
 
-// Forget drops a token from the cache, so that a change to it counts at once.
-func (a *Authenticator) Forget(hash string) {
+// forget drops a token from the cache.
+func (a *Authenticator) forget(sum digest) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.forgets++
-	delete(a.cache, hash)
+	delete(a.cache, sum)
 }
 
 // ForgetUser drops the user's own tokens from the cache: it was deleted, its role
 // has changed, or one of its tokens has ended.
 func (a *Authenticator) ForgetUser(u plat.UserID) {
-	a.forgetAll(func(t Token) bool { return t.Kind == KindUser && t.User == u })
+	a.forgetAll(func(t *Token) bool { return t.Kind == KindUser && t.User == u })
 }
 
 // ForgetDatasource drops the datasource's credential from the cache: it was
 // deleted, or its links have changed.
 func (a *Authenticator) ForgetDatasource(d plat.DatasourceID) {
-	a.forgetAll(func(t Token) bool { return t.Kind == KindDatasource && t.Datasource == d })
+	a.forgetAll(func(t *Token) bool { return t.Kind == KindDatasource && t.Datasource == d })
 }
 
-func (a *Authenticator) forgetAll(which func(Token) bool) {
+func (a *Authenticator) forgetAll(which func(*Token) bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.forgets++
-	for hash, c := range a.cache { // at most cacheSize, at a change only
-		if which(c.token) {
-			delete(a.cache, hash)
+	for sum, c := range a.cache { // at most cacheSize, at a change only
+		if which(&c.token) {
+			delete(a.cache, sum)
 		}
 	}
 }

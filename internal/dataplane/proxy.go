@@ -153,7 +153,7 @@ type Async struct {
 func (p *Proxy) ServeCall(w http.ResponseWriter, r *http.Request, call Call) {
 	start := time.Now()
 	buf := p.bufs.Get().(*[]byte)
-	x := &exchange{p: p, w: w, r: r, call: &call, buf: *buf, rc: http.NewResponseController(w), class: classCut, late: p.late.Load()}
+	x := &exchange{p: p, w: w, r: r, call: &call, buf: *buf, rc: *http.NewResponseController(w), class: classCut, late: p.late.Load()}
 	defer func() {
 		end := time.Now()
 		took := end.Sub(start)
@@ -178,7 +178,7 @@ type exchange struct {
 	p      *Proxy
 	w      http.ResponseWriter
 	r      *http.Request
-	rc     *http.ResponseController
+	rc     http.ResponseController
 	call   *Call
 	live   *service   // that the call is for, as far as it is known
 	rec    *Recording // of the call, when it is one of those that are recorded

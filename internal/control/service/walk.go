@@ -30,9 +30,9 @@ type walk struct {
 
 const (
 	// pageServices is how many services a page has, about, and pageEvery how often one
-	// is read: 200 services a second, in pieces that hold no request up.
+	// is read: 100 services a second, in pieces that hold no request up.
 	pageServices = 100
-	pageEvery    = 500 * time.Millisecond
+	pageEvery    = time.Second
 	// primePage is a page of the first round, which nobody has to wait behind.
 	primePage = 2000
 )
