@@ -254,11 +254,10 @@ func (b *bench) dropDirect(ctx context.Context) {
 	}
 }
 
-// putPanal uploads to the server that presigns for every other operation, so that both
-// have files to serve.
+// putPanal uploads to one server and then to the other, so that both have files to serve.
 func (b *bench) putPanal(ctx context.Context, i int) error {
 	p := b.stream
-	if i%2 == 1 {
+	if i >= b.o.perRound/2 {
 		p = b.presign
 	}
 	return p.upload(ctx, b.http, bytes.NewReader(b.body), b.o.size)
