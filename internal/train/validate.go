@@ -8,9 +8,11 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"panal/internal/plat"
+	"panal/internal/runner"
 )
 
 var (
@@ -120,6 +122,10 @@ func CheckEnvironment(field string, env map[string]string) error {
 			return plat.InvalidField(field, "%s is set by the platform; choose another name", k)
 		case len(v) > maxEnvValue || strings.ContainsRune(v, 0) || !utf8.ValidString(v):
 			return plat.InvalidField(field, "the value of %s is longer than %d bytes, or holds a NUL or bytes that are not UTF-8", k, maxEnvValue)
+		case k == runner.EnvHandlerTimeout && v != "":
+			if d, err := time.ParseDuration(v); err != nil || d <= 0 {
+				return plat.InvalidField(field, "the value of %s, %.40q, is no duration such as 30s or 2m", k, v)
+			}
 		}
 		total += len(k) + len(v)
 	}
