@@ -77,9 +77,6 @@ const (
 
 // ReadFrom implements io.ReaderFrom. Of a part of a file the connection has the kernel
 // send the bytes; all else is copied in small steps.
-//
-// The kernel tells how much it has sent, not when. So it is asked for less than the limit
-// at a time, lest a client that has stopped early in a long try is taken for one that moves.
 func (w *idleWriter) ReadFrom(r io.Reader) (sent int64, err error) {
 	to, ok := w.w.(io.ReaderFrom)
 	part, limited := r.(*io.LimitedReader)
@@ -90,18 +87,24 @@ func (w *idleWriter) ReadFrom(r io.Reader) (sent int64, err error) {
 		return io.Copy(writerOnly{w}, r)
 	}
 	w.progress()
-	long := part.N > fileShort
-	if long {
-		// The head first: a try in which it does not leave can't be repeated.
-		if err := w.flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
-			return 0, err
-		}
+	if part.N <= fileShort {
+		return to.ReadFrom(part)
 	}
+	return w.sendFile(to, part)
+}
+
+// sendFile sends a long part, in tries of half the limit at most: the kernel tells how much
+// it has sent, not when, and in a longer try a client that stopped early would be taken for
+// one that moves. A client is slow as long as tries with nothing sent don't add up to the limit.
+func (w *idleWriter) sendFile(to io.ReaderFrom, part *io.LimitedReader) (sent int64, err error) {
+	// The head first: a try in which it does not leave can't be repeated.
+	if err := w.flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return 0, err
+	}
+	defer func() { w.next = time.Time{} }() // the deadline that stands is none of progress
 	moved, by := time.Now(), time.Time{}
 	for part.N > 0 {
-		if now := time.Now(); !long {
-			w.progress()
-		} else if now.Add(w.limit / 4).After(by) {
+		if now := time.Now(); now.Add(w.limit / 4).After(by) {
 			by = now.Add(w.limit / 2)
 			_ = w.set(by) // not supported: no deadline then
 		}
@@ -113,11 +116,10 @@ func (w *idleWriter) ReadFrom(r io.Reader) (sent int64, err error) {
 		if n > 0 {
 			moved = now
 		}
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded) && n > 0:
-			w.next, by = time.Time{}, time.Time{} // slow, but moving
-		case long && errors.Is(err, os.ErrDeadlineExceeded) && now.Sub(moved) < w.limit && !now.Before(by):
-			by = time.Time{} // not for long yet
+		// A deadline that ends before ours is somebody else's word that it is over.
+		switch ours := errors.Is(err, os.ErrDeadlineExceeded) && !now.Before(by); {
+		case ours && now.Sub(moved) < w.limit:
+			by = time.Time{} // another try
 		case err != nil:
 			return sent, err
 		case n < asked:

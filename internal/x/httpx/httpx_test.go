@@ -102,6 +102,7 @@ type kernel struct {
 	http.ResponseWriter
 	got       bytes.Buffer
 	piece     int64
+	deadline  time.Time
 	deadlines int
 }
 
@@ -112,6 +113,7 @@ func (k *kernel) ReadFrom(r io.Reader) (int64, error) {
 	}
 	n, err := k.got.ReadFrom(io.LimitReader(r, k.piece))
 	if err == nil && n == k.piece {
+		time.Sleep(time.Until(k.deadline))
 		err = fmt.Errorf("send: %w", os.ErrDeadlineExceeded)
 	}
 	return n, err
@@ -121,14 +123,17 @@ func (k *kernel) ReadFrom(r io.Reader) (int64, error) {
 func (k *kernel) Write(p []byte) (int, error) { return k.got.Write(p) }
 
 // SetWriteDeadline implements the contract of http.ResponseController.
-func (k *kernel) SetWriteDeadline(time.Time) error {
+func (k *kernel) SetWriteDeadline(t time.Time) error {
+	k.deadline = t
 	k.deadlines++
 	return nil
 }
 
 // TestFilesGoByTheKernel: a part of a file is handed on as such, and goes on
 // after a deadline within which something moved; all else is written.
-func TestFilesGoByTheKernel(t *testing.T) {
+func TestFilesGoByTheKernel(t *testing.T) { synctest.Test(t, filesGoByTheKernel) }
+
+func filesGoByTheKernel(t *testing.T) {
 	const size = 3<<20 + 17
 	content := make([]byte, size)
 	rand.NewChaCha8([32]byte{1}).Read(content)
