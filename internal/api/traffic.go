@@ -27,7 +27,7 @@ type ServiceTraffic struct {
 	InFlight        int     `json:"in_flight" doc:"requests that instances have"`
 	Waiting         int     `json:"waiting" doc:"requests that wait for an instance"`
 	InstancesReady  int     `json:"instances_ready"`
-	InstancesWanted int     `json:"instances_wanted"`
+	InstancesWanted int     `json:"instances_wanted" doc:"now; the scaler moves it"`
 }
 
 // Traffic is the busiest services of an organization, busiest first.
@@ -73,7 +73,7 @@ func (a *API) traffic(s deploy.Service) (ServiceTraffic, time.Duration) {
 	t := ServiceTraffic{
 		ServiceID: string(s.ID), DeploymentID: string(s.Deployment), VersionLabel: s.VersionLabel, Status: string(s.Status),
 		Requests: f.Calls, Errors: f.Errors, PerSecond: float64(f.Calls) / f.Window.Seconds(), P50: millis(f.P50), P99: millis(f.P99),
-		InFlight: f.InFlight, Waiting: f.Waiting, InstancesReady: f.Ready, InstancesWanted: s.Number,
+		InFlight: f.InFlight, Waiting: f.Waiting, InstancesReady: f.Ready, InstancesWanted: s.Goal(),
 	}
 	if s.Status == deploy.Stopped {
 		t.InstancesWanted = 0

@@ -279,7 +279,7 @@ func (f *facts) explain() []string {
 		out = append(out, text+publicText(f.room)+".")
 	}
 	if s := f.service; s.Autoscale && s.ScaleMessage != "" && f.goal() > 0 {
-		out = append(out, fmt.Sprintf("The scaler wants %s (of %d to %d) since %s ago: %s.", number(s.Goal(), "instance"), s.Min, s.Max, ago(f.now.Sub(s.ScaledAt)), s.ScaleMessage))
+		out = append(out, fmt.Sprintf("The scaler has wanted %s (of %d to %d) for %s: %s.", number(s.Goal(), "instance"), s.Min, s.Max, ago(f.now.Sub(s.ScaledAt)), s.ScaleMessage))
 	}
 	out = append(out, f.explainEndpoints()...)
 	return append(out, f.explainRequests()...)
@@ -295,7 +295,7 @@ func (f *facts) explainStatus() (out []string) {
 	case s.Status == deploy.Failed:
 		out = append(out, "It is FAILED and is not started again by itself: "+message)
 	case s.Asleep():
-		out = append(out, fmt.Sprintf("It is asleep since %s ago: %s. The next request wakes it, and waits meanwhile.", ago(f.now.Sub(s.ScaledAt)), cmp.Or(s.ScaleMessage, "nobody called it")))
+		out = append(out, fmt.Sprintf("It has been asleep for %s: %s. The next request wakes it, and waits meanwhile.", ago(f.now.Sub(s.ScaledAt)), cmp.Or(s.ScaleMessage, "nobody called it")))
 	default:
 		text := fmt.Sprintf("It is %s: %d of %s take requests.", s.Status, ready, number(f.goal(), "instance"))
 		if message != "" {

@@ -92,7 +92,7 @@ func TestExplain(t *testing.T) {
 		}, []string{
 			"It is READY: 2 of 3 instances take requests.",
 			"There is no room for another instance: waiting for CPU.",
-			"The scaler wants 3 instances (of 2 to 4) since 1m0s ago: 2.00 requests at a time.",
+			"The scaler has wanted 3 instances (of 2 to 4) for 1m0s: 2.00 requests at a time.",
 		}},
 		{"too large for the machine", facts{
 			service: with(func(s *deploy.Service) { s.Status, s.StatusMessage = deploy.InProgress, "" }),

@@ -5,6 +5,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"io"
 	"mime"
 	"net/http"
@@ -73,7 +74,11 @@ func (c endpointCallCmd) Run(e *env) error {
 			e.say("request %s", request)
 			return e.result(id, request, true, 0)
 		}
-		return e.print(map[string]string{"request_id": request}, []string{"REQUEST"}, [][]string{{request}})
+		if e.json {
+			return e.printJSON(map[string]string{"request_id": request})
+		}
+		_, err = fmt.Fprintln(e.stdout, request) // for $(…)
+		return err
 	}
 	res, err := e.api.Infer(e.ctx, call) //nolint:bodyclose // pass closes it
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -161,7 +162,7 @@ type serviceDescribeCmd struct{ serviceArg }
 func (serviceDescribeCmd) Help() string {
 	return `A service that is asleep has no instances and is READY: the next request wakes it.
 
-  panal service update leaf-api ser-7be2d1904c3f4a58 --min-instances 0 --idle-timeout 5m`
+  panal service update leaf-api ser-7be2d1904c3f4a58 --min 0 --idle-timeout 5m`
 }
 
 // Run shows the service and what the scaler thinks.
@@ -355,6 +356,17 @@ func (e *env) waitService(dep, id string, timeout time.Duration) error {
 type serviceUpdateCmd struct {
 	serviceArg
 	serviceFlags
+	UnsetEnv []string `name:"unset-env" help:"Variable of the service's own to take away." placeholder:"NAME"`
+}
+
+// Help teaches.
+func (serviceUpdateCmd) Help() string {
+	return `What is not named stays. --env adds to the service's own variables, or changes them:
+
+  panal service update leaf-api ser-7be2d1904c3f4a58 --env TOP_K=5 --unset-env STAGE
+  panal service update leaf-api ser-7be2d1904c3f4a58 --min 0 --idle-timeout 5m
+
+A change that needs new instances replaces them one by one; requests go on.`
 }
 
 // Run changes the service.
@@ -363,7 +375,13 @@ func (c serviceUpdateCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	s, err := e.api.UpdateService(e.ctx, id, c.Service, c.params())
+	p := c.params()
+	if len(c.Env)+len(c.UnsetEnv) > 0 {
+		if p.Environment, err = c.environment(e, id); err != nil {
+			return err
+		}
+	}
+	s, err := e.api.UpdateService(e.ctx, id, c.Service, p)
 	if err != nil {
 		return err
 	}
@@ -371,6 +389,24 @@ func (c serviceUpdateCmd) Run(e *env) error {
 		return e.waitService(id, s.ID, 0)
 	}
 	return e.showService(s)
+}
+
+// environment returns the service's own variables as they are to be.
+func (c serviceUpdateCmd) environment(e *env, dep string) (map[string]string, error) {
+	s, err := e.api.Service(e.ctx, dep, c.Service)
+	if err != nil {
+		return nil, err
+	}
+	vars := map[string]string{}
+	maps.Copy(vars, s.Environment)
+	for _, name := range c.UnsetEnv {
+		if _, ok := vars[name]; !ok {
+			return nil, plat.InvalidField("unset-env", "%s is no variable of the service's own", name)
+		}
+		delete(vars, name)
+	}
+	maps.Copy(vars, c.Env)
+	return vars, nil
 }
 
 type serviceStartCmd struct {

@@ -101,7 +101,7 @@ type Service struct {
 type ServiceParams struct {
 	Version      string            `json:"version_id,omitempty"`
 	Models       map[string]string `json:"models,omitempty"`
-	Environment  map[string]string `json:"environment,omitempty"`
+	Environment  map[string]string `json:"environment,omitzero"` // all of its own; an empty one takes them away
 	InstanceType string            `json:"instance_type,omitempty"`
 	Number       int               `json:"instance_number,omitempty"`
 	Min          *int              `json:"min_instance_number,omitempty"`
