@@ -102,7 +102,7 @@ func (c endpointHistoryCmd) Run(e *env) error {
 
 type endpointRollbackCmd struct {
 	endpointArg
-	To int64 `help:"Number of a change in the history; default: what was before the last one." placeholder:"NUMBER"`
+	To *int64 `help:"Number of a change in the history; default: what was before the last one." placeholder:"NUMBER"`
 }
 
 // Help teaches.
@@ -117,14 +117,17 @@ is a change like any other: a second one undoes the first.`
 
 // Run rolls back.
 func (c endpointRollbackCmd) Run(e *env) error {
-	if c.To < 0 {
-		return plat.InvalidField("to", "must be the number of a change")
+	to := int64(0) // what was before
+	if c.To != nil {
+		if to = *c.To; to < 1 {
+			return plat.InvalidField("to", "must be the number of a change, as 'panal endpoint history' shows it")
+		}
 	}
 	id, err := c.id(e)
 	if err != nil {
 		return err
 	}
-	if err := e.api.RollBackEndpoint(e.ctx, id, c.Endpoint, c.To); err != nil {
+	if err := e.api.RollBackEndpoint(e.ctx, id, c.Endpoint, to); err != nil {
 		return err
 	}
 	return c.show(e, id)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -206,6 +207,19 @@ func (c Caller) guard(after []IPRule) error {
 	return plat.InvalidField("cidr", "this would shut out %s; add a rule for it first, or repeat with force=true", from)
 }
 
+// adding is guard for a change that brings a range in, which no other rule may have: who
+// deletes that one would believe the range to be out.
+func (c Caller) adding(p netip.Prefix) func([]IPRule) error {
+	return func(after []IPRule) error {
+		same := func(r IPRule) bool { return r.Prefix == p }
+		first := slices.IndexFunc(after, same)
+		if slices.ContainsFunc(after[first+1:], same) {
+			return plat.InvalidField("cidr", "%s is rule %d already", p, after[first].ID)
+		}
+		return c.guard(after)
+	}
+}
+
 // List returns all rules in the order of their ids.
 func (s *IPRules) List(ctx context.Context, org plat.OrgID) ([]IPRule, error) {
 	return s.store.IPRules(ctx, org)
@@ -237,7 +251,7 @@ func (s *IPRules) Create(ctx context.Context, org plat.OrgID, cidr, description 
 	}
 	defer s.forget(org)
 	now := s.now()
-	return s.store.CreateIPRule(ctx, IPRule{Org: org, Prefix: p, Description: description, CreatedAt: now, UpdatedAt: now}, by.guard)
+	return s.store.CreateIPRule(ctx, IPRule{Org: org, Prefix: p, Description: description, CreatedAt: now, UpdatedAt: now}, by.adding(p))
 }
 
 // Update changes a rule.
@@ -254,6 +268,10 @@ func (s *IPRules) Update(ctx context.Context, org plat.OrgID, id int64, c IPRule
 			return IPRule{}, err
 		}
 	}
+	guard := by.guard
+	if c.CIDR != nil {
+		guard = by.adding(p)
+	}
 	defer s.forget(org)
 	return s.store.UpdateIPRule(ctx, org, id, func(r *IPRule) {
 		if c.CIDR != nil {
@@ -263,7 +281,7 @@ func (s *IPRules) Update(ctx context.Context, org plat.OrgID, id int64, c IPRule
 			r.Description = *c.Description
 		}
 		r.UpdatedAt = s.now()
-	}, by.guard)
+	}, guard)
 }
 
 // Delete removes a rule. Without rules, everybody is let in.

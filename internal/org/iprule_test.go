@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -39,12 +40,25 @@ func (s *ruleStore) IPRules(context.Context, plat.OrgID) ([]org.IPRule, error) {
 func (s *ruleStore) CreateIPRule(_ context.Context, r org.IPRule, guard func([]org.IPRule) error) (org.IPRule, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	r.ID = int64(len(s.rules) + 1)
 	after := append(slices.Clip(s.rules), r)
 	if err := guard(after); err != nil {
 		return org.IPRule{}, err
 	}
 	s.rules = after
 	return r, nil
+}
+
+func (s *ruleStore) UpdateIPRule(_ context.Context, _ plat.OrgID, id int64, change func(*org.IPRule), guard func([]org.IPRule) error) (org.IPRule, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	after := slices.Clone(s.rules)
+	change(&after[id-1])
+	if err := guard(after); err != nil {
+		return org.IPRule{}, err
+	}
+	s.rules = after
+	return after[id-1], nil
 }
 
 func rules(cidrs ...string) (all []org.IPRule) {
@@ -183,6 +197,30 @@ func TestReadBeforeAChangeIsNotKeptAfter(t *testing.T) {
 	<-done
 	if allowed(t, s, "198.51.100.9") {
 		t.Error("a list from before the change is used after it")
+	}
+}
+
+// TestRangesAreOnce: a range is one rule's.
+func TestRangesAreOnce(t *testing.T) {
+	s := org.NewIPRules(&ruleStore{}, plat.SystemClock)
+	by := org.Caller{Exempt: true}
+	first, err := s.Create(t.Context(), "o", "10.0.0.0/8", "office", by)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Create(t.Context(), "o", "10.0.0.0/8", "again", by); !errors.Is(err, plat.ErrInvalid) || !strings.Contains(err.Error(), "is rule") {
+		t.Errorf("the same range twice: %v", err)
+	}
+	second, err := s.Create(t.Context(), "o", "10.0.0.0/16", "a part of it", by)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same, text := "10.0.0.0/8", "the whole office"
+	if _, err := s.Update(t.Context(), "o", second.ID, org.IPRuleChange{CIDR: &same}, by); !errors.Is(err, plat.ErrInvalid) {
+		t.Errorf("changed to a range that there is: %v", err)
+	}
+	if _, err := s.Update(t.Context(), "o", first.ID, org.IPRuleChange{CIDR: &same, Description: &text}, by); err != nil {
+		t.Errorf("changed to the range that it has: %v", err)
 	}
 }
 
