@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"slices"
 	"strings"
 	"sync"
 	"time"
