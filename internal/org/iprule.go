@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"slices"
 	"strings"
 	"sync"
 	"time"
