@@ -35,11 +35,17 @@ const patience = 20 * time.Second
 // start serves h and returns the address. Paths below /rest/ are net/http's.
 func start(t testing.TB, h http.Handler) (*front.Server, string) {
 	t.Helper()
+	return startPatient(t, h, patience)
+}
+
+// startPatient is start for a server that waits for a head only so long.
+func startPatient(t testing.TB, h http.Handler, head time.Duration) (*front.Server, string) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := front.New(&http.Server{Handler: h, ReadHeaderTimeout: time.Second, ErrorLog: log.New(io.Discard, "", 0)},
+	s := front.New(&http.Server{Handler: h, ReadHeaderTimeout: head, ErrorLog: log.New(io.Discard, "", 0)},
 		func(_, target string) bool { return !strings.HasPrefix(target, "/rest/") })
 	s.Refusal = func(status int, text string) []byte { return fmt.Appendf(nil, "%d!%s", status, text) }
 	done := make(chan error, 1)
@@ -355,14 +361,14 @@ func TestPipelining(t *testing.T) {
 func TestKept(t *testing.T) {
 	const get, post = "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\n"
 	begun, release := make(chan struct{}), make(chan struct{})
-	_, addr := start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	_, addr := startPatient(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
 			begun <- struct{}{}
 			<-release
 		}
 		b, err := io.ReadAll(r.Body)
 		fmt.Fprintf(w, "%s %s %v", r.RequestURI, b, err)
-	}))
+	}), time.Second)
 	kept := func(t *testing.T) (*net.TCPConn, func(want string)) {
 		t.Helper()
 		c := dial(t, addr)
@@ -503,7 +509,7 @@ func TestClose(t *testing.T) {
 // TestSlowHeads: a head that does not come ends the connection, a body may take as long
 // as the handler lets it.
 func TestSlowHeads(t *testing.T) {
-	_, addr := start(t, http.HandlerFunc(byPath))
+	_, addr := startPatient(t, http.HandlerFunc(byPath), time.Second)
 	for _, begin := range []string{"", "GET", "GET /a HTTP/1.1\r\nHost: x\r\n"} {
 		c := dial(t, addr)
 		_, _ = io.WriteString(c, begin)
