@@ -57,7 +57,7 @@ type command struct {
 	mu       sync.Mutex
 	inflight int       // requests whose callers wait
 	later    int       // those that are answered later
-	answered time.Time // last time it began an answer, or got its first request
+	answered time.Time // last time it began an answer, or got its first request while it was well
 }
 
 // runCommand runs a version's command until it is asked to end or ends by itself.
@@ -299,7 +299,7 @@ func (c *command) serve(w http.ResponseWriter, r *http.Request) {
 // function counts it out and gives the token back.
 func (c *command) begin(n *int) (end func()) {
 	c.mu.Lock()
-	if *n++; *n == 1 {
+	if *n++; *n == 1 && c.failing.Load() == nil { // else callers who give up in turn would hide one that hangs
 		c.answered = time.Now()
 	}
 	c.mu.Unlock()
