@@ -299,7 +299,10 @@ func (c *command) serve(w http.ResponseWriter, r *http.Request) {
 // function counts it out and gives the token back.
 func (c *command) begin(n *int) (end func()) {
 	c.mu.Lock()
-	if *n++; *n == 1 && c.failing.Load() == nil { // else callers who give up in turn would hide one that hangs
+	*n++
+	// Callers who give up in turn must not hide one that hangs; but one that works on what
+	// is answered later may well be silent.
+	if *n == 1 && (c.failing.Load() == nil || c.later > 0) {
 		c.answered = time.Now()
 	}
 	c.mu.Unlock()

@@ -32,7 +32,17 @@ func TestBusy(t *testing.T) {
 		t.Error("the next request of a command that hangs began its time anew")
 	}
 	end()
+	c.taking <- struct{}{}
+	endLater := c.begin(&c.later)
+	c.answered = long
+	end = begin()
+	if !c.busy() {
+		t.Error("no time for a request beside one that is answered later")
+	}
+	end()
+	endLater()
 	c.failing.Store(nil)
+	c.answered = long
 	defer begin()()
 	if !c.busy() {
 		t.Error("not busy after it was well again")

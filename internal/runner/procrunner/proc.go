@@ -115,11 +115,17 @@ const statSize = 2048
 // asked for every process of the machine again and again, so it makes no os.File, which
 // would be tried in the poller first: four times the system calls.
 func statFields(pid string, buf []byte) ([]byte, error) {
-	fd, err := unix.Open("/proc/"+pid+"/stat", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	// A signal in between must not make a process look gone.
+	uninterrupted := func(call func() (int, error)) (n int, err error) {
+		for n, err = call(); errors.Is(err, unix.EINTR); n, err = call() {
+		}
+		return n, err
+	}
+	fd, err := uninterrupted(func() (int, error) { return unix.Open("/proc/"+pid+"/stat", unix.O_RDONLY|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		return nil, err
 	}
-	n, err := unix.Read(fd, buf)
+	n, err := uninterrupted(func() (int, error) { return unix.Read(fd, buf) })
 	_ = unix.Close(fd)
 	if err != nil {
 		return nil, err
