@@ -83,7 +83,7 @@ func TestMetrics(t *testing.T) {
 	}
 	for _, name := range []string{
 		"panal_api_requests_total", "panal_api_request_duration_seconds", "panal_api_received_bytes_total", "panal_api_sent_bytes_total",
-		"panal_gateway_calls_total", "panal_gateway_call_duration_seconds", "panal_gateway_retries_total", "panal_gateway_outstanding",
+		"panal_gateway_calls_total", "panal_gateway_call_duration_seconds", "panal_gateway_retries_total", "panal_gateway_ejections_total", "panal_gateway_outstanding",
 		"panal_gateway_held", "panal_gateway_held_bytes", "panal_gateway_route_version",
 		"panal_runner_vcpus", "panal_runner_vcpus_used", "panal_runner_memory_bytes", "panal_runner_memory_used_bytes",
 		"panal_runner_gpus", "panal_runner_gpus_used", "panal_jobs", "panal_services", "panal_log_store_bytes",

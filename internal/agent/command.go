@@ -27,16 +27,20 @@ import (
 )
 
 const (
-	// probeEvery is how often a command that works is asked whether it does, and
-	// probeStart how often one that starts.
+	// probeEvery is how often a command that works, or an idle worker, is asked whether it
+	// does, and probeStart how often a command that starts.
 	probeEvery = 2 * time.Second
 	probeStart = 100 * time.Millisecond
-	// probeLimit is how long its answer may take.
+	// probeLimit is how long the answer may take, and probeAgain how long at least that of the
+	// last try counts: perhaps it was this process that stood still.
 	probeLimit = 2 * time.Second
-	// sickAfter is how many bad answers in a row make it sick.
+	probeAgain = 300 * time.Millisecond
+	// silenceLimit is how long a command may give no sign of life.
+	silenceLimit = 2 * probeEvery
+	// sickAfter is how many bad answers in a row, no silence, make it sick.
 	sickAfter = 2
-	// busyLimit is how long a command that has requests may go without answering
-	// any before bad probes count: many servers do one thing at a time.
+	// busyLimit is how long bad answers and silence may come from the requests that it works on:
+	// many servers do one thing at a time.
 	busyLimit = 30 * time.Second
 )
 
@@ -52,12 +56,13 @@ type command struct {
 	// which are answered later count as the others do.
 	taking chan struct{}
 
+	now     condition              // as watch said it last
 	failing atomic.Pointer[string] // why its last probe failed; nil: it did not
 
 	mu       sync.Mutex
 	inflight int       // requests whose callers wait
 	later    int       // those that are answered later
-	answered time.Time // last time it began an answer, or got its first request while it was well
+	alive    time.Time // its last sign of life: a good probe, or the beginning of an answer
 }
 
 // runCommand runs a version's command until it is asked to end or ends by itself.
@@ -200,7 +205,14 @@ func (c *command) watch(ctx context.Context) error {
 			return plat.Errorf(plat.ErrInvalid, "the command %s", c.child.describe())
 		case <-tick.C:
 		}
-		err := c.probe(ctx)
+		limit := probeLimit
+		if bad == 1 {
+			limit = min(max(time.Until(c.lastSign().Add(silenceLimit)), probeAgain), probeLimit)
+		}
+		err := c.probe(ctx, limit)
+		if ctx.Err() != nil {
+			return nil
+		}
 		c.failing.Store(nil)
 		if err != nil {
 			text := err.Error()
@@ -210,37 +222,85 @@ func (c *command) watch(ctx context.Context) error {
 			c.failing.Store(&text)
 		}
 		switch {
-		case ctx.Err() != nil:
-			return nil
-		case s.health.Load() == healthStarting:
-			if err == nil {
-				s.ready.Store(1)
-				s.health.Store(healthReady)
-				s.a.state.update(func(st *agentctl.State) {
-					st.Phase, st.Step, st.Healthy, st.Limit = string(runner.PhaseRunning), "", true, s.a.cfg.concurrency
-				})
-				s.a.sink.say("info", "ready")
+		case err == nil:
+			if bad = 0; s.health.Load() == healthStarting {
 				tick.Reset(probeEvery)
 			}
-		case err == nil:
-			if bad >= sickAfter {
-				s.a.sink.say("info", "healthy again")
-				s.readyChanged(1)
-			}
-			bad = 0
-		case c.busy():
-		default:
-			if bad++; bad == sickAfter {
-				s.a.sink.say("warning", "not healthy: %v", err)
-				s.readyChanged(0)
-			}
+			c.sign()
+			c.take(well, nil)
+		case s.health.Load() != healthStarting:
+			bad++
+			c.take(c.judge(bad, errors.Is(err, context.DeadlineExceeded)), err)
 		}
 	}
 }
 
+// condition is how a command is.
+type condition int
+
+const (
+	well    condition = iota
+	suspect           // it works, or hangs: calls had better go elsewhere
+	sick
+)
+
+// judge tells how a command is after so many bad probes in a row. Silence counts by its
+// length, whatever the probes' number.
+func (c *command) judge(bad int, silent bool) condition {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	gone := time.Since(c.alive)
+	switch {
+	case bad < sickAfter, silent && gone < silenceLimit:
+		return well
+	case c.later > 0, c.inflight > 0 && gone < busyLimit:
+		return suspect // a request that is answered later may take as long as it likes
+	}
+	return sick
+}
+
+// take says how the command is, if that is news.
+func (c *command) take(now condition, why error) {
+	s, was := c.s, c.now
+	c.now = now
+	switch {
+	case s.health.CompareAndSwap(healthStarting, healthReady):
+		s.ready.Store(1)
+		s.a.state.update(func(st *agentctl.State) {
+			st.Phase, st.Step, st.Healthy, st.Limit = string(runner.PhaseRunning), "", true, s.a.cfg.concurrency
+		})
+		s.a.sink.say("info", "ready")
+		return
+	case now == was:
+		return
+	case now == sick:
+		s.a.sink.say("warning", "not healthy: %v", why)
+	case was == sick:
+		s.a.sink.say("info", "healthy again")
+	}
+	if s.ready.Store(1); now == sick {
+		s.ready.Store(0)
+	}
+	s.a.state.update(func(st *agentctl.State) { st.Healthy, st.Suspect = now != sick, now == suspect })
+}
+
+// lastSign returns when the command gave its last sign of life.
+func (c *command) lastSign() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.alive
+}
+
+// sign notes that the command gives one.
+func (c *command) sign() {
+	c.mu.Lock()
+	c.alive = time.Now()
+	c.mu.Unlock()
+}
+
 // probe asks the command whether it works.
-func (c *command) probe(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, probeLimit)
+func (c *command) probe(ctx context.Context, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.addr+c.s.a.cfg.healthPath, nil)
 	if err != nil {
@@ -256,17 +316,6 @@ func (c *command) probe(ctx context.Context) error {
 		return plat.Errorf(plat.ErrUnavailable, "GET %s answers %s", c.s.a.cfg.healthPath, resp.Status)
 	}
 	return nil
-}
-
-// busy tells whether bad probes may come from work. A request that is answered later
-// may take as long as it likes; one whose caller waits may not.
-func (c *command) busy() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.inflight == 0 {
-		return c.later > 0
-	}
-	return time.Since(c.answered) < busyLimit
 }
 
 // serve passes one request on, whatever it is: bodies as they come, upgrades too.
@@ -300,11 +349,6 @@ func (c *command) serve(w http.ResponseWriter, r *http.Request) {
 func (c *command) begin(n *int) (end func()) {
 	c.mu.Lock()
 	*n++
-	// Callers who give up in turn must not hide one that hangs; but one that works on what
-	// is answered later may well be silent.
-	if *n == 1 && (c.failing.Load() == nil || c.later > 0) {
-		c.answered = time.Now()
-	}
 	c.mu.Unlock()
 	return func() {
 		c.mu.Lock()
@@ -330,9 +374,7 @@ func (c *command) rewrite(r *httputil.ProxyRequest) {
 
 // decorate adds the headers of every answer (compute.md §8.2).
 func (c *command) decorate(resp *http.Response) error {
-	c.mu.Lock()
-	c.answered = time.Now()
-	c.mu.Unlock()
+	c.sign()
 	for name := range resp.Header {
 		if strings.HasPrefix(name, "X-Panal-") {
 			delete(resp.Header, name)
@@ -352,6 +394,7 @@ func (c *command) failed(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() == nil {
 		c.s.a.sink.sayFor(requestID(r), "error", "request: %v", err)
 	}
+	w.Header().Set(agentctl.HeaderFailed, "1")
 	writeJSON(w, http.StatusBadGateway, statusBody(textCommandFailed))
 }
 

@@ -7,44 +7,31 @@ import (
 	"time"
 )
 
-// TestBusy: bad probes are put down to work for a while from its beginning on; a caller who
-// gives up and another who comes don't begin it anew while the command does not answer.
-func TestBusy(t *testing.T) {
-	c := &command{taking: make(chan struct{}, 2)}
-	begin := func() (end func()) {
-		c.taking <- struct{}{}
-		return c.begin(&c.inflight)
-	}
-	if c.busy() {
-		t.Error("busy without any request")
-	}
-	end := begin()
-	if !c.busy() {
-		t.Error("not busy with its first request")
-	}
-	long := time.Now().Add(-busyLimit)
-	c.answered = long
-	text := "no answer"
-	c.failing.Store(&text)
-	end()
-	end = begin()
-	if c.busy() || c.answered != long {
-		t.Error("the next request of a command that hangs began its time anew")
-	}
-	end()
-	c.taking <- struct{}{}
-	endLater := c.begin(&c.later)
-	c.answered = long
-	end = begin()
-	if !c.busy() {
-		t.Error("no time for a request beside one that is answered later")
-	}
-	end()
-	endLater()
-	c.failing.Store(nil)
-	c.answered = long
-	defer begin()()
-	if !c.busy() {
-		t.Error("not busy after it was well again")
+// TestJudge: a command that gives no sign of life is out of the way after two probe
+// intervals. While it has requests it is only suspect: it may be at work on them.
+func TestJudge(t *testing.T) {
+	for what, tt := range map[string]struct {
+		bad             int
+		silent          bool
+		alive           time.Duration // ago
+		inflight, later int
+		want            condition
+	}{
+		"one bad answer":     {bad: 1, alive: time.Hour, want: well},
+		"two":                {bad: 2, alive: 3 * time.Second, want: sick},
+		"two, with requests": {bad: 2, alive: 3 * time.Second, inflight: 1, want: suspect},
+		"two, with requests, answers all the time":            {bad: 2, inflight: 1, want: suspect},
+		"silence, not long enough":                            {bad: 2, silent: true, alive: silenceLimit - time.Second, want: well},
+		"silent probes, answers all the time":                 {bad: 9, silent: true, inflight: 7, want: well},
+		"silence":                                             {bad: 2, silent: true, alive: silenceLimit, want: sick},
+		"silence, with a request":                             {bad: 2, silent: true, alive: silenceLimit, inflight: 1, want: suspect},
+		"silence for long, with a request":                    {bad: 9, silent: true, alive: busyLimit, inflight: 1, want: sick},
+		"silence for long, at work on what is answered later": {bad: 9, silent: true, alive: time.Hour, later: 1, want: suspect},
+		"silence for long, with both":                         {bad: 9, silent: true, alive: time.Hour, inflight: 3, later: 1, want: suspect},
+	} {
+		c := &command{alive: time.Now().Add(-tt.alive), inflight: tt.inflight, later: tt.later}
+		if got := c.judge(tt.bad, tt.silent); got != tt.want {
+			t.Errorf("%s: %v, want %v", what, got, tt.want)
+		}
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"time"
 )
 
 // asyncMaxAnswer is the longest answer of a command that is taken as a result: what
@@ -91,9 +90,7 @@ func (c *command) roundTrip(req *http.Request, path string) (a asyncAnswer, err 
 		return a, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	c.mu.Lock()
-	c.answered = time.Now()
-	c.mu.Unlock()
+	c.sign()
 	a = asyncAnswer{status: resp.StatusCode, headers: map[string]string{}}
 	for name, values := range resp.Header {
 		lower := strings.ToLower(name)

@@ -87,6 +87,11 @@ type stopFrame struct {
 	Stop bool `json:"stop"`
 }
 
+// pingFrame asks the runtime for a sign of life, which is the same frame.
+type pingFrame struct {
+	Ping bool `json:"ping"`
+}
+
 func writeFrame(w io.Writer, v any, after []byte) error {
 	body, err := json.Marshal(v)
 	if err != nil {

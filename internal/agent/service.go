@@ -185,6 +185,7 @@ func (s *service) run(ctx context.Context) error {
 	if err := s.pool.start(); err != nil {
 		return err
 	}
+	a.tasks.Go(s.pool.watch)
 	s.startAsync(a.cfg.workers, s.readAsync)
 	s.health.CompareAndSwap(healthStarting, healthReady)
 	a.state.update(func(st *agentctl.State) {
@@ -225,12 +226,16 @@ func (s *service) explain(ctx context.Context) {
 // problem says why the service is not healthy; "" when it is.
 func (s *service) problem() string {
 	healthy := s.health.Load() == healthReady && s.ready.Load() > 0
-	if c := s.command.Load(); c != nil && !healthy {
+	st, _ := s.a.state.get()
+	if c := s.command.Load(); c != nil && (!healthy || st.Suspect) {
 		if text := c.failing.Load(); text != nil {
+			if st.Suspect {
+				return "its health check fails while it has requests: " + *text
+			}
 			return "its health check fails: " + *text
 		}
 	}
-	switch st, _ := s.a.state.get(); {
+	switch {
 	case healthy:
 		return ""
 	case st.Step != "":
@@ -312,9 +317,13 @@ func (s *service) refuse(w http.ResponseWriter, id string, err error) {
 		w.Header().Set(agentctl.HeaderUnhandled, "1")
 		writeJSON(w, http.StatusServiceUnavailable, statusBody(textUnavailable))
 	case errors.As(err, &he):
+		if he.code == http.StatusGatewayTimeout { // user code's time
+			w.Header().Set(agentctl.HeaderFailed, "1")
+		}
 		writeJSON(w, he.code, statusBody(he.text))
 	default:
 		s.a.sink.sayFor(id, "error", "request: %v", err)
+		w.Header().Set(agentctl.HeaderFailed, "1")
 		writeJSON(w, http.StatusInternalServerError, statusBody(textLost))
 	}
 }
@@ -349,6 +358,8 @@ func (s *service) tryInfer(w http.ResponseWriter, r *http.Request, id string) er
 		default:
 		}
 	case <-s.ended:
+		return errUnhandled
+	case <-s.pool.muted():
 		return errUnhandled
 	case <-wait.C:
 		return &httpError{http.StatusServiceUnavailable, textUnavailable}
@@ -396,13 +407,11 @@ func (s *service) lost(wk *worker, id string, err error) error {
 		return &httpError{http.StatusGatewayTimeout, "the handler took too long"}
 	}
 	// Did it die, or only talk nonsense? A dead one ends the service (run).
-	select {
-	case <-wk.child.done:
+	if !wk.outlives(deathTime) {
 		return fmt.Errorf("the runtime ended during the request: it %s", wk.child.describe())
-	case <-time.After(3 * time.Second):
-		s.a.tasks.Go(func() { s.pool.replace(wk) })
-		return err
 	}
+	s.a.tasks.Go(func() { s.pool.replace(wk) })
+	return err
 }
 
 // open checks the runtime's answer and opens the file with the body, which has

@@ -179,7 +179,7 @@ func (s *service) forward(ctx context.Context, w http.ResponseWriter, from *piec
 // free makes a worker available whose answer is complete.
 func (s *service) free(wk *worker) {
 	wk.child.tag("")
-	s.pool.idle <- wk
+	s.pool.give(wk)
 }
 
 // recall makes a worker available whose stream nobody wants: it is told to stop,

@@ -5,6 +5,7 @@ package agent
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -28,6 +29,8 @@ type worker struct {
 	conn     net.Conn
 	in       *bufio.Reader
 	replaced atomic.Bool // its end is our doing
+	alive    time.Time   // its last sign of life; of whoever has the worker
+	silent   bool        // it was asked for one and gave none; pool.mu guards it
 }
 
 // startWorker starts a runtime and waits until it has imported the handler,
@@ -98,6 +101,26 @@ func (w *worker) call(req runtimeRequest, limit time.Duration) (runtimeResponse,
 	return resp, nil
 }
 
+// ping asks an idle worker for a sign of life, and waits for it as long as limit.
+func (w *worker) ping(limit time.Duration) error {
+	if err := w.conn.SetDeadline(time.Now().Add(limit)); err != nil {
+		return err
+	}
+	return writeFrame(w.conn, pingFrame{Ping: true}, nil)
+}
+
+// pong waits for the answer to ping. It can be called again when time was too short.
+func (w *worker) pong(limit time.Duration) error {
+	if err := w.conn.SetReadDeadline(time.Now().Add(limit)); err != nil {
+		return err
+	}
+	if _, err := w.in.Peek(1); err != nil { // nothing is lost so far
+		return err
+	}
+	var answer pingFrame
+	return readFrame(w.in, &answer)
+}
+
 // stop ends the worker in order.
 func (w *worker) stop(grace time.Duration) {
 	w.replaced.Store(true)
@@ -130,11 +153,12 @@ type pool struct {
 
 	mu      sync.Mutex
 	all     map[*worker]bool
+	mute    chan struct{} // closed while all workers are silent
 	stopped bool
 }
 
 func (a *agent) newPool(ctx context.Context, root, site string, changed func(int), ended func(error)) *pool {
-	p := &pool{a: a, root: root, site: site, changed: changed, ended: ended, idle: make(chan *worker, a.cfg.workers), failed: make(chan error, 1), all: map[*worker]bool{}}
+	p := &pool{a: a, root: root, site: site, changed: changed, ended: ended, idle: make(chan *worker, a.cfg.workers), failed: make(chan error, 1), all: map[*worker]bool{}, mute: make(chan struct{})}
 	p.ctx, p.cancel = context.WithCancel(ctx)
 	return p
 }
@@ -168,7 +192,7 @@ func (p *pool) add() error {
 		return context.Canceled
 	}
 	p.all[w] = true
-	p.changed(len(p.all))
+	p.tell()
 	p.mu.Unlock()
 	p.a.tasks.Go(func() {
 		<-w.child.done
@@ -183,11 +207,119 @@ func (p *pool) add() error {
 		}
 		p.mu.Lock()
 		delete(p.all, w)
-		p.changed(len(p.all))
+		p.tell()
 		p.mu.Unlock()
 	})
-	p.idle <- w
+	p.give(w)
 	return nil
+}
+
+// give makes a worker available that has just answered.
+func (p *pool) give(w *worker) {
+	w.alive = time.Now()
+	p.idle <- w
+}
+
+// tell says how many workers can be expected to answer. The caller holds mu.
+func (p *pool) tell() {
+	n := 0
+	for w := range p.all {
+		if !w.silent {
+			n++
+		}
+	}
+	closed := false
+	select {
+	case <-p.mute:
+		closed = true
+	default:
+	}
+	switch mute := n == 0 && len(p.all) > 0; {
+	case mute && !closed:
+		close(p.mute)
+	case !mute && closed:
+		p.mute = make(chan struct{})
+	}
+	p.changed(n)
+}
+
+// muted returns what is closed once no worker answers.
+func (p *pool) muted() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mute
+}
+
+// watch asks idle workers for signs of life until the pool ends. Those that work have the
+// time limit of their requests.
+func (p *pool) watch() {
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for range len(p.idle) {
+			select {
+			case w := <-p.idle:
+				if time.Since(w.alive) < probeEvery/2 {
+					p.idle <- w
+				} else {
+					p.a.tasks.Go(func() { p.ask(w) })
+				}
+			default: // requests have taken them
+			}
+		}
+	}
+}
+
+// ask has an idle worker give a sign of life. One that gives none gets no request until it
+// does; when a request would have had to end, it is replaced.
+func (p *pool) ask(w *worker) {
+	err := w.ping(probeLimit)
+	if err == nil {
+		err = w.pong(min(max(time.Until(w.alive.Add(silenceLimit)), probeAgain), probeLimit))
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) { // perhaps it was this process that stood still
+		err = w.pong(probeAgain)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		p.a.sink.say("warning", "%s hangs while it is idle: it gets no requests until it answers, and is replaced after %v", w.name, p.a.cfg.handlerTimeout)
+		p.silence(w, true)
+		if err = w.pong(p.a.cfg.handlerTimeout); err == nil {
+			p.a.sink.say("info", "%s answers again", w.name)
+			p.silence(w, false)
+		}
+	}
+	switch {
+	case err == nil:
+		p.give(w)
+	case p.ctx.Err() == nil && w.outlives(deathTime):
+		p.replace(w)
+	}
+}
+
+// silence notes whether a worker is silent.
+func (p *pool) silence(w *worker, silent bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w.silent = silent
+	p.tell()
+}
+
+// deathTime is how long the end of a worker may take to be seen after that of its connection.
+const deathTime = 3 * time.Second
+
+// outlives tells whether the worker's process goes on for longer than d.
+func (w *worker) outlives(d time.Duration) bool {
+	select {
+	case <-w.child.done:
+		return false
+	case <-time.After(d):
+		return true
+	}
 }
 
 func (p *pool) fail(err error) {

@@ -45,7 +45,9 @@ type WhyInstance struct {
 	Instance
 	InFlight     int     `json:"in_flight" doc:"requests that it has"`
 	Limit        int     `json:"limit" doc:"requests that it takes at a time; 0: not known yet"`
-	SkippedUntil *string `json:"skipped_until" doc:"until when it gets no requests, as it could not be reached"`
+	SkippedUntil *string `json:"skipped_until" doc:"until when it gets no requests, as it could not be reached or gave no answers"`
+	Failures     int     `json:"failures_in_a_row" doc:"requests in a row that it gave no answer to"`
+	Suspect      bool    `json:"suspect" doc:"its health check fails while it has requests: it gets no others while an instance is well"`
 }
 
 // WhyEnd is how an instance ended.
@@ -178,7 +180,7 @@ func (f *facts) wire() *Why {
 	for _, i := range f.instances {
 		v := WhyInstance{Instance: wireInstance(i)}
 		if l, ok := f.lookAt(i.Workload); ok {
-			v.InFlight, v.Limit, v.SkippedUntil = l.InFlight, l.Limit, timeOrNull(l.SkippedUntil)
+			v.InFlight, v.Limit, v.SkippedUntil, v.Failures, v.Suspect = l.InFlight, l.Limit, timeOrNull(l.SkippedUntil), l.Failures, l.Suspect
 		}
 		w.Instances = append(w.Instances, v)
 	}
@@ -309,7 +311,7 @@ func (f *facts) explainStatus() (out []string) {
 	for _, i := range f.instances {
 		switch i.Health {
 		case deploy.Starting:
-			out = append(out, fmt.Sprintf("Instance %s has been starting for %s: it fetches code, prepares its environment or imports the handler.", i.Workload, ago(f.now.Sub(i.CreatedAt))))
+			out = append(out, fmt.Sprintf("Instance %s has been starting for %s: it fetches its code, prepares its environment, or starts up.", i.Workload, ago(f.now.Sub(i.CreatedAt))))
 		case deploy.Unhealthy:
 			out = append(out, fmt.Sprintf("Instance %s does not answer its health check; it gets no requests, and is replaced if that goes on.", i.Workload))
 		case deploy.Draining:
@@ -318,9 +320,29 @@ func (f *facts) explainStatus() (out []string) {
 			out = append(out, fmt.Sprintf("Instance %s was told to end.", i.Workload))
 		case deploy.Taking:
 		}
-		if l, ok := f.lookAt(i.Workload); ok && !l.SkippedUntil.IsZero() {
-			out = append(out, fmt.Sprintf("Instance %s could not be reached %s in a row and gets no requests for %s.", i.Workload, number(l.Refusals, "time"), ago(l.SkippedUntil.Sub(f.now))))
+		if l, ok := f.lookAt(i.Workload); ok {
+			out = append(out, f.explainLook(l)...)
 		}
+	}
+	return out
+}
+
+// explainLook tells why the gateway gives an instance less than its share of the requests.
+func (f *facts) explainLook(l dataplane.InstanceLook) (out []string) {
+	left := ago(l.SkippedUntil.Sub(f.now))
+	switch skipped := !l.SkippedUntil.IsZero(); {
+	case skipped && l.Failures > 0:
+		out = append(out, fmt.Sprintf("Instance %s gave no answer to %s in a row (it broke off, answered nonsense, or not in time) and gets none for %s.", l.ID, number(l.Failures, "request"), left))
+	case skipped:
+		out = append(out, fmt.Sprintf("Instance %s could not be reached %s in a row and gets no requests for %s.", l.ID, number(l.Refusals, "time"), left))
+	case l.Failures > 0:
+		out = append(out, fmt.Sprintf("Instance %s gave no answer to its last %s (it broke off, answered nonsense, or not in time).", l.ID, number(l.Failures, "request")))
+	}
+	if l.Suspect {
+		out = append(out, fmt.Sprintf("Instance %s fails its health check while it works on %s: it gets no others while an instance is well.", l.ID, number(l.InFlight, "request")))
+	}
+	if l.Share > 0 {
+		out = append(out, fmt.Sprintf("Instance %s is new: it gets %.0f %% of its share of the requests, and more from moment to moment.", l.ID, 100*l.Share))
 	}
 	return out
 }

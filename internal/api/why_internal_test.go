@@ -67,7 +67,7 @@ func TestExplain(t *testing.T) {
 			"It is IN_PROGRESS: 1 of 2 instances take requests.",
 			"A change is being rolled out: instances of generation 2 take the place of older ones, one at a time.",
 			"Instance wl-2 gets no new requests and ends when those it has are answered.",
-			"Instance wl-3 has been starting for 1m30s: it fetches code, prepares its environment or imports the handler.",
+			"Instance wl-3 has been starting for 1m30s: it fetches its code, prepares its environment, or starts up.",
 			"Instance wl-4 was told to end.",
 		}},
 		{"busy, one left out", facts{
@@ -82,6 +82,18 @@ func TestExplain(t *testing.T) {
 			"5 requests wait for an instance: its 2 instances are busy with 2 requests.",
 			"The limit organization_concurrency turned 1 request away (429) in the last minutes.",
 			"The limit token_rate turned 2 requests away (429) in the last minutes.",
+		}},
+		{"failing, suspect and new ones", facts{
+			service: ready, instances: two,
+			look: dataplane.Look{Instances: []dataplane.InstanceLook{
+				{ID: "wl-1", Failures: 4, SkippedUntil: now.Add(2 * time.Second)}, {ID: "wl-2", InFlight: 1, Failures: 1, Suspect: true, Share: .25},
+			}},
+		}, []string{
+			"It is READY: 2 of 2 instances take requests.",
+			"Instance wl-1 gave no answer to 4 requests in a row (it broke off, answered nonsense, or not in time) and gets none for 2s.",
+			"Instance wl-2 gave no answer to its last 1 request (it broke off, answered nonsense, or not in time).",
+			"Instance wl-2 fails its health check while it works on 1 request: it gets no others while an instance is well.",
+			"Instance wl-2 is new: it gets 25 % of its share of the requests, and more from moment to moment.",
 		}},
 		{"scaled", facts{
 			service: with(func(s *deploy.Service) {

@@ -106,7 +106,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 		})
 	})
 	proxy := dataplane.NewProxy(table, dataplane.Options{
-		FirstByte: a.cfg.IdleTimeout, Idle: a.cfg.IdleTimeout, TunnelIdle: a.cfg.TunnelIdle, Hold: a.cfg.HoldTimeout,
+		FirstByte: a.cfg.IdleTimeout, Idle: a.cfg.IdleTimeout, TunnelIdle: a.cfg.TunnelIdle, Hold: a.cfg.HoldTimeout, SlowStart: a.cfg.SlowStart,
 		SpoolDir: filepath.Join(a.cfg.Data, dirUploads), MaxSpool: a.cfg.SpoolMB << 20,
 		Log: a.log.With(slog.String(plat.LogComponent, "gateway")), Metrics: a.metrics, Limits: a.inferLimits(),
 	})

@@ -33,6 +33,8 @@ type WhyInstance struct {
 	InFlight     int     `json:"in_flight"`
 	Limit        int     `json:"limit"`
 	SkippedUntil *string `json:"skipped_until"`
+	Failures     int     `json:"failures_in_a_row"`
+	Suspect      bool    `json:"suspect"`
 }
 
 // WhyEnd is how an instance ended that was not meant to.

@@ -85,6 +85,7 @@ type Server struct {
 	AccessSample  float64           `name:"access-log-sample" help:"Part of the requests in it, 0 to 1; those answered 5xx are always there." default:"1" env:"PANAL_ACCESS_LOG_SAMPLE"`
 	AccessLogMB   int64             `name:"access-log-mb" help:"Size at which it is rotated, in MiB." default:"100" env:"PANAL_ACCESS_LOG_MB"`
 	IdleTimeout   time.Duration     `name:"idle-timeout" help:"How long an inference stream may make no progress." default:"30s" env:"PANAL_IDLE_TIMEOUT"`
+	SlowStart     time.Duration     `name:"slow-start" help:"How long a new instance that comes beside others of its service gets less than its share of the requests: a tenth at first. 0s: never." default:"10s" env:"PANAL_SLOW_START"`
 	SleepAfter    time.Duration     `name:"sleep-after" help:"How long a service with min_instance_number 0 goes without a request before it sleeps, if it sets no idle_timeout." default:"10m" env:"PANAL_SLEEP_AFTER"`
 	ScaleWindow   time.Duration     `name:"scale-window" help:"Over how long load is averaged to scale services up, and for how long it must have fallen to scale them down." default:"1m" env:"PANAL_SCALE_WINDOW"`
 	SpoolMB       int64             `name:"spool-mb" help:"Disk that bodies of requests which wait for an instance may take, in MiB. No organization gets more of it than is then still free: half at most." default:"1024" env:"PANAL_SPOOL_MB"`
@@ -134,7 +135,7 @@ func (c *Server) Validate() error {
 			return plat.InvalidField("admin-listen", "%q must be a loopback IP and port: the profiler shows memory", c.Admin)
 		}
 	}
-	for name, d := range map[string]time.Duration{"drain": c.Drain, "lame-duck": c.LameDuck, "stream-grace": c.StreamGrace, "lock-wait": c.LockWait, "hold-timeout": c.HoldTimeout, "idle-timeout": c.IdleTimeout, "tunnel-idle-timeout": c.TunnelIdle} {
+	for name, d := range map[string]time.Duration{"drain": c.Drain, "lame-duck": c.LameDuck, "stream-grace": c.StreamGrace, "lock-wait": c.LockWait, "hold-timeout": c.HoldTimeout, "idle-timeout": c.IdleTimeout, "slow-start": c.SlowStart, "tunnel-idle-timeout": c.TunnelIdle} {
 		if d < 0 {
 			return plat.InvalidField(name, "can't be negative")
 		}

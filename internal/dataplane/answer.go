@@ -23,7 +23,7 @@ type upstream struct {
 	in              *instance
 	detach          func() bool // ends the conn's tie to the caller's presence
 	firstByte, idle time.Duration
-	refused         bool
+	outcome         outcome
 	ended           bool
 }
 
@@ -39,7 +39,7 @@ func (u *upstream) end(keep bool) {
 	} else {
 		u.conn.close()
 	}
-	u.in.service.release(u.in, u.refused)
+	u.in.service.release(u.in, u.outcome)
 }
 
 // answer copies the instance's answer to the caller.
@@ -111,7 +111,7 @@ func (x *exchange) answer(u *upstream, resp *http.Response) {
 			case f.asked():
 				x.class = classCut
 			default:
-				x.class = classCut
+				x.class, u.outcome = classCut, broke
 				x.logFailure(u.in, "answer broke off", err)
 			}
 			panic(http.ErrAbortHandler)

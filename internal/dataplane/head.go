@@ -59,7 +59,7 @@ func readOrdinary(br *bufio.Reader, method string, h http.Header) *http.Response
 			if length, err = strconv.ParseInt(value, 10, 64); err != nil {
 				return nil
 			}
-		case "Transfer-Encoding", "Connection", "Trailer", "Upgrade", "Pragma", headerUnhandled:
+		case "Transfer-Encoding", "Connection", "Trailer", "Upgrade", "Pragma", headerUnhandled, headerFailed:
 			return nil
 		}
 		for _, f := range fields[:n] {

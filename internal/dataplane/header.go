@@ -19,6 +19,9 @@ const (
 	// headerUnhandled marks an agent's 503 for a call that no user code has seen:
 	// its instance is ending, and the call is safe to send to another.
 	headerUnhandled = "X-Panal-Unhandled"
+	// headerFailed marks an answer that an agent gave in the place of user code that broke off
+	// or took too long.
+	headerFailed = "X-Panal-Failed"
 )
 
 // hopByHop tells whether a header speaks of one connection only, or of the

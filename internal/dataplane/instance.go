@@ -23,7 +23,11 @@ type instance struct {
 	skipUntil   time.Duration // no call before that (Table.clock)
 	limit       int32
 	outstanding int32
-	refusals    int32 // dials refused in a row
+	warmFrom    int32 // when it began to get its first calls (Table.tick); 0: long ago
+	refusals    uint8 // dials refused in a row
+	failures    uint8 // calls in a row that it gave no answer to
+	ejections   uint8 // times in a row that it was left out for those
+	suspect     bool
 	retired     bool
 	gone        bool // it has left and its last call has ended
 
@@ -67,11 +71,6 @@ func newInstance(s *service, r *Instance) *instance {
 		id: r.ID, unix: r.Network == netUnix, address: r.Address, key: r.Key, once: r.Limit < 1,
 		service: s,
 	}
-}
-
-// free tells whether the instance takes a call. The caller holds service.mu.
-func (in *instance) free(now time.Time) bool {
-	return in.outstanding < in.limit && (in.skipUntil == 0 || in.skipUntil <= in.service.table.clock(now))
 }
 
 // left notes that the instance has left and its last call has ended. The caller holds

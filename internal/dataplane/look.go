@@ -21,10 +21,15 @@ type InstanceLook struct {
 	ID       plat.WorkloadID
 	InFlight int
 	Limit    int
-	// Refusals is how many calls in a row could not reach it. SkippedUntil is until when
-	// it gets no call because of that; zero: it gets them.
-	Refusals     int
-	SkippedUntil time.Time
+	// Refusals is how many calls in a row could not reach it, Failures how many it gave no
+	// answer to. SkippedUntil is until when it gets no call because of either; zero: it
+	// gets them.
+	Refusals, Failures int
+	SkippedUntil       time.Time
+	// Suspect is Instance.Suspect. Share is how much of its share of the calls it gets while
+	// it is new; 0: it is not.
+	Suspect bool
+	Share   float64
 }
 
 // TurnedWindow is the time that Look.Turned tells of at least, once it has passed.
@@ -81,7 +86,10 @@ func (p *Proxy) Look(dep plat.DeploymentID, id plat.ServiceID) Look {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, in := range s.instances {
-		v := InstanceLook{ID: in.id, InFlight: int(in.outstanding), Limit: int(in.limit), Refusals: int(in.refusals)}
+		v := InstanceLook{ID: in.id, InFlight: int(in.outstanding), Limit: int(in.limit), Refusals: int(in.refusals), Failures: int(in.failures), Suspect: in.suspect}
+		if share := in.share(s.table, now); share < 1 {
+			v.Share = share
+		}
 		if wait := in.skipUntil - s.table.clock(now); in.skipUntil != 0 && wait > 0 {
 			v.SkippedUntil = now.Add(wait)
 		}

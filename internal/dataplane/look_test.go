@@ -3,7 +3,11 @@
 package dataplane_test
 
 import (
+	"io"
+	"net"
+	"net/http"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,5 +55,70 @@ func TestLook(t *testing.T) {
 	}
 	if f := p.Figures(dep, svA); f.Calls != 1 {
 		t.Errorf("%d calls in its figures, want the one that it had", f.Calls)
+	}
+}
+
+// TestFailingInstanceIsLeftOut: one of two instances takes calls and answers none, in
+// whichever way. After some calls the other one gets them all, and the first is tried again later.
+func TestFailingInstanceIsLeftOut(t *testing.T) {
+	for how, failing := range map[string]func() dataplane.Instance{
+		"its agent says so": func() dataplane.Instance {
+			in, _ := upstream(t, 4, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("X-Panal-Failed", "1")
+				http.Error(w, "the command failed", http.StatusBadGateway)
+			})
+			return in
+		},
+		"it closes": func() dataplane.Instance {
+			return rawUpstream(t, func(c net.Conn) { _, _ = c.Read(make([]byte, 4096)) })
+		},
+		"it answers garbage": func() dataplane.Instance {
+			return rawUpstream(t, func(c net.Conn) {
+				_, _ = c.Read(make([]byte, 4096))
+				_, _ = io.WriteString(c, "HTTP/9 yes\r\n\r\n")
+			})
+		},
+		"it breaks off": func() dataplane.Instance {
+			return rawUpstream(t, func(c net.Conn) {
+				_, _ = c.Read(make([]byte, 4096))
+				_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+			})
+		},
+	} {
+		t.Run(how, func(t *testing.T) {
+			table := dataplane.NewTable()
+			t.Cleanup(func() { table.Replace(dataplane.Snapshot{Version: 1 << 60}) })
+			p := dataplane.NewProxy(table, dataplane.Options{})
+			gw := server(t, p)
+			bad := failing()
+			well, _ := upstream(t, 4, say("ok"))
+			apply(t, table, 1, routes(svA, serviceOf(svA, bad, well)))
+			left := func() bool {
+				l := p.Look(dep, svA)
+				return l.Instances[0].Failures >= 3 && l.Instances[0].SkippedUntil.After(time.Now()) && l.Instances[1].Failures == 0
+			}
+			failed := 0
+			for !left() {
+				resp, err := gw.Client().Post(gw.URL, "text/plain", strings.NewReader("x"))
+				if err == nil {
+					if resp.Header.Get("X-Panal-Failed") != "" {
+						t.Fatal("the caller is told of the mark")
+					}
+					_, err = io.Copy(io.Discard, resp.Body)
+					_ = resp.Body.Close()
+				}
+				if err != nil || resp.StatusCode != 200 {
+					failed++
+				}
+				if failed > 3 {
+					t.Fatalf("%d calls failed", failed)
+				}
+			}
+			for range 20 {
+				if status, body := call(t, gw.Client(), "POST", gw.URL, "x"); status != 200 || body != "ok" {
+					t.Errorf("beside one that is left out: %d %s", status, body)
+				}
+			}
+		})
 	}
 }

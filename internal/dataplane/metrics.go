@@ -60,6 +60,9 @@ func newMetrics(reg prometheus.Registerer, t *Table) *metrics {
 			gauge("panal_gateway_held_bytes", "Memory held by inference calls that wait.", t.heldBytes.Load),
 			gauge("panal_gateway_spooled_bytes", "Disk taken by bodies of calls that wait for an instance.", t.spooled.Load),
 			gauge("panal_gateway_split_parts_idle", "Parts of split endpoints without a ready instance, whose share others get.", t.splitIdle),
+			prometheus.NewCounterFunc(prometheus.CounterOpts{
+				Name: "panal_gateway_ejections_total", Help: "Times that an instance was left out for a while because it gave no answers.",
+			}, func() float64 { return float64(t.ejections.Load()) }),
 			gauge("panal_gateway_route_version", "Version of the routes in use.", func() int64 { return int64(t.Version()) }),
 		)
 	}

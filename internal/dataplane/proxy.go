@@ -42,6 +42,9 @@ type Options struct {
 	SpoolDir string
 	// MaxSpool bounds what those bodies take of the disk; default 1 GiB.
 	MaxSpool int64
+	// SlowStart is how long an instance that comes beside others gets less than its share
+	// of the calls; default: none of the sort.
+	SlowStart time.Duration
 	// Limits bound the calls of tokens, organizations and services.
 	Limits Limits
 	// Log takes what went wrong with instances; default: nowhere.
@@ -95,7 +98,7 @@ func handlerMethod(m string) bool {
 	return false
 }
 
-// NewProxy returns a proxy over the table's routes.
+// NewProxy returns a proxy over the routes of a table that nobody uses yet.
 func NewProxy(t *Table, opt Options) *Proxy {
 	opt.FirstByte = cmp.Or(opt.FirstByte, 30*time.Second)
 	opt.Idle = cmp.Or(opt.Idle, 30*time.Second)
@@ -107,6 +110,7 @@ func NewProxy(t *Table, opt Options) *Proxy {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
+	t.slowStart = opt.SlowStart
 	p := &Proxy{rec: newRecorder(), table: t, opt: opt, log: limitedLog{log: opt.Log}, metrics: newMetrics(opt.Metrics, t), limiter: newLimiter(opt.Limits)}
 	p.metrics.recordings(opt.Metrics, p.rec)
 	p.metrics.tunnels(opt.Metrics, p.tunnels.count)
@@ -260,7 +264,7 @@ func (x *exchange) serve(start time.Time) {
 		switch {
 		case x.r.Context().Err() != nil:
 			if in != nil {
-				in.service.release(in, false)
+				in.service.release(in, silent)
 			}
 			x.class = classGone
 			return
@@ -411,12 +415,12 @@ func (x *exchange) try(in *instance, rt *Route, tries int, until time.Time) resu
 	ctx := x.r.Context()
 	c, err := in.connect(ctx)
 	if err != nil {
-		gone := ctx.Err() != nil
-		in.service.release(in, !gone)
-		if gone {
+		if ctx.Err() != nil {
+			in.service.release(in, silent)
 			x.class = classGone
 			return result{}
 		}
+		in.service.release(in, refused)
 		x.logFailure(in, "instance refuses connections", err)
 		return result{untouched: true, again: true, avoid: in}
 	}
@@ -454,7 +458,7 @@ func (x *exchange) try(in *instance, rt *Route, tries int, until time.Time) resu
 		if c.kept {
 			return result{untouched: true, again: true}
 		}
-		u.refused = true
+		u.outcome = refused
 		x.logFailure(in, "instance closed before the request", err)
 		return result{untouched: true, again: true, avoid: in}
 	}
@@ -467,9 +471,13 @@ func (x *exchange) try(in *instance, rt *Route, tries int, until time.Time) resu
 	if err != nil {
 		return x.noAnswer(u, err, tries)
 	}
-	if !x.stream && resp.Header.Get(headerUnhandled) != "" && time.Now().Before(until) {
-		u.refused = true
+	u.outcome = answered
+	switch marked := resp.Request != nil; { // an ordinary answer has no mark
+	case marked && !x.stream && resp.Header.Get(headerUnhandled) != "" && time.Now().Before(until):
+		u.outcome = refused
 		return result{untouched: true, again: true, avoid: in}
+	case marked && resp.Header.Get(headerFailed) != "":
+		u.outcome = broke
 	}
 	if x.call.Async != nil && resp.StatusCode == http.StatusAccepted {
 		x.call.Async.Taken(in.id)
@@ -486,6 +494,9 @@ func (x *exchange) try(in *instance, rt *Route, tries int, until time.Time) resu
 func (x *exchange) noAnswer(u *upstream, err error, tries int) result {
 	gone := x.r.Context().Err() != nil
 	nothing := u.conn.src.left == maxAnswerHead
+	if !gone && x.pump == nil { // else the caller may be the reason
+		u.outcome = broke
+	}
 	u.end(false)
 	if x.pump != nil {
 		x.pump.stop()

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -58,7 +57,8 @@ var (
 func (s *service) setInstances(ready []Instance) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	byID := s.table.instances
+	byID, now := s.table.instances, time.Now()
+	old := slices.ContainsFunc(s.instances, func(in *instance) bool { return in.warm(s.table, now) })
 	var next []*instance
 	if len(ready) > 0 {
 		next = make([]*instance, 0, len(ready))
@@ -70,7 +70,11 @@ func (s *service) setInstances(ready []Instance) {
 			in.network() != r.Network || in.address != r.Address || in.key != r.Key || in.once != (r.Limit < 1) {
 			in = newInstance(s, r)
 			byID[r.ID] = in
+			if r.New && old {
+				in.warmFrom = s.table.tick(now)
+			}
 		}
+		in.suspect = r.Suspect
 		in.limit = int32(min(max(r.Limit, 1), math.MaxInt32))
 		if in.retired {
 			in.retired = false
@@ -96,7 +100,7 @@ func (s *service) setInstances(ready []Instance) {
 	if s.instances = next; len(next) > 0 {
 		s.load.Missed = 0
 	}
-	s.dispatch(time.Now())
+	s.dispatch(now)
 }
 
 // has tells whether the ready instances are exactly these, in this order.
@@ -104,7 +108,7 @@ func (s *service) has(ready []Instance) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.EqualFunc(s.instances, ready, func(in *instance, r Instance) bool {
-		return in.id == r.ID && in.network() == r.Network && in.address == r.Address && in.key == r.Key && int(in.limit) == max(r.Limit, 1) && in.once == (r.Limit < 1)
+		return in.id == r.ID && in.network() == r.Network && in.address == r.Address && in.key == r.Key && in.suspect == r.Suspect && int(in.limit) == max(r.Limit, 1) && in.once == (r.Limit < 1)
 	})
 }
 
@@ -142,37 +146,6 @@ func (s *service) dispatch(now time.Time) {
 func (s *service) take(in *instance) {
 	in.outstanding++
 	s.table.outstanding.Add(1)
-}
-
-// pick chooses among the instances: of two at random the one with fewer calls
-// under way; when neither is free, any that is; avoid only when no other is. It returns nil when none is free. The caller holds s.mu.
-func (s *service) pick(now time.Time, avoid *instance) *instance {
-	n := len(s.instances)
-	if n == 0 {
-		return nil
-	}
-	i := rand.IntN(n)
-	a, b := s.instances[i], s.instances[i]
-	if n > 1 {
-		b = s.instances[(i+1+rand.IntN(n-1))%n]
-	}
-	if b.outstanding < a.outstanding {
-		a, b = b, a
-	}
-	for _, in := range [...]*instance{a, b} {
-		if in != avoid && in.free(now) {
-			return in
-		}
-	}
-	for k := range n {
-		if in := s.instances[(i+k)%n]; in != avoid && in.free(now) {
-			return in
-		}
-	}
-	if avoid != nil && avoid.free(now) && slices.Contains(s.instances, avoid) {
-		return avoid
-	}
-	return nil
 }
 
 // nextTry returns when the first instance that is skipped may be tried again, or
@@ -303,32 +276,3 @@ func (s *service) leave(w *waiter, why error) (*instance, error) {
 		return nil, why
 	}
 }
-
-// release gives an instance back. refused tells that it could not be reached:
-// it is skipped for a while, longer each time.
-func (s *service) release(in *instance, refused bool) {
-	now := time.Now()
-	s.mu.Lock()
-	in.outstanding--
-	s.load.add(-1, now)
-	s.table.outstanding.Add(-1)
-	switch {
-	case !refused:
-		in.refusals = 0
-	case in.skipUntil <= s.table.clock(now):
-		in.skipUntil = s.table.clock(now) + backoff(int(in.refusals))
-		in.refusals++
-	}
-	drained := in.retired && in.outstanding == 0
-	if drained {
-		in.left()
-	}
-	s.dispatch(now)
-	s.mu.Unlock()
-	if drained {
-		s.table.forget(in)
-	}
-}
-
-// backoff is 50 ms doubled with each refusal in a row, up to 3.2 s.
-func backoff(refusals int) time.Duration { return 50 * time.Millisecond << min(refusals, 6) }

@@ -32,6 +32,11 @@ type Instance struct {
 	// that it did not say: it gets one at a time, each on a connection of its own,
 	// and has 30 s (compute.md §8.1, §13.5).
 	Limit int
+	// New tells that it was never ready before: beside others it starts slowly.
+	New bool
+	// Suspect tells that its health check fails while it has calls: it may work on them,
+	// or hang. It gets no further ones while another instance is well.
+	Suspect bool
 }
 
 // Service is what the gateway must know of a service.
@@ -253,6 +258,8 @@ type Table struct {
 	knocked map[plat.ServiceID]struct{}
 
 	born        time.Time
+	slowStart   time.Duration // Options.SlowStart
+	ejections   atomic.Int64
 	outstanding atomic.Int64
 	held        atomic.Int64
 	heldBytes   atomic.Int64

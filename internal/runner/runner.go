@@ -111,8 +111,12 @@ type Status struct {
 	Phase     Phase
 	// Healthy is true while a running service's runtime answers its health check.
 	Healthy bool
-	// Problem says why a service that goes on is not healthy, with the last lines of
-	// its log after a newline; empty when it is, or that is not known.
+	// Suspect is true while a healthy service has requests and answers neither them nor
+	// its health check: it may be at work on them, or hang. New ones should go elsewhere
+	// if there is anywhere.
+	Suspect bool
+	// Problem says why a service that goes on is not healthy, or suspect, with the last lines of
+	// its log after a newline; empty when it is well, or that is not known.
 	Problem   string
 	PID       int // of the agent, on this machine; 0 elsewhere
 	StartedAt time.Time

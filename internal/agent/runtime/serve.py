@@ -8,7 +8,7 @@ The body of a request is a file, or follows the frame: "inline" of its content i
 length. The body of an answer is a file (path), or follows the frame: "inline" is its
 length; after "stream" come pieces, each with its length (uint32) before it, until
 one of length 0 (the end) or 0xFFFFFFFF (the generator raised). A frame that comes
-meanwhile asks to stop: nobody wants the rest.
+meanwhile asks to stop: nobody wants the rest. A "ping" is answered by the same.
 """
 import json
 import os
@@ -197,7 +197,9 @@ def main():
                 raw = read_frame(source)
                 if raw is None:
                     break
-                if "stop" not in raw:  # of an answer that had ended already
+                if "ping" in raw:
+                    write_frame(conn, {"ping": True})
+                elif "stop" not in raw:  # of an answer that had ended already
                     answer(handler, context, directory, raw, conn)
 
 

@@ -78,6 +78,7 @@ type liveInstance struct {
 	up       bool   // it is meant to be
 	wasReady bool
 	answers  bool // it runs and is healthy
+	suspect  bool // runner.Status.Suspect
 	exited   bool
 }
 
@@ -298,7 +299,7 @@ func (k *known) ready() []dataplane.Instance {
 	var all []dataplane.Instance
 	for _, l := range k.instances {
 		if l.routable() {
-			all = append(all, dataplane.Instance{ID: l.id, Network: l.addr.Network, Address: l.addr.Address, Key: l.addr.Key, Limit: l.addr.Limit})
+			all = append(all, dataplane.Instance{ID: l.id, Network: l.addr.Network, Address: l.addr.Address, Key: l.addr.Key, Limit: l.addr.Limit, New: !l.wasReady, Suspect: l.suspect})
 		}
 	}
 	return all
@@ -401,12 +402,12 @@ func (r *registry) note(st runner.Status, asked uint64) plat.ServiceID {
 		return l.of.ID
 	}
 	l.asked = asked
-	was, addr := l.routable(), l.addr
-	l.answers, l.exited = st.Phase == runner.PhaseRunning && st.Healthy, st.Phase == runner.PhaseExited
+	was, addr, suspect := l.routable(), l.addr, l.suspect
+	l.answers, l.suspect, l.exited = st.Phase == runner.PhaseRunning && st.Healthy, st.Suspect, st.Phase == runner.PhaseExited
 	if l.addr != st.Addr {
 		l.addr = st.Addr
 	}
-	if was != l.routable() || was && addr != st.Addr {
+	if was != l.routable() || was && (addr != st.Addr || suspect != st.Suspect) {
 		r.reroute(l.of)
 	}
 	return l.of.ID

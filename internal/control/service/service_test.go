@@ -523,6 +523,39 @@ func TestSickInstanceIsReplaced(t *testing.T) {
 	})
 }
 
+// TestSuspectKeepsItsPlace: the gateway hears of a suspicion and of its end, and nothing is
+// replaced for it, however long it goes on.
+func TestSuspectKeepsItsPlace(t *testing.T) {
+	w := newWorld(t, fakerunner.Config{Script: running})
+	w.start()
+	s := w.create(2)
+	w.becomes(s.ID, deploy.Ready)
+	before := w.routes.instances(s.Deployment, s.ID)
+	suspect := func(id plat.WorkloadID) bool {
+		w.routes.mu.Lock()
+		defer w.routes.mu.Unlock()
+		for _, of := range w.routes.deps[s.Deployment].Services {
+			for _, i := range of.Instances {
+				if i.ID == id {
+					return i.Suspect
+				}
+			}
+		}
+		t.Errorf("%s left the routes", id)
+		return false
+	}
+	w.run.SetSuspect(before[0], true)
+	w.eventually("the suspicion in the routes", func() bool { return suspect(before[0]) })
+	w.leapt.Add(int64(time.Hour))
+	w.run.SetProblem(before[0], "another word of it")
+	time.Sleep(200 * time.Millisecond)
+	if now := w.routes.instances(s.Deployment, s.ID); !slices.Equal(now, before) || suspect(before[1]) || w.get(s.ID).Status != deploy.Ready {
+		t.Errorf("instances %v, then %v; %s", before, now, w.get(s.ID).Status)
+	}
+	w.run.SetSuspect(before[0], false)
+	w.eventually("its end in the routes", func() bool { return !suspect(before[0]) })
+}
+
 // TestClockLeaps: a clock that leaps by hours, forward or back, holds nothing up: what dies
 // or hangs is replaced, what is new starts.
 func TestClockLeaps(t *testing.T) {

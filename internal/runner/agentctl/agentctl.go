@@ -59,6 +59,10 @@ const HeaderInstanceKey = "X-Panal-Instance-Key"
 // seen, so that it is safe to send it to another instance.
 const HeaderUnhandled = "X-Panal-Unhandled"
 
+// HeaderFailed marks an agent's answer to a request that user code was given and gave no
+// answer to: it broke off, or took too long.
+const HeaderFailed = "X-Panal-Failed"
+
 // Names inside the work directory.
 const (
 	DirCode   = "code"
@@ -75,13 +79,16 @@ type State struct {
 	Phase string `json:"phase"`
 	// Healthy tells that a service's runtime answers.
 	Healthy bool `json:"healthy"`
+	// Suspect tells that it doesn't now, and that this may be because of the requests
+	// that it works on: new ones should go elsewhere if there is anywhere.
+	Suspect bool `json:"suspect,omitempty"`
 	// Limit is how many requests a service takes at a time, on connections that may be
 	// kept; 0: it does not say, so one on each connection.
 	Limit int `json:"limit,omitempty"`
 	// Step says in a word what a starting agent does: download, environment, import.
 	Step string `json:"step,omitempty"`
-	// Problem says why a service that goes on is not healthy, with the last lines of its
-	// log after a newline; empty when it is, or that is not known yet.
+	// Problem says why a service that goes on is not healthy, or suspect, with the last lines of its
+	// log after a newline; empty when it is well, or that is not known yet.
 	Problem string `json:"problem,omitempty"`
 	// EnvRequest is set while the agent waits for an environment.
 	EnvRequest *EnvRequest `json:"env_request,omitempty"`

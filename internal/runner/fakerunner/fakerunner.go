@@ -283,6 +283,14 @@ func (r *Runner) SetProblem(id plat.WorkloadID, problem string) {
 	r.m.notify(id)
 }
 
+// SetSuspect lets a workload be suspect, or well again.
+func (r *Runner) SetSuspect(id plat.WorkloadID, suspect bool) {
+	r.m.mu.Lock()
+	defer r.m.mu.Unlock()
+	r.m.must(id).status.Suspect = suspect
+	r.m.notify(id)
+}
+
 // SetAddr gives a service instance an address that really answers.
 func (r *Runner) SetAddr(id plat.WorkloadID, addr runner.Addr) {
 	r.m.mu.Lock()
@@ -342,7 +350,7 @@ func (m *machine) setPhase(w *workload, phase runner.Phase, healthy bool) {
 		m.exit(w, 0, "")
 		return
 	}
-	w.status.Phase, w.status.Healthy, w.status.Problem = phase, healthy, ""
+	w.status.Phase, w.status.Healthy, w.status.Suspect, w.status.Problem = phase, healthy, false, ""
 	m.notify(w.spec.ID)
 }
 
@@ -353,7 +361,7 @@ func (m *machine) exit(w *workload, code int, reason string) {
 	if w.kill != nil {
 		w.kill.Stop()
 	}
-	w.status.Phase, w.status.Healthy, w.status.Problem = runner.PhaseExited, false, ""
+	w.status.Phase, w.status.Healthy, w.status.Suspect, w.status.Problem = runner.PhaseExited, false, false, ""
 	w.status.EndedAt, w.status.ExitCode, w.status.Reason = m.cfg.Now(), code, reason
 	m.notify(w.spec.ID)
 }

@@ -168,6 +168,12 @@ func (a *fakeAgent) do(kind string) int {
 		a.run(kind)
 		<-a.stop
 		return a.exit(agentctl.Exit{})
+	case "suspect":
+		a.run(kind)
+		a.set(func(s *agentctl.State) { s.Suspect, s.Problem = true, "its health check fails" })
+		<-a.stop
+		a.set(func(s *agentctl.State) { s.Healthy, s.Suspect, s.Problem = false, true, "ends" })
+		return a.exit(agentctl.Exit{})
 	case "beat":
 		a.set(func(s *agentctl.State) { s.BeatMS = 200 })
 		a.run(kind)

@@ -158,6 +158,23 @@ func TestInstanceIsReachedOverItsSocketWithItsKey(t *testing.T) {
 	}
 }
 
+// TestSuspicionIsPassedOn: what an agent suspects is told with its reason, and only of a healthy
+// service that goes on.
+func TestSuspicionIsPassedOn(t *testing.T) {
+	r := open(t, config(tempDir(t)))
+	id := start(t, r, runnertest.Spec(runner.KindService, "suspect"))
+	st := runnertest.Await(t, r, id, "suspicion", func(st runner.Status) bool { return st.Suspect })
+	if !st.Healthy || st.Problem != "its health check fails" {
+		t.Errorf("one that is suspect is %+v", st)
+	}
+	if err := r.Stop(t.Context(), id, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if st := runnertest.Await(t, r, id, "the end", func(st runner.Status) bool { return st.Phase == runner.PhaseExited }); st.Suspect {
+		t.Errorf("one that has ended is %+v", st)
+	}
+}
+
 // TestSilenceIsSickness: a service whose agent hangs is not healthy, within two of the
 // times after which it was to speak, and healthy again when it speaks again. One that never
 // said it would is left alone.

@@ -209,7 +209,7 @@ func (w *workload) logTail() string {
 }
 
 func (w *workload) setEnd(end endRecord) {
-	w.status.Phase, w.status.Healthy, w.status.Problem = runner.PhaseExited, false, ""
+	w.status.Phase, w.status.Healthy, w.status.Suspect, w.status.Problem = runner.PhaseExited, false, false, ""
 	w.status.EndedAt, w.status.ExitCode = end.EndedAt, end.ExitCode
 	w.status.Reason, w.status.Stopped = end.Reason, end.Stopped
 	w.status.PID = w.rec.PID
@@ -408,9 +408,10 @@ func (w *workload) takeState(st agentctl.State) {
 			w.status.Phase = runner.PhaseRunning
 		}
 		w.status.Healthy = st.Healthy && w.status.Phase == runner.PhaseRunning && w.rec.Kind == runner.KindService
+		w.status.Suspect = w.status.Healthy && st.Suspect
 		if w.rec.Kind == runner.KindService {
 			w.status.Addr.Limit = min(max(st.Limit, 0), runner.MaxLimit)
-			if w.status.Problem = ""; !w.status.Healthy && st.Problem != "" {
+			if w.status.Problem = ""; (!w.status.Healthy || w.status.Suspect) && st.Problem != "" {
 				first, tail, _ := strings.Cut(st.Problem, "\n")
 				w.status.Problem = strings.TrimSuffix(clip(first, 1024)+"\n"+clip(tail, 4096), "\n")
 			}
@@ -430,7 +431,7 @@ func (w *workload) takeSilence() {
 	w.r.mu.Lock()
 	was := w.status.Healthy && !w.ended()
 	if was {
-		w.status.Healthy, w.status.Problem = false, "its agent hangs: it does not say any more that it is healthy"
+		w.status.Healthy, w.status.Suspect, w.status.Problem = false, false, "its agent hangs: it does not say any more that it is healthy"
 	}
 	w.r.mu.Unlock()
 	if was {
