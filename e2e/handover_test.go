@@ -4,6 +4,7 @@ package e2e_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -447,4 +448,72 @@ func (p *platform) replace(t *testing.T, i int) {
 		return res.StatusCode == http.StatusOK
 	})
 	t.Logf("replacement %d: server %d by %d, within %s", i, old, p.server(), time.Since(start))
+}
+
+// TestReplacedDuringUploads: uploads that take far longer than the drain are no reason to cut
+// them when the server is replaced, nor to keep other callers waiting: one that runs when it is told to,
+// and one that begins after that.
+func TestReplacedDuringUploads(t *testing.T) {
+	t.Parallel()
+	p := startSupervised(t, "--drain", "2s")
+	ch := p.call(http.MethodPost, p.api.OrgPath("channels"), map[string]string{"name": "slow"})["channel"].(map[string]any)["channel_id"].(string)
+	const pieces, piece, pause = 24, 256 << 10, 300 * time.Millisecond
+	upload := func() error {
+		r, w := io.Pipe()
+		go func() {
+			b := make([]byte, piece)
+			for range pieces {
+				time.Sleep(pause)
+				if _, err := w.Write(b); err != nil {
+					return
+				}
+			}
+			_ = w.Close()
+		}()
+		res, err := p.api.Do(context.Background(), client.Request{
+			Method: http.MethodPost, Path: client.Path("channels", ch, "upload"), Body: r, Size: pieces * piece,
+			Header: http.Header{"Content-Type": {"application/octet-stream"}},
+		})
+		if err != nil {
+			return err
+		}
+		return res.Body.Close()
+	}
+	first, second := make(chan error, 1), make(chan error, 1)
+	go func() { first <- upload() }()
+	time.Sleep(time.Second)
+	old := p.server()
+	p.signal(syscall.SIGHUP)
+	go func() {
+		time.Sleep(4 * time.Second) // it is leaving by now
+		second <- upload()
+	}()
+	slowest := time.Duration(0)
+	p.until("the next server", time.Minute, func() bool {
+		begun := time.Now()
+		res, err := p.api.Do(context.Background(), client.Request{Method: http.MethodGet, Path: client.Path("channels", ch)})
+		if err != nil {
+			t.Errorf("a caller meanwhile: %v", err)
+			return true
+		}
+		_ = res.Body.Close()
+		slowest = max(slowest, time.Since(begun))
+		now := p.server()
+		return now != 0 && now != old
+	})
+	for _, done := range []chan error{first, second} {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("an upload under way: %v", err)
+			}
+		default:
+			t.Error("an upload was still under way when the next server took over")
+		}
+	}
+	if slowest > 3*time.Second {
+		t.Errorf("a caller waited for %v", slowest)
+	}
+	t.Logf("the slowest of the other callers waited for %v", slowest)
+	p.stop(t)
 }

@@ -56,7 +56,6 @@ type App struct {
 	carrying carrying       // servers of listeners that outlive the hand-over
 	lines    *accesslog.Log // nil: none was asked for
 
-	countLate    func()                    // the gateway counts new calls apart
 	drainTunnels func(ctx context.Context) // waits for WebSockets
 	streams      func()                    // ends the streams of events under way
 	closers      []func() error            // what Build opened, to be closed in reverse order

@@ -115,7 +115,7 @@ func (a *App) addDomains(ctx context.Context, deps *api.Deps, orgs *sqlstore.Org
 		proxy.StoreRecordings(ctx, func(ctx context.Context, r *dataplane.Recording) error { return storeRecording(ctx, files, manager, r) })
 		return nil
 	})
-	a.leaving.carried, a.countLate, a.drainTunnels = proxy.Carried, proxy.CountLate, proxy.Drain
+	a.leaving.carried, a.leaving.countRound, a.drainTunnels = proxy.Carried, proxy.CountRound, proxy.Drain
 	a.group.Add("tunnels", func(ctx context.Context) error {
 		<-ctx.Done()
 		if a.leaving.over.Load() { // they are carried

@@ -87,19 +87,25 @@ func (a *App) tell(ctx context.Context, state string) {
 type leaving struct {
 	lame atomic.Bool // it was told to end
 	over atomic.Bool // there is a server to come that waits for this one
-	// active are the requests in flight: those that began before it was lame, and after.
+	// round tells the requests that begin now from those before. active are those in flight, of
+	// this round and the one before, by their number modulo 2.
+	round  atomic.Uint32
 	active [2]atomic.Int64
-	// carried returns how many of them, likewise, are calls that instances have.
-	carried func(late bool) int64
+	// carried returns how many of a round's are calls that instances have, and countRound
+	// has those that begin now counted under a round.
+	carried    func(round uint32) int64
+	countRound func(round uint32)
+}
+
+// next begins a round. Nothing may be left of the one before this.
+func (l *leaving) next() {
+	l.countRound(l.round.Add(1))
 }
 
 // counted counts the requests of h, and has the last ones close their connections.
 func (l *leaving) counted(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		n, last := &l.active[0], l.lame.Load()
-		if last {
-			n = &l.active[1]
-		}
+		n, last := &l.active[l.round.Load()&1], l.lame.Load()
 		n.Add(1)
 		defer n.Add(-1)
 		if c, ok := r.Context().Value(connKey{}).(*countedConn); ok {
@@ -117,28 +123,43 @@ func (l *leaving) counted(h http.Handler) http.Handler {
 }
 
 // quiet tells whether all requests are done, but for those that need nothing but their
-// connections: all in all, or all of those from before the server was lame.
+// connections: all in all, or all of those from before this round.
 func (l *leaving) quiet(all bool) bool {
 	// Nothing begins any more in what is counted, so a call that is carried when the
 	// second number is read was active when the first was.
-	active := l.active[0].Load()
+	round := l.round.Load()
+	active := l.active[(round-1)&1].Load()
 	if all {
-		active += l.active[1].Load()
+		active += l.active[round&1].Load()
 	}
-	carried := l.carried(false)
+	carried := l.carried(round - 1)
 	if all {
-		carried += l.carried(true)
+		carried += l.carried(round)
 	}
 	return active <= carried
+}
+
+// lullTime is what the longest request in flight may take at a good moment to leave.
+const lullTime = 500 * time.Millisecond
+
+// lull waits until the requests of a moment have all ended soon after it: then nothing is in
+// flight that takes long and can't be carried (an upload). Callers are served meanwhile, but
+// wait as long as that takes once nobody is let in any more.
+func (l *leaving) lull(ctx context.Context) {
+	for {
+		begun := time.Now()
+		if !l.settle(ctx, false) || time.Since(begun) < lullTime {
+			return
+		}
+		l.next()
+	}
 }
 
 // leavePoll is how often a server that ends looks whether it may go on to.
 const leavePoll = 2 * time.Millisecond
 
-// settle waits until it is quiet, for so long at most.
-func (l *leaving) settle(ctx context.Context, all bool, limit time.Duration) bool {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
+// settle waits until it is quiet.
+func (l *leaving) settle(ctx context.Context, all bool) bool {
 	t := time.NewTicker(leavePoll)
 	defer t.Stop()
 	for !l.quiet(all) {
@@ -169,15 +190,22 @@ func (a *App) awaitEnd(told context.Context, handOver <-chan os.Signal) func(con
 		}
 		a.log.LogAttrs(ctx, slog.LevelInfo, "leaving", slog.Bool("hand_over", over), slog.Duration(plat.LogDuration, a.cfg.LameDuck))
 		a.leaving.lame.Store(true)
-		a.countLate()
+		a.leaving.next()
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(a.cfg.LameDuck):
 		}
-		// What takes long and can't be carried (an upload) is waited for while callers
-		// are still served.
-		a.leaving.settle(ctx, false, a.cfg.Drain)
+		wait := a.cfg.Drain
+		if over { // it costs nobody anything but the next server's patience
+			wait = max(wait, a.cfg.StreamGrace)
+		}
+		limited, cancel := context.WithTimeout(ctx, wait)
+		defer cancel()
+		if over {
+			defer context.AfterFunc(told, cancel)()
+		}
+		a.leaving.lull(limited)
 		return nil
 	}
 }
@@ -215,7 +243,9 @@ func (a *App) serve(run func(ctx context.Context, drain func() time.Duration) er
 			return err
 		case <-closed:
 		}
-		if !a.leaving.settle(context.WithoutCancel(ctx), true, a.cfg.Drain) {
+		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.Drain)
+		defer cancel()
+		if !a.leaving.settle(limited, true) {
 			a.log.LogAttrs(ctx, slog.LevelWarn, "requests that need the database were still running when the drain ended")
 		}
 		a.carrying.Go(func() error { return <-done })
@@ -234,7 +264,7 @@ func (a *App) carry(told context.Context) {
 			a.log.LogAttrs(told, slog.LevelWarn, "a line of the access log is lost", slog.String(plat.LogError, err.Error()))
 		})
 	})
-	n := a.leaving.carried(false) + a.leaving.carried(true)
+	n := a.leaving.carried(0) + a.leaving.carried(1)
 	a.log.LogAttrs(told, slog.LevelInfo, "handed over", slog.Int64("carrying", n))
 	done := make(chan struct{})
 	go func() {
@@ -254,7 +284,9 @@ func (a *App) carry(told context.Context) {
 		case <-time.After(a.cfg.Drain):
 		}
 	}
-	a.leaving.settle(lctx, true, time.Second) // a call's last act is its line in the access log
+	last, cancel := context.WithTimeout(lctx, time.Second)
+	defer cancel()
+	a.leaving.settle(last, true) // a call's last act is its line in the access log
 	end()
 	lines.Wait()
 	a.log.LogAttrs(told, slog.LevelInfo, "carried to the end", slog.Int64("carried", n), slog.Duration(plat.LogDuration, time.Since(start)))

@@ -30,8 +30,9 @@ one that can't run as it is configured is not.
 
   kill -HUP PID     replaces the server by the program that is at its path now, with
                     its configuration read anew: no request is lost. If the new one
-                    does not start, the old one goes on. Streams go on in the
-                    old one for --stream-grace.
+                    does not start, the old one goes on. Uploads and downloads
+                    under way end first, and streams go on in the old one,
+                    both for up to --stream-grace.
   kill -TERM PID    ends both. So does panal stop.
 
 Which addresses are held is settled at the start of this process.`
@@ -73,7 +74,7 @@ func (c *superviseCmd) Run(e *env) error {
 	if c.Admin != "" {
 		listen = append(listen, supervise.Address{Name: "admin", Address: c.Admin})
 	}
-	limit := c.LameDuck + 2*c.Drain + time.Minute
+	limit := c.LameDuck + max(c.Drain, c.StreamGrace) + c.Drain + time.Minute
 	code, err := supervise.Run(e.ctx, supervise.Config{
 		Command: append([]string{program, "serve"}, e.args[1:]...),
 		Env:     os.Environ(), SuccessorEnv: []string{"PANAL_LOCK_WAIT=" + (2 * limit).String()},

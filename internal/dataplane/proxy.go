@@ -64,7 +64,7 @@ type Proxy struct {
 	rec     *recorder
 	limiter *limiter
 
-	late    atomic.Bool // CountLate was called
+	round   atomic.Uint32 // CountRound
 	carried [2]atomic.Int64
 }
 
@@ -157,7 +157,7 @@ type Async struct {
 func (p *Proxy) ServeCall(w http.ResponseWriter, r *http.Request, call Call) {
 	start := time.Now()
 	buf := p.bufs.Get().(*[]byte)
-	x := &exchange{p: p, w: w, r: r, call: &call, buf: *buf, rc: *http.NewResponseController(w), class: classCut, late: p.late.Load()}
+	x := &exchange{p: p, w: w, r: r, call: &call, buf: *buf, rc: *http.NewResponseController(w), class: classCut, round: p.round.Load() & 1}
 	defer func() {
 		end := time.Now()
 		took := end.Sub(start)
@@ -197,7 +197,7 @@ type exchange struct {
 	pump   *pump  // of a streamed body, once that has begun
 	class  int    // of the outcome
 	ticket ticket // of the limiter
-	late   bool   // it began after CountLate
+	round  uint32 // of CountRound, modulo 2, when it began
 
 	upgrade string // the protocol that the caller wants to switch to
 	tunnel  bool   // it has switched
@@ -292,27 +292,20 @@ func (x *exchange) serve(start time.Time) {
 // rest of the server. An asynchronous call is still to be recorded.
 func (x *exchange) carry(in *instance, rt *Route, tries int, until time.Time) result {
 	if x.call.Async == nil {
-		n := &x.p.carried[0]
-		if x.late {
-			n = &x.p.carried[1]
-		}
+		n := &x.p.carried[x.round]
 		n.Add(1)
 		defer n.Add(-1)
 	}
 	return x.try(in, rt, tries, until)
 }
 
-// CountLate has Carried tell the calls that begin from now on from those before.
-func (p *Proxy) CountLate() { p.late.Store(true) }
+// CountRound has Carried count the calls that begin from now on under a round. Two are told
+// apart: those of an even number, and of an odd one.
+func (p *Proxy) CountRound(round uint32) { p.round.Store(round) }
 
-// Carried returns how many calls have an instance, those that began before CountLate or
-// after it: they need this process for nothing but its connections.
-func (p *Proxy) Carried(late bool) int64 {
-	if late {
-		return p.carried[1].Load()
-	}
-	return p.carried[0].Load()
-}
+// Carried returns how many calls of a round have an instance: they need this process for
+// nothing but its connections.
+func (p *Proxy) Carried(round uint32) int64 { return p.carried[round&1].Load() }
 
 // acquire takes an instance of the service that the target names now.
 func (x *exchange) acquire(h hold) (*instance, *Route, error) {
