@@ -42,6 +42,7 @@ func (a *App) addOrgs(ctx context.Context, deps *api.Deps) {
 		{Name: "logs", Run: deps.Logs.Purge},
 		{Name: "objects", Run: a.sweepObjects},
 		{Name: "records", Run: a.sweepRecords},
+		{Name: "bytes", Run: func(context.Context, plat.OrgID) error { a.blobs.Reclaim(); return nil }},
 	} {
 		a.orgs.OnDelete(p)
 	}

@@ -79,6 +79,14 @@ type Presigner interface {
 	PresignPut(ctx context.Context, key string, expiry time.Duration) (string, error)
 }
 
+// Reclaimer is optional: a driver that keeps what is deleted for a while, because that is
+// cheaper.
+type Reclaimer interface {
+	// Reclaim has the driver give back the bytes of all that is deleted by now, soon and
+	// beside other work. It does not wait for that.
+	Reclaim()
+}
+
 // Copier is optional: a driver that copies objects without their bytes passing here. Where it
 // is a Presigner too, clients can put bodies there that are taken in afterwards.
 type Copier interface {

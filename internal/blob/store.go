@@ -132,6 +132,13 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]In
 	return infos, more, nil
 }
 
+// Reclaim has the bytes of what is deleted given back, as far as the driver keeps them.
+func (s *Store) Reclaim() {
+	if r, ok := s.d.(Reclaimer); ok {
+		r.Reclaim()
+	}
+}
+
 // PresignGet returns a direct URL where the driver has one; ok is false where not.
 func (s *Store) PresignGet(ctx context.Context, key, contentType string, expiry time.Duration) (url string, ok bool, err error) {
 	p, ok := s.d.(Presigner)

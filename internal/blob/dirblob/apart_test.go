@@ -177,6 +177,68 @@ func TestApartReaderOutlivesItsSegment(t *testing.T) {
 	mustRead(t, d, "a", absent)
 }
 
+// What is deleted takes room until most of its segment is dead, but when it is to go at once:
+// then it goes from each segment, also from the one that is written to, and all else stays.
+func TestReclaim(t *testing.T) {
+	dir := t.TempDir()
+	d := openDir(t, dir, dirblob.Options{SegmentBytes: 20_000, Reserve: -1, Manual: true})
+	text := func(i int) string { return strings.Repeat(fmt.Sprintf("%03d;", i), 100) }
+	const n = 200
+	for i := range n {
+		if err := putText(t, d, fmt.Sprint("k", i), text(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := 0; i < n; i += 5 {
+		if err := d.Delete(t.Context(), fmt.Sprint("k", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := func() (found int) {
+		files, err := filepath.Glob(filepath.Join(dir, "segments", "*.seg"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := 0; i < n; i += 5 {
+				found += bytes.Count(b, []byte(text(i)))
+			}
+		}
+		return found
+	}
+	maintain := func() {
+		if err := d.Maintain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if maintain(); left() != n/5 {
+		t.Errorf("%d deleted bodies are on disk, of %d: there is nothing to test", left(), n/5)
+	}
+	d.Reclaim()
+	if maintain(); left() != 0 {
+		t.Errorf("%d deleted bodies are still on disk", left())
+	}
+	check := func() {
+		for i := range n {
+			want := text(i)
+			if i%5 == 0 {
+				want = absent
+			}
+			mustRead(t, d, fmt.Sprint("k", i), want)
+		}
+	}
+	check()
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d = openDir(t, dir, dirblob.Options{SegmentBytes: 20_000, Reserve: -1, Manual: true})
+	check()
+}
+
 // Damage of what stands before a body apart is an error that names the object. Damage
 // of the body is found by compaction, which leaves the segment.
 func TestRotApart(t *testing.T) {

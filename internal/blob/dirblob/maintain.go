@@ -94,6 +94,22 @@ func (d *Driver) maintainOnce(ctx context.Context) (did bool, err error) {
 	return true, d.compact(ctx, wasted, stop)
 }
 
+// Reclaim implements blob.Reclaimer: segments with anything dead in them are compacted, once.
+// A restart meanwhile leaves the rest to the usual rule.
+func (d *Driver) Reclaim() {
+	s := d.small
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	for _, seg := range s.segs {
+		seg.clear = seg.clear || seg.dead > 0
+	}
+	s.mu.Unlock()
+	s.due.Store(true)
+	d.kick()
+}
+
 // wastedLocked returns a segment that is worth to compact, 0 for none. That the one
 // that is written to is among them lets deleted objects' bytes go soon.
 func (s *small) wastedLocked() uint32 {
@@ -102,7 +118,7 @@ func (s *small) wastedLocked() uint32 {
 		active := n == s.log.current.Load()
 		switch {
 		case seg.damaged:
-		case s.wasteLocked(n, seg, active):
+		case seg.clear || s.wasteLocked(n, seg, active):
 			return n
 		case !active && seg.size < s.opt.SegmentBytes/8:
 			if short++; first == 0 || n < first {

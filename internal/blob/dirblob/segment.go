@@ -39,6 +39,7 @@ type segment struct {
 	dead    int64 // bytes of records that are not the newest of their key, about
 	gone    int64 // bytes of records of deletes that are
 	damaged bool  // found when it was to be compacted: it stays
+	clear   bool  // its dead bytes are to go, however few they are (Reclaim)
 }
 
 // position is a place in the log that the segments are.

@@ -16,6 +16,7 @@ import (
 	"panal/internal/blob"
 	"panal/internal/blob/dirblob"
 	"panal/internal/blob/dirblob/crashfs"
+	"panal/internal/blob/dirblob/vfs"
 	"panal/internal/plat"
 )
 
@@ -186,6 +187,56 @@ func runsOf(t *testing.T, fsys *crashfs.FS) (runs []string) {
 
 // TestRotInARun flips a bit of bytes all over the runs: what is read is right or an
 // error, nothing is just missing, and a restart puts it right.
+// A segment that somebody took away is no reason to begin again as if it had never been: the
+// store does not open, and says what to do. Nothing is lost when it is put back.
+func TestMissingSegment(t *testing.T) {
+	dir := t.TempDir()
+	opt := dirblob.Options{SegmentBytes: 2000, MemEntries: 4, Reserve: -1, Manual: true}
+	d := openDir(t, dir, opt)
+	for i := range 20 {
+		if err := putText(t, d, fmt.Sprint("k", i), strings.Repeat("x", 300)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(d.Maintain(t.Context()), d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "segments", "2.seg")
+	if err := os.Rename(name, name+".away"); err != nil {
+		t.Fatal(err)
+	}
+	fsys, err := vfs.NewOS(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err := dirblob.OpenFS(t.Context(), fsys, opt); err == nil || !errors.Is(err, blob.ErrDamaged) || !strings.Contains(err.Error(), "segments/2.seg is missing") {
+		if err == nil {
+			_ = d.Close()
+		}
+		t.Fatalf("Open without a segment = %v", err)
+	}
+	if err := os.Rename(name+".away", name); err != nil {
+		t.Fatal(err)
+	}
+	d = openDir(t, dir, opt)
+	for i := range 20 {
+		mustRead(t, d, fmt.Sprint("k", i), strings.Repeat("x", 300))
+	}
+	if err := errors.Join(d.Close(), os.Remove(name), os.Remove(filepath.Join(dir, "segments", "manifest"))); err != nil {
+		t.Fatal(err)
+	}
+	d = openDir(t, dir, opt)
+	left := 0
+	for i := range 20 {
+		if _, err := d.Stat(t.Context(), fmt.Sprint("k", i)); err == nil {
+			left++
+		}
+	}
+	if left < 10 || left == 20 {
+		t.Errorf("%d of 20 objects without one segment and the manifest", left)
+	}
+}
+
 func TestRotInARun(t *testing.T) {
 	opt := dirblob.Options{MemEntries: 8, Reserve: -1, Manual: true}
 	for which := range 2 {

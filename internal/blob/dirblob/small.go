@@ -11,6 +11,7 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -122,6 +123,11 @@ func (s *small) load(ctx context.Context, anew bool) error {
 	}
 	if err := s.removeRuns(m); err != nil {
 		return err
+	}
+	for n, known := range m.Segments { // what is empty is removed before the manifest says so
+		if known.Size > segmentHeader && !slices.Contains(numbers, n) {
+			return fmt.Errorf("%s is missing, with what is stored in it (put it back, or restore a backup; without %s the store goes on without it): %w", segmentName(n), manifestFile, errDamaged)
+		}
 	}
 	s.nextRun = max(m.NextRun, 1)
 	s.saved = position{m.Segment, m.Offset}
