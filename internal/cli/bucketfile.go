@@ -100,19 +100,22 @@ func (c *bucketUploadCmd) upload(ctx context.Context, e *env, bucket string, f l
 	if stdin {
 		later = func(error) bool { return false } // it can't be read again
 	}
-	tries := 0
+	look, sends := !c.Force && !stdin, 0
+	unknown := look
 	err := again(ctx, later, func() error {
-		if tries++; !c.Force && !stdin {
+		if unknown {
 			there, err := c.there(ctx, e, bucket, f)
 			if err != nil || there {
-				out.Skipped = tries == 1
+				out.Skipped = sends == 0
 				return err
 			}
 		}
+		sends++
 		file, err := c.send(ctx, e, bucket, f, n, bar)
 		if err == nil && stdin {
 			out.Size = file.Size
 		}
+		unknown = look && !notNow(err) // what was refused need not be looked for: each request counts
 		return err
 	})
 	return out.sent(bar, "bucket "+bucket, err)

@@ -196,6 +196,17 @@ func TestFileRoundTrip(t *testing.T) {
 			t.Fatal(errs)
 		}
 	}
+	// What is there gets the lifetime that is asked for, and a wrong one is no silence.
+	if n := up("--include", "a.jpg", "--lifetime", "1week"); n["skipped"] != 1 || len(n) != 1 {
+		t.Errorf("with a lifetime: %v", n)
+	}
+	var lives []struct {
+		Lifetime *string `json:"lifetime"`
+	}
+	if s.json(&lives, "file", "find", "raw", "filename:a.jpg"); len(lives) != 1 || lives[0].Lifetime == nil || *lives[0].Lifetime != "1week" {
+		t.Errorf("its lifetime: %+v", lives)
+	}
+	s.fails(2, "file", "upload", "raw", dir, "--include", "a.jpg", "--lifetime", "2days")
 	// Changed bytes under the same name are another file.
 	write(t, dir, map[string]string{"a.jpg": "B"})
 	if n := up(); n["uploaded"] != 1 || n["skipped"] != 6 {

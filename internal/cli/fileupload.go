@@ -33,7 +33,7 @@ type fileUploadCmd struct {
 
 // Help implements kong's interface.
 func (*fileUploadCmd) Help() string {
-	return `What is in the channel already (same name, same bytes, the metadata that you give) is skipped: after an interruption, run the command again.
+	return `What is in the channel already (same name, same bytes, the metadata that you give) is skipped, but gets the lifetime that you give: after an interruption, run the command again.
 
   panal file upload digits ./photos --include '**/*.jpg' --exclude '.git' -m split=train
   tar c data | panal file upload digits - -m filename=data.tar
@@ -109,16 +109,21 @@ func (c *fileUploadCmd) upload(ctx context.Context, e *env, channel string, f lo
 	if stdin {
 		later = func(error) bool { return false } // it can't be read again
 	}
-	out, tries := outcome{Size: max(f.size, 0)}, 0
+	out, sends, unknown := outcome{Size: max(f.size, 0)}, 0, look
 	err := again(ctx, later, func() error {
-		if tries++; look {
-			found, ok, err := there.has(ctx, f, meta, tries > 1)
+		if unknown {
+			found, ok, err := there.has(ctx, f, meta, sends > 0)
+			if err == nil && ok && c.Lifetime != "" && (found.Lifetime == nil || *found.Lifetime != c.Lifetime) {
+				err = e.api.SetFileLifetime(ctx, channel, found.ID, c.Lifetime)
+			}
 			if err != nil || ok {
-				out.FileID, out.Skipped = found.ID, tries == 1
+				out.FileID, out.Skipped = found.ID, sends == 0
 				return err
 			}
 		}
+		sends++
 		file, err := c.send(ctx, e, channel, f, n, bar)
+		unknown = look && !notNow(err) // what was refused need not be looked for: each request counts
 		if old, ok := client.ConflictFile(err); ok && c.SkipDuplicates {
 			file, err, out.Skipped = old, nil, true
 		}

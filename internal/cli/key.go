@@ -53,7 +53,8 @@ func (keyRotateCmd) Help() string {
 	return `The server need not stop: it reads the file again within seconds and seals every
 secret with the new key in the background. 'panal key list' shows how far it is;
 then 'panal key prune' removes the old key. Download URLs signed with a key that was
-pruned answer 403; clients fetch a fresh one. Back the key file up after a rotation.`
+pruned answer 403; clients fetch a fresh one. Back the key file up after a
+rotation, and keep each copy as long as backups that were made with it.`
 }
 
 // Run makes a new key.

@@ -27,7 +27,8 @@ the list of objects, and writes the rows that they tell of into an empty index. 
 the server first. On SQLite move DATA/lake.db (with -wal and -shm) away; on PostgreSQL
 give an empty database. Datasets are records, not files: they are not restored.
 
-Exit code 1 when files are named in the journal and their object is missing.`
+Exit code 1 when files are named in the journal and their object is missing. Each of
+those is named (the first 10,000): nothing knows of them afterwards.`
 }
 
 // Run rebuilds the index.
@@ -49,6 +50,11 @@ func (c *lakeRebuildCmd) Run(e *env) error {
 	row := []string{fmt.Sprint(out.Channels), fmt.Sprint(out.Files), fmt.Sprint(out.Bytes), fmt.Sprint(out.Missing), fmt.Sprint(out.Unknown), fmt.Sprint(out.Homeless)}
 	if err := e.print(out, []string{"CHANNELS", "FILES", "BYTES", "MISSING", "UNKNOWN", "HOMELESS"}, [][]string{row}); err != nil {
 		return err
+	}
+	if !e.json {
+		for _, f := range out.Lost {
+			_, _ = fmt.Fprintf(e.stderr, "lost: channel %s file %s, %d bytes: %s\n", f.Channel, f.File, f.Size, f.Why)
+		}
 	}
 	if out.Missing+out.Homeless > 0 {
 		return fmt.Errorf("%d files of the journal could not be restored: their objects or channels are missing", out.Missing+out.Homeless)

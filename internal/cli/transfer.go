@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -24,14 +25,14 @@ import (
 // globs choose files by name.
 type globs struct {
 	Include []string `help:"Only names that match one of these, for example '**/*.jpg'. * stays within a directory, ** does not." placeholder:"GLOB" sep:"none"`
-	Exclude []string `help:"Not names that match one of these; a directory's name leaves out all of it." placeholder:"GLOB" sep:"none"`
+	Exclude []string `help:"Not names that match one of these; a directory's name leaves out all of it. One without a slash is looked for at every depth, for example .git." placeholder:"GLOB" sep:"none"`
 }
 
 // check refuses a pattern that could never match.
 func (g globs) check() error {
 	for field, patterns := range map[string][]string{"include": g.Include, "exclude": g.Exclude} {
 		for _, p := range patterns {
-			if !doublestar.ValidatePattern(p) {
+			if p == "" || !doublestar.ValidatePattern(p) {
 				return plat.InvalidField(field, "%q is not a glob", p)
 			}
 		}
@@ -44,6 +45,13 @@ func anyGlob(patterns []string, name string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool { return doublestar.MatchUnvalidated(p, name) })
 }
 
+// excludes tells whether a name alone is left out, whatever is above it.
+func (g globs) excludes(name string) bool {
+	return slices.ContainsFunc(g.Exclude, func(p string) bool {
+		return doublestar.MatchUnvalidated(p, name) || !strings.Contains(p, "/") && doublestar.MatchUnvalidated(p, path.Base(name))
+	})
+}
+
 // takes tells whether a file of that name is wanted: every directory above it
 // counts for exclusion.
 func (g globs) takes(name string) bool {
@@ -51,11 +59,11 @@ func (g globs) takes(name string) bool {
 		return false
 	}
 	for i, r := range name {
-		if r == '/' && i > 0 && anyGlob(g.Exclude, name[:i]) {
+		if r == '/' && i > 0 && g.excludes(name[:i]) {
 			return false
 		}
 	}
-	return !anyGlob(g.Exclude, name)
+	return !g.excludes(name)
 }
 
 // leaveNone is the error of a command that was to take what these choose, and found no

@@ -84,7 +84,7 @@ func (w *finder) dir(path string, above []fs.FileInfo) error {
 			return err
 		}
 		name := filepath.ToSlash(rel)
-		if anyGlob(w.Exclude, name) {
+		if w.excludes(name) {
 			continue
 		}
 		link := d.Type()&fs.ModeSymlink != 0

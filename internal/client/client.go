@@ -7,6 +7,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -64,8 +65,13 @@ type Error struct {
 	RetryAfter time.Duration `json:"-"`
 }
 
-// Error implements error.
-func (e *Error) Error() string { return e.Description }
+// Error implements error. The request's id that the text speaks of is in a header.
+func (e *Error) Error() string {
+	if id := e.Header.Get("X-Abeja-Request-Id"); id != "" {
+		return strings.Replace(e.Description, "this request id", "the request id "+id, 1)
+	}
+	return e.Description
+}
 
 // Unwrap returns the kind.
 func (e *Error) Unwrap() error {
@@ -154,6 +160,9 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
+		}
+		if bad, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+			return nil, plat.Errorf(plat.ErrInvalid, "the certificate of %s is not trusted: %v; name its authority's file in SSL_CERT_FILE", c.base, bad.Err)
 		}
 		return nil, &plat.Error{Kind: plat.ErrUnavailable, Public: "the server at " + c.base + " does not answer; is it running? (panal serve)", Err: errors.Unwrap(err)}
 	}
