@@ -4,6 +4,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -26,24 +27,24 @@ const idleLimit = 60 * time.Second
 // downloadURL returns an absolute, self-authorising URL that answers GET with the
 // object under key: storage's own where it has them, else ours. It always has a "?".
 func (a *API) downloadURL(ctx context.Context, key, contentType string) (string, time.Time, error) {
-	return a.immutableURL(ctx, key, contentType, "", time.Time{})
+	return a.immutableURL(ctx, key, contentType, "", 0, time.Time{})
 }
 
 // immutableURL is downloadURL of an object that never changes: the URL itself says
-// its ETag, so that a download asks no database. It does not outlive end; the zero
+// its ETag and size, so that a download asks no database. It does not outlive end; the zero
 // time is never.
-func (a *API) immutableURL(ctx context.Context, key, contentType, etag string, end time.Time) (string, time.Time, error) {
+func (a *API) immutableURL(ctx context.Context, key, contentType, etag string, size int64, end time.Time) (string, time.Time, error) {
 	now := a.Now()
 	expires := now.Add(urlLife)
 	if !end.IsZero() && end.Before(expires) {
 		expires = end
 	}
-	if _, _, linked := a.linkedFile(key); !linked { // else the object is not in our storage
-		if u, ok, err := a.Blobs.PresignGet(ctx, key, contentType, expires.Sub(now)); ok || err != nil {
-			return u, expires, err
-		}
+	if _, _, linked := a.linkedFile(key); linked { // the object is not in our storage, and may change
+		size = 0
+	} else if u, ok, err := a.Blobs.PresignGet(ctx, key, contentType, expires.Sub(now)); ok || err != nil {
+		return u, expires, err
 	}
-	g := signedurl.Grant{Method: http.MethodGet, Key: key, ContentType: contentType, ETag: etag, Expires: expires}
+	g := signedurl.Grant{Method: http.MethodGet, Key: key, ContentType: contentType, ETag: etag, Bytes: size, Expires: expires}
 	return baseURL(ctx) + "/blobs/" + escapeKey(key) + "?" + a.Signer.Query(g), expires, nil
 }
 
@@ -57,7 +58,7 @@ func (a *API) uploadURL(ctx context.Context, key string, maxBytes int64, once bo
 			return u, err
 		}
 	}
-	g := signedurl.Grant{Method: http.MethodPut, Key: key, MaxBytes: maxBytes, Once: once, Expires: a.Now().Add(urlLife)}
+	g := signedurl.Grant{Method: http.MethodPut, Key: key, Bytes: maxBytes, Once: once, Expires: a.Now().Add(urlLife)}
 	return baseURL(ctx) + "/blobs/" + escapeKey(key) + "?" + a.Signer.Query(g), nil
 }
 
@@ -116,6 +117,12 @@ func (a *API) serveBlob(w http.ResponseWriter, r *http.Request, g signedurl.Gran
 		rc, info, err = a.openObject(r.Context(), g.Key, 0, -1)
 	} else {
 		info, err = a.statObject(r.Context(), g.Key)
+	}
+	if err == nil && g.Bytes > 0 && info.Size != g.Bytes {
+		err = fmt.Errorf("object %s has %d bytes, not %d: %w", g.Key, info.Size, g.Bytes, blob.ErrDamaged)
+		if rc != nil {
+			_ = rc.Close()
+		}
 	}
 	if err != nil {
 		a.fail(w, r, familyLake, err)
@@ -181,11 +188,11 @@ func (a *API) putBlob(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, familyLake, err)
 		return
 	}
-	if r.ContentLength > g.MaxBytes {
-		a.fail(w, r, familyLake, &http.MaxBytesError{Limit: g.MaxBytes})
+	if r.ContentLength > g.Bytes {
+		a.fail(w, r, familyLake, &http.MaxBytesError{Limit: g.Bytes})
 		return
 	}
-	src := httpx.IdleReader(w, http.MaxBytesReader(w, r.Body, g.MaxBytes), idleLimit)
+	src := httpx.IdleReader(w, http.MaxBytesReader(w, r.Body, g.Bytes), idleLimit)
 	got, err := a.Blobs.Put(r.Context(), g.Key, src, r.ContentLength, blob.PutOptions{IfNoneMatch: g.Once})
 	if err != nil {
 		a.fail(w, r, familyLake, httpx.Body(err))

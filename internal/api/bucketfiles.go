@@ -51,7 +51,7 @@ type BucketEntriesAnswer struct {
 
 func (a *API) bucketFileWire(ctx context.Context, f lake.File) (BucketEntry, error) {
 	org := caller(ctx).Org
-	link, expires, err := a.immutableURL(ctx, lake.BlobKey(org, f.Channel, f.ID), f.ContentType, f.ETag, f.ExpiresAt)
+	link, expires, err := a.immutableURL(ctx, lake.BlobKey(org, f.Channel, f.ID), f.ContentType, f.ETag, f.Size, f.ExpiresAt)
 	if err != nil {
 		return BucketEntry{}, err
 	}

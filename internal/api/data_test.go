@@ -277,11 +277,16 @@ func TestWireUpload(t *testing.T) {
 }
 
 // download follows a signed URL without credentials (§10.6).
-func (w *wire) download(u string) (*http.Response, string) {
+func (w *wire) download(u string, headers ...string) (*http.Response, string) {
 	w.t.Helper()
 	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, u, nil)
 	if err != nil {
 		w.t.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		if headers[i+1] != "" {
+			req.Header.Set(headers[i], headers[i+1])
+		}
 	}
 	res, err := w.srv.Client().Do(req)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"panal/internal/api/compat"
+	"panal/internal/blob"
 	"panal/internal/plat"
 	"panal/internal/x/httpx"
 )
@@ -127,6 +128,7 @@ func (f Family) status(err error) int {
 
 const (
 	textTooLarge = "the body is larger than this operation takes"
+	textDamaged  = "what is stored is damaged, so it is not given out; verify (panal channel verify) names all that is, and a backup may have it"
 	textCutBody  = "the body ended before its declared length, or stalled; nothing was stored"
 )
 
@@ -155,6 +157,9 @@ func (a *API) body(ctx context.Context, f Family, err error) *ErrorBody {
 		http.StatusServiceUnavailable:  "not available right now; try again",
 		http.StatusInsufficientStorage: "the storage is full",
 	}[status]
+	if errors.Is(err, blob.ErrDamaged) {
+		text = textDamaged
+	}
 	if text == "" {
 		text = strings.ToLower(http.StatusText(status))
 	}

@@ -60,7 +60,7 @@ func uploadedWire(org plat.OrgID, f lake.File) Uploaded {
 
 func (a *API) fileWire(ctx context.Context, f lake.File) (File, error) {
 	org := caller(ctx).Org
-	url, expires, err := a.immutableURL(ctx, lake.BlobKey(org, f.Channel, f.ID), f.ContentType, f.ETag, f.ExpiresAt)
+	url, expires, err := a.immutableURL(ctx, lake.BlobKey(org, f.Channel, f.ID), f.ContentType, f.ETag, f.Size, f.ExpiresAt)
 	if err != nil {
 		return File{}, err
 	}

@@ -3,8 +3,10 @@
 package api_test
 
 import (
+	"strings"
 	"testing"
 
+	"panal/internal/blob"
 	"panal/internal/lake"
 	"panal/internal/lake/journal"
 )
@@ -22,6 +24,19 @@ func TestVerifyChannel(t *testing.T) {
 	infos, _, err := w.deps.Blobs.List(t.Context(), lake.ObjectPrefix, "", 10)
 	if err != nil || len(infos) != 1 {
 		t.Fatal(infos, err)
+	}
+	// One that was cut is not given out as a whole one, however it is asked for.
+	uri := w.call("GET", "/channels/"+ch+"/"+f["file_id"].(string), nil)["download_uri"].(string)
+	if res, body := w.download(uri); res.StatusCode != 200 || body != "body" {
+		t.Errorf("a sound object: %d %s", res.StatusCode, body)
+	}
+	if _, err := w.deps.Blobs.Put(t.Context(), infos[0].Key, strings.NewReader("bo"), 2, blob.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range []string{"", "bytes=0-"} {
+		if res, body := w.download(uri, "Range", h); res.StatusCode != 500 || !strings.Contains(body, "is damaged") || strings.Contains(body, `"bo"`) {
+			t.Errorf("a cut object, Range %q: %d %s", h, res.StatusCode, body)
+		}
 	}
 	if err := w.deps.Blobs.Delete(t.Context(), infos[0].Key); err != nil {
 		t.Fatal(err)

@@ -67,7 +67,7 @@ type Server struct {
 	MetadataBytes int               `name:"max-metadata-bytes" help:"Bytes of a file's metadata, names and values as sent; more is 400." default:"16384" env:"PANAL_MAX_METADATA_BYTES"`
 	MetadataKey   int               `name:"max-metadata-key-bytes" help:"Bytes of one metadata name, without x-abeja-meta-." default:"512" env:"PANAL_MAX_METADATA_KEY_BYTES"`
 	MetadataValue int               `name:"max-metadata-value-bytes" help:"Bytes of one metadata value." default:"2048" env:"PANAL_MAX_METADATA_VALUE_BYTES"`
-	ItemsPerCall  int               `name:"max-items-per-call" help:"Dataset items that one call creates or changes." default:"500" env:"PANAL_MAX_ITEMS_PER_CALL"`
+	ItemsPerCall  int               `name:"max-items-per-call" help:"Dataset items that one call creates or changes. With less than 500 panal dataset import is refused, and clients that send as many." default:"500" env:"PANAL_MAX_ITEMS_PER_CALL"`
 	PageSize      int               `name:"max-page-size" help:"Entries of one page; what asks for more gets so many. At least 1000." default:"1000" env:"PANAL_MAX_PAGE_SIZE"`
 	Rate          float64           `name:"rate-limit" help:"Calls a second that one token may make; more is 429 with Retry-After. Inference and log lines are not counted. 0: no limit." env:"PANAL_RATE_LIMIT"`
 	RateBurst     int               `name:"rate-burst" help:"Calls that a token which was quiet may make at once; 0: two seconds' worth." env:"PANAL_RATE_BURST"`

@@ -27,6 +27,25 @@ type Rebuilt struct {
 	Unknown int64 `json:"unknown"`
 	// Homeless is how many files the journal names without naming their channel.
 	Homeless int64 `json:"homeless"`
+	// Lost are the first of those files, of both kinds.
+	Lost []LostFile `json:"lost"`
+}
+
+// LostFile is a file that the journal names and that could not be restored.
+type LostFile struct {
+	Channel plat.ChannelID `json:"channel_id"`
+	File    plat.FileID    `json:"file_id"`
+	Size    int64          `json:"size"`
+	Why     string         `json:"why"`
+}
+
+// maxLost bounds Rebuilt.Lost.
+const maxLost = 10_000
+
+func (r *Rebuilt) lose(e *Entry, why string) {
+	if len(r.Lost) < maxLost {
+		r.Lost = append(r.Lost, LostFile{e.Channel, e.File, e.Size, why})
+	}
 }
 
 // rebuildBatch is how many files one transaction restores.
@@ -106,6 +125,7 @@ func (r *rebuild) one(ctx context.Context, e *Entry) error {
 		return nil
 	case r.home == "" || !strings.HasPrefix(k, r.home):
 		r.out.Homeless++
+		r.out.lose(e, "the journal does not name its channel")
 		return nil
 	}
 	info, err := r.objects.find(ctx, k, func(blob.Info) { r.out.Unknown++ })
@@ -113,7 +133,12 @@ func (r *rebuild) one(ctx context.Context, e *Entry) error {
 		return err
 	}
 	if info == nil || info.Size != e.Size {
+		why := "its object is missing"
+		if info != nil {
+			why = fmt.Sprintf("its object has %d bytes", info.Size)
+		}
 		r.out.Missing++
+		r.out.lose(e, why)
 		return nil
 	}
 	r.todo = append(r.todo, e.file())

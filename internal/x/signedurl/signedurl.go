@@ -21,7 +21,7 @@ type Grant struct {
 	Key         string // the object
 	ContentType string // what a GET answers with
 	ETag        string // of the object, unquoted; "" when it may change
-	MaxBytes    int64  // what a PUT may store; 0 for GET
+	Bytes       int64  // of the object that a GET gets, or what a PUT may store; 0: not said
 	Once        bool   // a PUT may not replace what is there
 	Expires     time.Time
 }
@@ -52,8 +52,8 @@ func (s *Signer) Query(g Grant) string {
 	if g.ETag != "" {
 		q.Set("v", g.ETag)
 	}
-	if g.MaxBytes > 0 {
-		q.Set("n", strconv.FormatInt(g.MaxBytes, 10))
+	if g.Bytes > 0 {
+		q.Set("n", strconv.FormatInt(g.Bytes, 10))
 	}
 	if g.Once {
 		q.Set("o", "1")
@@ -74,7 +74,7 @@ func (s *Signer) Verify(method, key string, q url.Values, now time.Time) (Grant,
 	}
 	g := Grant{Method: method, Key: key, ContentType: q.Get("t"), ETag: q.Get("v"), Once: q.Get("o") == "1", Expires: time.Unix(exp, 0).UTC()}
 	if n := q.Get("n"); n != "" {
-		if g.MaxBytes, err = strconv.ParseInt(n, 10, 64); err != nil || g.MaxBytes <= 0 {
+		if g.Bytes, err = strconv.ParseInt(n, 10, 64); err != nil || g.Bytes <= 0 {
 			return Grant{}, false
 		}
 	}
@@ -91,7 +91,7 @@ func (s *Signer) Verify(method, key string, q url.Values, now time.Time) (Grant,
 
 func mac(secret []byte, g Grant) string {
 	h := hmac.New(sha256.New, secret)
-	for _, part := range []string{g.Method, g.Key, g.ContentType, g.ETag, strconv.FormatInt(g.MaxBytes, 10), strconv.FormatBool(g.Once), strconv.FormatInt(g.Expires.Unix(), 10)} {
+	for _, part := range []string{g.Method, g.Key, g.ContentType, g.ETag, strconv.FormatInt(g.Bytes, 10), strconv.FormatBool(g.Once), strconv.FormatInt(g.Expires.Unix(), 10)} {
 		_, _ = h.Write([]byte(strconv.Itoa(len(part)) + ":" + part)) // length first: no two grants read alike
 	}
 	return strings.TrimRight(base64.URLEncoding.EncodeToString(h.Sum(nil)), "=")

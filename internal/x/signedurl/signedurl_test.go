@@ -40,12 +40,12 @@ func TestRing(t *testing.T) {
 func TestOnlyWhatWasSignedIsAllowed(t *testing.T) {
 	s := signedurl.New(bytes.Repeat([]byte("k"), 32))
 	now := time.Unix(1000, 0)
-	g := signedurl.Grant{Method: "PUT", Key: "a/b", ContentType: "text/plain", ETag: "e-1", MaxBytes: 7, Once: true, Expires: now.Add(time.Hour)}
+	g := signedurl.Grant{Method: "PUT", Key: "a/b", ContentType: "text/plain", ETag: "e-1", Bytes: 7, Once: true, Expires: now.Add(time.Hour)}
 	good, err := url.ParseQuery(s.Query(g))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, ok := s.Verify("PUT", "a/b", good, now); !ok || got.MaxBytes != 7 || got.ContentType != "text/plain" || got.ETag != "e-1" {
+	if got, ok := s.Verify("PUT", "a/b", good, now); !ok || got.Bytes != 7 || got.ContentType != "text/plain" || got.ETag != "e-1" {
 		t.Fatalf("Verify = %+v, %v", got, ok)
 	}
 	with := func(k, v string) url.Values {
