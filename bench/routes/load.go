@@ -327,7 +327,7 @@ func (w *world) switchAlias(ctx context.Context, i int, _ *rand.Rand) (time.Dura
 		to = 0
 	}
 	want := w.services[min(n*w.o.each+to, len(w.services)-1)]
-	if _, err := w.manager.SwitchEndpoint(ctx, w.org, user, dep, "default", want); err != nil {
+	if _, err := w.manager.SwitchEndpoint(ctx, w.org, user, dep, "default", want, deploy.Limits{}); err != nil {
 		return 0, err
 	}
 	w.second[n].Store(to == 1)

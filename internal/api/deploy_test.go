@@ -548,7 +548,7 @@ func TestEndpointWire(t *testing.T) {
 	id := got["endpoint_id"].(string)
 	want := map[string]any{
 		"endpoint_id": id, "custom_alias": "default", "service_id": a, "pending_service_id": nil, "status_message": nil,
-		"created_at": got["created_at"], "modified_at": got["modified_at"],
+		"rate_limit": nil, "concurrency_limit": nil, "created_at": got["created_at"], "modified_at": got["modified_at"],
 	}
 	if d := cmp.Diff(want, got); d != "" || !strings.HasPrefix(id, "pnt-") {
 		t.Errorf("created (-want +got):\n%s", d)

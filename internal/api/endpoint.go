@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"panal/internal/api/compat"
 	"panal/internal/authz"
 	"panal/internal/deploy"
 	"panal/internal/plat"
@@ -20,6 +21,8 @@ type Endpoint struct {
 	Split            []Part   `json:"split,omitempty" doc:"how requests are shared; only while they are"`
 	PendingServiceID *string  `json:"pending_service_id" doc:"the service that answers once it is READY"`
 	StatusMessage    *string  `json:"status_message" doc:"what became of the last switch"`
+	RateLimit        *float64 `json:"rate_limit" doc:"calls a second that it takes, whichever service answers; what is over it is 429; null: no limit"`
+	ConcurrencyLimit *int     `json:"concurrency_limit" doc:"calls by it that may be under way, those that wait for an instance included; null: no limit"`
 	History          []Switch `json:"history,omitempty" doc:"newest first; only in the answer to a single GET"`
 	CreatedAt        string   `json:"created_at"`
 	ModifiedAt       string   `json:"modified_at"`
@@ -59,11 +62,13 @@ type EndpointHistory struct {
 
 // EndpointUpdated is the answer to a switch.
 type EndpointUpdated struct {
-	Message          string  `json:"message" example:"pnt-5d0e77a1b9c24f63 updated"`
-	ServiceID        string  `json:"service_id"`
-	Split            []Part  `json:"split,omitempty"`
-	PendingServiceID *string `json:"pending_service_id"`
-	StatusMessage    *string `json:"status_message"`
+	Message          string   `json:"message" example:"pnt-5d0e77a1b9c24f63 updated"`
+	ServiceID        string   `json:"service_id"`
+	Split            []Part   `json:"split,omitempty"`
+	PendingServiceID *string  `json:"pending_service_id"`
+	StatusMessage    *string  `json:"status_message"`
+	RateLimit        *float64 `json:"rate_limit"`
+	ConcurrencyLimit *int     `json:"concurrency_limit"`
 }
 
 // EndpointPath is the path parameters of an endpoint.
@@ -81,6 +86,7 @@ func wireEndpoint(e deploy.Endpoint) Endpoint {
 	return Endpoint{
 		EndpointID: string(e.ID), CustomAlias: e.Alias, ServiceID: string(e.Service), PendingServiceID: orNull(string(e.Pending)),
 		StatusMessage: orNull(e.StatusMessage), CreatedAt: micro(e.CreatedAt), ModifiedAt: micro(e.ModifiedAt), Split: wireParts(e.Split),
+		RateLimit: numberOrNull(e.RateLimit), ConcurrencyLimit: numberOrNull(e.CallLimit),
 	}
 }
 
@@ -106,6 +112,7 @@ func endpointUpdated(e deploy.Endpoint, err error) (*EndpointUpdated, error) {
 	return &EndpointUpdated{
 		Message: string(e.ID) + " updated", ServiceID: string(e.Service), Split: wireParts(e.Split),
 		PendingServiceID: orNull(string(e.Pending)), StatusMessage: orNull(e.StatusMessage),
+		RateLimit: numberOrNull(e.RateLimit), ConcurrencyLimit: numberOrNull(e.CallLimit),
 	}, err
 }
 
@@ -114,6 +121,13 @@ type endpointBody struct {
 	ServiceID   *string `json:"service_id"`
 	CustomAlias *string `json:"custom_alias" doc:"default \"default\"; it can't be changed"`
 	Split       []Part  `json:"split" doc:"instead of service_id, in a PATCH: share the requests among services that are READY"`
+
+	RateLimit        compat.Number[float64] `json:"rate_limit" doc:"calls a second, 0.001 to 1000000; 0 or null, the default: no limit. A PATCH may change nothing else"`
+	ConcurrencyLimit compat.Number[int]     `json:"concurrency_limit" doc:"calls under way, 1 to 1000000; 0 or null, the default: no limit"`
+}
+
+func (b *endpointBody) limits() deploy.Limits {
+	return deploy.Limits{Rate: b.RateLimit.Value, Calls: b.ConcurrencyLimit.Value}
 }
 
 func (a *API) addEndpoints() {
@@ -130,7 +144,7 @@ func (a *API) addEndpoints() {
 			if b.Split != nil {
 				return nil, plat.InvalidField("split", "a new endpoint has one service; create it with service_id, then PATCH its split")
 			}
-			e, err := a.Deploy.CreateEndpoint(ctx, id.Org, id.User, in.id(), value(b.CustomAlias), plat.ServiceID(value(b.ServiceID)))
+			e, err := a.Deploy.CreateEndpoint(ctx, id.Org, id.User, in.id(), value(b.CustomAlias), plat.ServiceID(value(b.ServiceID)), b.limits())
 			out := wireEndpoint(e)
 			return &out, err
 		})
@@ -170,11 +184,15 @@ func (a *API) addEndpoints() {
 		Body *endpointBody
 	}
 	register(a, op("update-endpoint", http.MethodPatch, pathEndpoint,
-		"Switch an endpoint to another service of its deployment: at once when that answers, else when it is READY", authz.EndpointUpdate),
+		"Switch an endpoint to another service of its deployment, at once when that answers, else when it is READY; share its requests; change its limits", authz.EndpointUpdate),
 		func(ctx context.Context, in *patchInput) (*EndpointUpdated, error) {
 			b, id := value(in.Body), caller(ctx)
-			if b.Split == nil {
-				return endpointUpdated(a.Deploy.SwitchEndpoint(ctx, id.Org, id.User, in.id(), in.Endpoint, plat.ServiceID(value(b.ServiceID))))
+			switch limits := b.limits(); {
+			case b.Split != nil:
+			case b.ServiceID == nil && limits != deploy.Limits{}:
+				return endpointUpdated(a.Deploy.LimitEndpoint(ctx, id.Org, in.id(), in.Endpoint, limits))
+			default:
+				return endpointUpdated(a.Deploy.SwitchEndpoint(ctx, id.Org, id.User, in.id(), in.Endpoint, plat.ServiceID(value(b.ServiceID)), limits))
 			}
 			if b.ServiceID != nil {
 				return nil, plat.InvalidField("split", "can't be given together with service_id")
@@ -183,7 +201,7 @@ func (a *API) addEndpoints() {
 			for i, p := range b.Split {
 				parts[i] = deploy.Part{Service: plat.ServiceID(p.ServiceID), Weight: p.Weight}
 			}
-			return endpointUpdated(a.Deploy.SplitEndpoint(ctx, id.Org, id.User, in.id(), in.Endpoint, parts))
+			return endpointUpdated(a.Deploy.SplitEndpoint(ctx, id.Org, id.User, in.id(), in.Endpoint, parts, b.limits()))
 		})
 
 	a.addEndpointHistory(op)

@@ -180,3 +180,38 @@ func TestSplitWire(t *testing.T) {
 		t.Errorf("after READY = %v", got)
 	}
 }
+
+// TestEndpointLimitsWire: an endpoint's limits are set with it, with a switch or a split, and
+// alone; they stay through all that says nothing of them, and are told in every answer.
+func TestEndpointLimitsWire(t *testing.T) {
+	w := newDeployWorld(t)
+	dep := w.deployment()
+	ver := w.version(dep, "1")
+	a, b := w.service(dep, ver, ""), w.service(dep, ver, "")
+	w.becomes(dep, a, "READY")
+	w.becomes(dep, b, "READY")
+	one := dep + "/endpoints/default"
+	limits := func(what string, got map[string]any, rate, calls any) {
+		t.Helper()
+		if got["rate_limit"] != rate || got["concurrency_limit"] != calls {
+			t.Errorf("%s: rate %v, calls %v; want %v and %v", what, got["rate_limit"], got["concurrency_limit"], rate, calls)
+		}
+	}
+	w.refused("a rate too low", "POST", dep+"/endpoints", `{"service_id":"`+a+`","rate_limit":0.0001}`, 400)
+	w.refused("a negative number", "POST", dep+"/endpoints", `{"service_id":"`+a+`","concurrency_limit":-1}`, 400)
+	limits("created", w.call("POST", dep+"/endpoints", `{"service_id":"`+a+`","rate_limit":2.5}`), 2.5, nil)
+	limits("a switch", w.call("PATCH", one, `{"service_id":"`+b+`"}`), 2.5, nil)
+	limits("alone", w.call("PATCH", one, `{"concurrency_limit":7}`), 2.5, 7.)
+	limits("read", w.call("GET", one, ""), 2.5, 7.)
+	limits("listed", w.call("GET", dep+"/endpoints", "")["entries"].([]any)[0].(map[string]any), 2.5, 7.)
+	got := w.call("PATCH", one, fmt.Sprintf(`{"split":[{"service_id":%q,"weight":10},{"service_id":%q,"weight":90}],"rate_limit":null}`, a, b))
+	limits("with a split", got, nil, 7.)
+	limits("a rollback", w.call("POST", one+"/rollback", ``), nil, 7.)
+	if n := len(w.call("GET", one+"/history", "")["entries"].([]any)); n != 4 {
+		t.Errorf("%d lines of history, want 4: limits point nowhere", n)
+	}
+	w.refused("a rate too high", "PATCH", one, `{"rate_limit":1e9}`, 400)
+	w.refused("no endpoint", "PATCH", dep+"/endpoints/nobody", `{"rate_limit":1}`, 404)
+	w.refused("nothing", "PATCH", one, `{}`, 400)
+	limits("both gone", w.call("PATCH", one, `{"service_id":"`+a+`","rate_limit":0,"concurrency_limit":0}`), nil, nil)
+}

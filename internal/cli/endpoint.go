@@ -17,6 +17,7 @@ type endpointCmd struct {
 	Get      endpointGetCmd      `cmd:"" help:"Show an endpoint."`
 	Switch   endpointSwitchCmd   `cmd:"" help:"Point an endpoint to another service, without a request lost."`
 	Split    endpointSplitCmd    `cmd:"" help:"Share an endpoint's requests among services."`
+	Limit    endpointLimitCmd    `cmd:"" help:"Bound an endpoint's requests, whichever service answers."`
 	History  endpointHistoryCmd  `cmd:"" help:"List the changes of an endpoint, newest first."`
 	Rollback endpointRollbackCmd `cmd:"" help:"Point an endpoint to what it pointed to before."`
 	Call     endpointCallCmd     `cmd:"" help:"Send a file to a model and print its answer."`
@@ -31,11 +32,11 @@ type endpointArg struct {
 }
 
 func endpointHeader() []string {
-	return []string{"ID", "ALIAS", "SERVICE", "PENDING", "MODIFIED", "MESSAGE"}
+	return []string{"ID", "ALIAS", "SERVICE", "PENDING", "LIMITS", "MODIFIED", "MESSAGE"}
 }
 
 func endpointRow(v client.Endpoint) []string {
-	return []string{v.ID, v.Alias, aim(v.Service, v.Split), v.Pending, v.ModifiedAt, v.StatusMessage}
+	return []string{v.ID, v.Alias, aim(v.Service, v.Split), v.Pending, limitsOf(v.RateLimit, v.CallLimit), v.ModifiedAt, v.StatusMessage}
 }
 
 func (e *env) showEndpoint(v client.Endpoint, err error) error {
@@ -49,6 +50,17 @@ type endpointCreateCmd struct {
 	deploymentArg
 	Service string `arg:"" help:"Service id; it may still be starting."`
 	Alias   string `help:"Name: letters, digits, _ and -." default:"default"`
+	endpointLimits
+}
+
+// endpointLimits are the flags of an endpoint's limits.
+type endpointLimits struct {
+	Rate        *float64 `help:"Requests a second that it takes, whichever service answers; more get 429. 0: no limit."`
+	Concurrency *int     `help:"Requests by it that may be under way, those that wait for an instance included; more get 429. 0: no limit."`
+}
+
+func (l endpointLimits) api() client.EndpointLimits {
+	return client.EndpointLimits{Rate: l.Rate, Calls: l.Concurrency}
 }
 
 // Run makes the endpoint.
@@ -57,7 +69,7 @@ func (c endpointCreateCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	return e.showEndpoint(e.api.CreateEndpoint(e.ctx, id, c.Alias, c.Service))
+	return e.showEndpoint(e.api.CreateEndpoint(e.ctx, id, c.Alias, c.Service, c.api()))
 }
 
 type endpointListCmd struct{ deploymentArg }
@@ -128,6 +140,35 @@ func (c endpointSwitchCmd) Run(e *env) error {
 		return plat.Errorf(plat.ErrConflict, "%s", v.StatusMessage)
 	}
 	return nil
+}
+
+type endpointLimitCmd struct {
+	endpointArg
+	endpointLimits
+}
+
+// Help teaches.
+func (endpointLimitCmd) Help() string {
+	return `  panal endpoint limit leaf-api default --rate 50 --concurrency 200
+  panal endpoint limit leaf-api default --rate 0
+
+They hold for all requests by this name, through every switch and split, from the next
+request on. Limits of a service ('panal service update') hold beside them.`
+}
+
+// Run changes limits.
+func (c endpointLimitCmd) Run(e *env) error {
+	if c.Rate == nil && c.Concurrency == nil {
+		return plat.Errorf(plat.ErrInvalid, "say what to change: --rate, --concurrency")
+	}
+	id, err := c.id(e)
+	if err != nil {
+		return err
+	}
+	if err := e.api.LimitEndpoint(e.ctx, id, c.Endpoint, c.api()); err != nil {
+		return err
+	}
+	return c.show(e, id)
 }
 
 type endpointDeleteCmd struct{ endpointArg }

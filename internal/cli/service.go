@@ -249,7 +249,7 @@ func scaleRows(s client.Service, all []client.Instance) [][2]string {
 		{"why", why},
 		{"bounds", bounds},
 	}
-	if limits := limitsOf(s); limits != "" {
+	if limits := limitsOf(s.RateLimit, s.CallLimit); limits != "" {
 		rows = append(rows, [2]string{"limits", limits})
 	}
 	if s.Autoscale {
@@ -261,14 +261,14 @@ func scaleRows(s client.Service, all []client.Instance) [][2]string {
 	return rows
 }
 
-// limitsOf says what requests a service takes at most; "" for any.
-func limitsOf(s client.Service) string {
+// limitsOf says what requests a service or an endpoint takes at most; "" for any.
+func limitsOf(rate float64, calls int) string {
 	var all []string
-	if s.RateLimit > 0 {
-		all = append(all, plat.Digits(s.RateLimit)+" requests a second")
+	if rate > 0 {
+		all = append(all, plat.Digits(rate)+" requests a second")
 	}
-	if s.CallLimit > 0 {
-		all = append(all, strconv.Itoa(s.CallLimit)+" under way")
+	if calls > 0 {
+		all = append(all, strconv.Itoa(calls)+" under way")
 	}
 	return strings.Join(all, ", ")
 }

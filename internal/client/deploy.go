@@ -138,6 +138,8 @@ type Endpoint struct {
 	Split         []Part   `json:"split,omitempty"`
 	Pending       string   `json:"pending_service_id"`
 	StatusMessage string   `json:"status_message"`
+	RateLimit     float64  `json:"rate_limit"`        // calls a second; 0: no limit
+	CallLimit     int      `json:"concurrency_limit"` // calls under way; 0: no limit
 	History       []Switch `json:"history,omitempty"`
 	CreatedAt     string   `json:"created_at"`
 	ModifiedAt    string   `json:"modified_at"`
@@ -358,9 +360,24 @@ func (c *Client) DeleteService(ctx context.Context, dep, id string) error {
 	return c.JSON(ctx, http.MethodDelete, c.ServicePath(dep, id), nil, nil, nil)
 }
 
+// EndpointLimits are those of an endpoint that change; nil keeps, 0 ends one.
+type EndpointLimits struct {
+	Rate  *float64 `json:"rate_limit,omitempty"`
+	Calls *int     `json:"concurrency_limit,omitempty"`
+}
+
 // CreateEndpoint makes an alias in front of a service.
-func (c *Client) CreateEndpoint(ctx context.Context, dep, alias, service string) (Endpoint, error) {
-	return call[Endpoint](ctx, c, http.MethodPost, c.deployments(dep, "endpoints"), map[string]string{"custom_alias": alias, "service_id": service})
+func (c *Client) CreateEndpoint(ctx context.Context, dep, alias, service string, limits EndpointLimits) (Endpoint, error) {
+	return call[Endpoint](ctx, c, http.MethodPost, c.deployments(dep, "endpoints"), struct {
+		Alias   string `json:"custom_alias"`
+		Service string `json:"service_id"`
+		EndpointLimits
+	}{alias, service, limits})
+}
+
+// LimitEndpoint changes what an endpoint takes.
+func (c *Client) LimitEndpoint(ctx context.Context, dep, idOrAlias string, limits EndpointLimits) error {
+	return c.JSON(ctx, http.MethodPatch, c.deployments(dep, "endpoints", idOrAlias), nil, limits, nil)
 }
 
 // Endpoints lists a deployment's endpoints, oldest first.

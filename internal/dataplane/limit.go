@@ -61,17 +61,18 @@ const (
 // limited names the limits, as in metrics and in the error's detail.
 var limited = [...]string{ //nolint:gochecknoglobals // a constant: Go has no constant arrays
 	"token_rate", "token_concurrency", "organization_rate", "organization_concurrency",
-	"service_rate", "service_concurrency", "gateway_concurrency",
+	"service_rate", "service_concurrency", "endpoint_rate", "endpoint_concurrency", "gateway_concurrency",
 }
 
 // scope is an index of limited: the rate's; concurrency is the next one.
 type scope int
 
 const (
-	ofToken   scope = 0
-	ofOrg     scope = 2
-	ofService scope = 4
-	ofGateway scope = 6
+	ofToken    scope = 0
+	ofOrg      scope = 2
+	ofService  scope = 4
+	ofEndpoint scope = 6
+	ofGateway  scope = 8
 )
 
 // limiter admits calls. All of an organization's counting is under one lock of its
@@ -110,7 +111,7 @@ type meter struct {
 	earned time.Duration
 }
 
-// quota is a service's own meter. It lives as long as the service is routed.
+// quota is a service's or an alias' own meter. It lives as long as that is routed.
 type quota struct {
 	mu sync.Mutex
 	meter
@@ -118,9 +119,9 @@ type quota struct {
 
 // ticket is a call that was admitted.
 type ticket struct {
-	tenant  *tenant
-	token   *meter
-	service *quota
+	tenant            *tenant
+	token             *meter
+	service, endpoint *quota
 }
 
 // refusal is why a call was not.
@@ -135,9 +136,9 @@ func newLimiter(l Limits) *limiter {
 	return &limiter{limits: l, epoch: time.Now(), tenants: map[plat.OrgID]*tenant{}}
 }
 
-// admit counts a call to a service with a limit of its own in, or says which limit it
-// is over: then nothing is counted.
-func (l *limiter) admit(org plat.OrgID, token string, service *quota, own Limit) (ticket, *refusal) {
+// admit counts a call in, to a service with a limit of its own and by an alias that may have one
+// (else nil), or says which limit it is over: then nothing is counted.
+func (l *limiter) admit(org plat.OrgID, token string, service *quota, limit Limit, alias *own) (ticket, *refusal) {
 	now := time.Since(l.epoch)
 	t := l.tenant(org, now)
 	k := ticket{tenant: t}
@@ -154,18 +155,23 @@ func (l *limiter) admit(org plat.OrgID, token string, service *quota, own Limit)
 	if l.limits.Token != (Limit{}) {
 		k.token = t.tokens.get(token, now)
 	}
-	var toService *meter
-	serviceLimit := l.limits.Service.with(own)
+	var toService, byAlias *meter
+	serviceLimit, aliasLimit := l.limits.Service.with(limit), Limit{}
 	if serviceLimit != (Limit{}) {
 		k.service, toService = service, &service.meter
 		service.mu.Lock()
 		defer service.mu.Unlock()
 	}
+	if alias != nil {
+		k.endpoint, byAlias, aliasLimit = alias.quota, &alias.quota.meter, alias.limit
+		alias.quota.mu.Lock()
+		defer alias.quota.mu.Unlock()
+	}
 	taken := [...]struct {
 		m     *meter
 		limit *Limit
 		scope scope
-	}{{k.token, &l.limits.Token, ofToken}, {toService, &serviceLimit, ofService}, {&t.self, &l.limits.Org, ofOrg}}
+	}{{k.token, &l.limits.Token, ofToken}, {byAlias, &aliasLimit, ofEndpoint}, {toService, &serviceLimit, ofService}, {&t.self, &l.limits.Org, ofOrg}}
 	for _, c := range taken {
 		if c.m == nil {
 			continue
@@ -194,10 +200,12 @@ func (l *limiter) done(k ticket) {
 		k.token.calls--
 	}
 	k.tenant.mu.Unlock()
-	if k.service != nil {
-		k.service.mu.Lock()
-		k.service.calls--
-		k.service.mu.Unlock()
+	for _, q := range [...]*quota{k.service, k.endpoint} {
+		if q != nil {
+			q.mu.Lock()
+			q.calls--
+			q.mu.Unlock()
+		}
 	}
 	l.calls.Add(-1)
 }
@@ -293,6 +301,8 @@ func (s scope) String() string {
 		return "token"
 	case ofOrg:
 		return "organization"
+	case ofEndpoint:
+		return "endpoint"
 	default:
 		return "service"
 	}

@@ -21,7 +21,7 @@ func TestMetersAreBounded(t *testing.T) {
 		l := newLimiter(Limits{Token: Limit{Rate: 1}})
 		admitted := 0
 		for i := range 10 * maxMeters {
-			k, r := l.admit("noisy", fmt.Sprint("token", i), &quota{}, Limit{})
+			k, r := l.admit("noisy", fmt.Sprint("token", i), &quota{}, Limit{}, nil)
 			if r == nil {
 				admitted++
 				l.done(k)
@@ -33,13 +33,13 @@ func TestMetersAreBounded(t *testing.T) {
 		if n := len(l.tenants["noisy"].tokens.byName); n != maxMeters {
 			t.Errorf("%d tokens are counted, want %d", n, maxMeters)
 		}
-		if _, r := l.admit("quiet", "token", &quota{}, Limit{}); r != nil {
+		if _, r := l.admit("quiet", "token", &quota{}, Limit{}, nil); r != nil {
 			t.Errorf("another organization: %s", r.text)
 		}
 		// Those that have gone quiet are forgotten, none that still owes.
 		time.Sleep(time.Minute)
 		for i := range 3 {
-			if _, r := l.admit("noisy", "new", &quota{}, Limit{}); (r != nil) != (i == 2) {
+			if _, r := l.admit("noisy", "new", &quota{}, Limit{}, nil); (r != nil) != (i == 2) {
 				t.Errorf("call %d of a new token: %v", i, r)
 			}
 		}
@@ -62,11 +62,11 @@ func TestRateIsSaidInDigits(t *testing.T) {
 func TestTenantsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimiter(Limits{Org: Limit{Calls: 1}})
-		if _, r := l.admit("busy", "", &quota{}, Limit{}); r != nil {
+		if _, r := l.admit("busy", "", &quota{}, Limit{}, nil); r != nil {
 			t.Fatal(r.text)
 		}
 		for i := range maxTenants + 1 {
-			k, r := l.admit(plat.OrgID(fmt.Sprint(i)), "", &quota{}, Limit{})
+			k, r := l.admit(plat.OrgID(fmt.Sprint(i)), "", &quota{}, Limit{}, nil)
 			if r != nil {
 				t.Fatal(r.text)
 			}
@@ -76,7 +76,7 @@ func TestTenantsAreForgotten(t *testing.T) {
 		if n := len(l.tenants); n > 10 {
 			t.Errorf("%d organizations are remembered", n)
 		}
-		if _, r := l.admit("busy", "", &quota{}, Limit{}); r == nil || limited[r.limit] != "organization_concurrency" {
+		if _, r := l.admit("busy", "", &quota{}, Limit{}, nil); r == nil || limited[r.limit] != "organization_concurrency" {
 			t.Errorf("an organization with a call under way was forgotten: %v", r)
 		}
 	})
@@ -89,7 +89,7 @@ func TestRateIsKept(t *testing.T) {
 		l := newLimiter(Limits{Org: Limit{Rate: 10}})
 		start, admitted := time.Now(), 0
 		for i := range 2000 {
-			k, r := l.admit("o", "", &quota{}, Limit{})
+			k, r := l.admit("o", "", &quota{}, Limit{}, nil)
 			if r == nil {
 				admitted++
 				l.done(k)
@@ -97,11 +97,11 @@ func TestRateIsKept(t *testing.T) {
 			}
 			if i%3 == 0 {
 				time.Sleep(r.wait - time.Nanosecond)
-				if _, r := l.admit("o", "", &quota{}, Limit{}); r == nil {
+				if _, r := l.admit("o", "", &quota{}, Limit{}, nil); r == nil {
 					t.Fatal("a call was admitted before its time")
 				}
 				time.Sleep(time.Nanosecond)
-				k, r := l.admit("o", "", &quota{}, Limit{})
+				k, r := l.admit("o", "", &quota{}, Limit{}, nil)
 				if r != nil {
 					t.Fatalf("a call that waited as told was refused: %s, %v more", r.text, r.wait)
 				}
@@ -137,7 +137,7 @@ func TestAdmitAllocatesNothing(t *testing.T) {
 	l := newLimiter(Limits{Token: all, Org: all, Service: all})
 	token, q := "5b2c"+fmt.Sprint(t.Name()), &quota{}
 	if n := testing.AllocsPerRun(1000, func() {
-		k, r := l.admit("1480000000017", token, q, all)
+		k, r := l.admit("1480000000017", token, q, all, nil)
 		if r != nil {
 			t.Fatal(r.text)
 		}
@@ -155,7 +155,7 @@ func TestCountsComeBack(t *testing.T) {
 	for g := range 32 {
 		all.Go(func() {
 			for i := range 500 {
-				k, r := l.admit(plat.OrgID(fmt.Sprint(g%3)), fmt.Sprint(i%7), &services[i%5], Limit{Calls: 1 + i%9})
+				k, r := l.admit(plat.OrgID(fmt.Sprint(g%3)), fmt.Sprint(i%7), &services[i%5], Limit{Calls: 1 + i%9}, nil)
 				if r == nil {
 					l.done(k)
 				}
@@ -189,7 +189,7 @@ func BenchmarkAdmit(b *testing.B) {
 	q := &quota{}
 	b.ReportAllocs()
 	for b.Loop() {
-		if k, r := l.admit("1480000000017", "token", q, all); r == nil {
+		if k, r := l.admit("1480000000017", "token", q, all, nil); r == nil {
 			l.done(k)
 		}
 	}

@@ -305,3 +305,70 @@ func TestNoisyNeighbourWithoutLimits(t *testing.T) {
 		return reg.get("panal_gateway_held_bytes") == 0 && reg.get("panal_gateway_held") == 0
 	})
 }
+
+// TestEndpointLimit: an alias' limit holds for calls that come by it, whichever service answers, and
+// for no others; its meter goes on through changes of the routes, and its end is at once.
+func TestEndpointLimit(t *testing.T) {
+	table, gw := gateway(t, dataplane.Options{})
+	hold := make(chan struct{})
+	in, _ := upstream(t, 8, func(w http.ResponseWriter, r *http.Request) {
+		if body, _ := io.ReadAll(r.Body); string(body) == "wait" {
+			<-hold
+		}
+	})
+	other, _ := upstream(t, 8, say("ok"))
+	limited := func(version uint64, to plat.ServiceID, l dataplane.Limit) {
+		d := routes(to, serviceOf(svA, in), serviceOf(svB, other))
+		d.Limits = map[string]dataplane.Limit{"default": l}
+		apply(t, table, version, d)
+	}
+	limited(1, svA, dataplane.Limit{Calls: 1})
+	first := make(chan int, 1)
+	go func() {
+		status, _ := call(t, gw.Client(), "POST", gw.URL, "wait")
+		first <- status
+	}()
+	post := func() (int, string) { return call(t, gw.Client(), "POST", gw.URL, "x") }
+	eventually(t, "the limit", func() bool { status, _ := post(); return status == 429 })
+	if status, body := post(); status != 429 || !strings.Contains(body, "endpoint_concurrency") {
+		t.Errorf("over it: %d %s", status, body)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), "POST", gw.URL, strings.NewReader("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Test-Service", string(svA))
+	res, err := gw.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close()
+	if res.StatusCode != 200 {
+		t.Errorf("not by the alias: %d", res.StatusCode)
+	}
+	limited(2, svB, dataplane.Limit{Calls: 1})
+	if status, _ := post(); status != 429 {
+		t.Errorf("after a switch: %d, though the first call is still under way", status)
+	}
+	limited(3, svB, dataplane.Limit{Calls: 2})
+	if status, _ := post(); status != 200 {
+		t.Errorf("with room: %d", status)
+	}
+	limited(4, svB, dataplane.Limit{})
+	if status, _ := post(); status != 200 {
+		t.Errorf("without a limit: %d", status)
+	}
+	close(hold)
+	if status := <-first; status != 200 {
+		t.Errorf("the call under way: %d", status)
+	}
+	limited(5, svB, dataplane.Limit{Rate: 0.001})
+	statuses := map[int]int{}
+	for range 5 {
+		status, _ := post()
+		statuses[status]++
+	}
+	if statuses[200] != 1 || statuses[429] != 4 {
+		t.Errorf("a rate of one in a thousand seconds: %v", statuses)
+	}
+}

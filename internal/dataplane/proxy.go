@@ -236,7 +236,7 @@ func (x *exchange) serve(start time.Time) {
 	}
 	x.live = rt.live
 	var over *refusal
-	if x.ticket, over = x.p.limiter.admit(x.call.Org, x.call.Credential, &rt.live.quota, rt.limit); over != nil {
+	if x.ticket, over = x.p.limiter.admit(x.call.Org, x.call.Credential, &rt.live.quota, rt.limit, x.call.own); over != nil {
 		x.refuseLimit(over)
 		return
 	}

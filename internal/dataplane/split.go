@@ -148,16 +148,24 @@ func (a *aliasRoute) sendAway() {
 func (t *Table) Enter(to *Target) (*Route, error) {
 	d := t.snap.Load().get(to.Deployment)
 	if to.Service == "" && d != nil && d.org == to.Org {
-		if a := d.alias(cmp.Or(to.Alias, DefaultAlias)); a != nil && a.split != nil {
-			to.turn = a.split.next.Add(1) - 1
-			if m := a.split.missing; m != nil {
-				if s := m[to.turn%uint64(len(m))]; s != nil {
-					s.miss()
-				}
+		if a := d.alias(cmp.Or(to.Alias, DefaultAlias)); a != nil {
+			to.own = a.own
+			if a.split != nil {
+				a.split.takeTurn(to)
 			}
 		}
 	}
 	return t.Lookup(*to)
+}
+
+// takeTurn gives a call the next turn.
+func (s *split) takeTurn(to *Target) {
+	to.turn = s.next.Add(1) - 1
+	if m := s.missing; m != nil {
+		if live := m[to.turn%uint64(len(m))]; live != nil {
+			live.miss()
+		}
+	}
 }
 
 // splitIdle counts the parts of splits that have no ready instance now.

@@ -69,7 +69,10 @@ type Deployment struct {
 	Aliases map[string]plat.ServiceID
 	// Splits share the calls of an alias among services; such an alias leads by
 	// its split, and only has a fallback in Aliases.
-	Splits   map[string][]Part
+	Splits map[string][]Part
+	// Limits are those of aliases that have any. They hold for calls that come in by them
+	// from now on, beside those of the service that gets the call.
+	Limits   map[string]Limit
 	Services []Service
 }
 
@@ -98,6 +101,7 @@ type Target struct {
 	Alias      string
 
 	turn uint64 // of the call among those of its alias; see Enter
+	own  *own   // the alias' limit, likewise
 }
 
 // Errors of a lookup. They are values, so that a scan of wrong names costs
@@ -238,6 +242,21 @@ type aliasRoute struct {
 	name  string
 	route *Route
 	split *split // nil: all calls go to route
+	own   *own   // nil: it has no limit
+}
+
+// own is a limit of an alias, with the meter, which lives as long as it has one.
+type own struct {
+	limit Limit
+	quota *quota
+}
+
+// is tells whether o is that limit. o may be nil.
+func (o *own) is(l Limit) bool {
+	if o == nil {
+		return l == Limit{}
+	}
+	return o.limit == l
 }
 
 // Table holds the routes. All methods are safe for concurrent use.
@@ -445,6 +464,12 @@ func (t *Table) build(version uint64, d *Deployment, old *deployment) *deploymen
 			if parts := d.Splits[name]; len(parts) > 0 {
 				a.split = newSplit(parts, made.services, old.alias(name))
 			}
+			if l := d.Limits[name]; l != (Limit{}) {
+				a.own = &own{l, new(quota)}
+				if before := old.alias(name); before != nil && before.own != nil {
+					a.own.quota = before.own.quota
+				}
+			}
 			made.aliases = append(made.aliases, a)
 		}
 	}
@@ -470,7 +495,7 @@ func (d *deployment) same(in *Deployment) bool {
 		}
 	}
 	for i := range d.aliases {
-		if a := &d.aliases[i]; in.Aliases[a.name] != a.route.id || !a.split.is(in.Splits[a.name]) {
+		if a := &d.aliases[i]; in.Aliases[a.name] != a.route.id || !a.split.is(in.Splits[a.name]) || !a.own.is(in.Limits[a.name]) {
 			return false
 		}
 	}

@@ -175,6 +175,8 @@ type Endpoint struct {
 	Alias      string         // unique in the deployment
 	Service    plat.ServiceID // the one that answers; of a split, the one with the largest share
 	Split      []Part         // how requests are shared; empty: all go to Service
+	RateLimit  float64        // calls a second that it takes; 0: no limit
+	CallLimit  int            // calls that may be under way; 0: no limit
 	// Pending is the service that it switches to once that is READY; empty when none.
 	Pending       plat.ServiceID
 	PendingBy     plat.UserID

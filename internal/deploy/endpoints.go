@@ -15,7 +15,7 @@ import (
 
 // CreateEndpoint makes an alias in front of a service. The service may still be
 // starting: requests wait for it.
-func (m *Manager) CreateEndpoint(ctx context.Context, org plat.OrgID, by plat.UserID, dep plat.DeploymentID, alias string, target plat.ServiceID) (Endpoint, error) {
+func (m *Manager) CreateEndpoint(ctx context.Context, org plat.OrgID, by plat.UserID, dep plat.DeploymentID, alias string, target plat.ServiceID, limits Limits) (Endpoint, error) {
 	if _, err := m.Store.Deployment(ctx, org, dep); err != nil {
 		return Endpoint{}, err
 	}
@@ -32,6 +32,9 @@ func (m *Manager) CreateEndpoint(ctx context.Context, org plat.OrgID, by plat.Us
 	e := Endpoint{
 		ID: plat.EndpointID(plat.NewHexID("pnt")), Org: org, Deployment: dep, Alias: alias, Service: target,
 		CreatedAt: now, ModifiedAt: now,
+	}
+	if err := limits.apply(&e); err != nil {
+		return Endpoint{}, err
 	}
 	switch err := m.Store.CreateEndpoint(ctx, e, by, checkTarget); {
 	case errors.Is(err, plat.ErrNotFound):
@@ -76,19 +79,46 @@ func (m *Manager) Endpoints(ctx context.Context, org plat.OrgID, dep plat.Deploy
 	return m.Store.Endpoints(ctx, dep)
 }
 
+// Limits are those of an endpoint that change; nil keeps, 0 ends one.
+type Limits struct {
+	Rate  *float64 // calls a second
+	Calls *int     // calls under way
+}
+
+func (l Limits) apply(e *Endpoint) error {
+	if l.Rate != nil {
+		e.RateLimit = *l.Rate
+	}
+	if l.Calls != nil {
+		e.CallLimit = *l.Calls
+	}
+	return checkLimits(e.RateLimit, e.CallLimit)
+}
+
+// LimitEndpoint changes what an endpoint takes, whatever it points to.
+func (m *Manager) LimitEndpoint(ctx context.Context, org plat.OrgID, dep plat.DeploymentID, idOrAlias string, limits Limits) (Endpoint, error) {
+	if _, err := m.Store.Deployment(ctx, org, dep); err != nil {
+		return Endpoint{}, err
+	}
+	return m.change(ctx, dep, idOrAlias, nil, limits, func(e *Endpoint, _ Service, _ []Service) (*Change, error) {
+		e.ModifiedAt = m.Now()
+		return nil, nil //nolint:nilnil // it points to what it did
+	})
+}
+
 // SwitchEndpoint points an endpoint to another service of the deployment. When
 // that answers requests, the switch is routed before SwitchEndpoint returns. When
 // it is still starting, the old service goes on answering until the new one is
 // READY; should that end FAILED, the old one stays. (Where the old one answers
-// nothing, there is nothing to keep, and the switch is made at once.)
-func (m *Manager) SwitchEndpoint(ctx context.Context, org plat.OrgID, by plat.UserID, dep plat.DeploymentID, idOrAlias string, target plat.ServiceID) (Endpoint, error) {
+// nothing, there is nothing to keep, and the switch is made at once.) Limits change with it, at once.
+func (m *Manager) SwitchEndpoint(ctx context.Context, org plat.OrgID, by plat.UserID, dep plat.DeploymentID, idOrAlias string, target plat.ServiceID, limits Limits) (Endpoint, error) {
 	if _, err := m.Store.Deployment(ctx, org, dep); err != nil {
 		return Endpoint{}, err
 	}
 	if target == "" {
 		return Endpoint{}, plat.InvalidField("service_id", "is required: the ser-… id of a service")
 	}
-	return m.change(ctx, dep, idOrAlias, []plat.ServiceID{target}, func(e *Endpoint, current Service, targets []Service) (*Change, error) {
+	return m.change(ctx, dep, idOrAlias, []plat.ServiceID{target}, limits, func(e *Endpoint, current Service, targets []Service) (*Change, error) {
 		if err := checkTarget(targets[0]); err != nil {
 			return nil, err
 		}
@@ -96,16 +126,21 @@ func (m *Manager) SwitchEndpoint(ctx context.Context, org plat.OrgID, by plat.Us
 	})
 }
 
-// change changes where an endpoint points to, and routes it before it returns.
-func (m *Manager) change(ctx context.Context, dep plat.DeploymentID, idOrAlias string, targets []plat.ServiceID,
+// change changes where an endpoint points to and what it takes, and routes it before it returns.
+func (m *Manager) change(ctx context.Context, dep plat.DeploymentID, idOrAlias string, targets []plat.ServiceID, limits Limits,
 	change func(e *Endpoint, current Service, targets []Service) (*Change, error),
 ) (Endpoint, error) {
 	if _, err := m.Store.Endpoint(ctx, dep, idOrAlias); err != nil {
 		return Endpoint{}, err
 	}
-	e, err := m.Store.UpdateEndpoint(ctx, dep, idOrAlias, targets, change)
+	e, err := m.Store.UpdateEndpoint(ctx, dep, idOrAlias, targets, func(e *Endpoint, current Service, targets []Service) (*Change, error) {
+		if err := limits.apply(e); err != nil {
+			return nil, err
+		}
+		return change(e, current, targets)
+	})
 	switch {
-	case errors.Is(err, plat.ErrNotFound):
+	case errors.Is(err, plat.ErrNotFound) && len(targets) > 0:
 		return Endpoint{}, notOfDeployment(m.stranger(ctx, dep, targets))
 	case err != nil:
 		return Endpoint{}, err
@@ -113,7 +148,7 @@ func (m *Manager) change(ctx context.Context, dep plat.DeploymentID, idOrAlias s
 	// Unlike a create, a switch may be repeated: rather tell the caller to do so
 	// than let it believe that no request goes to the old service any more.
 	if err := m.Publisher.Publish(ctx, dep); err != nil {
-		return Endpoint{}, &plat.Error{Kind: plat.ErrUnavailable, Public: "the switch is recorded but not routed yet; repeat the request to be sure", Err: err}
+		return Endpoint{}, &plat.Error{Kind: plat.ErrUnavailable, Public: "the change is recorded but not routed yet; repeat the request to be sure", Err: err}
 	}
 	return e, nil
 }
@@ -130,17 +165,17 @@ func (m *Manager) stranger(ctx context.Context, dep plat.DeploymentID, ids []pla
 
 // SplitEndpoint shares an endpoint's requests among services that answer. One
 // part with all of them is a switch.
-func (m *Manager) SplitEndpoint(ctx context.Context, org plat.OrgID, by plat.UserID, dep plat.DeploymentID, idOrAlias string, parts []Part) (Endpoint, error) {
+func (m *Manager) SplitEndpoint(ctx context.Context, org plat.OrgID, by plat.UserID, dep plat.DeploymentID, idOrAlias string, parts []Part, limits Limits) (Endpoint, error) {
 	if err := checkParts(parts); err != nil {
 		return Endpoint{}, err
 	}
 	if len(parts) == 1 {
-		return m.SwitchEndpoint(ctx, org, by, dep, idOrAlias, parts[0].Service)
+		return m.SwitchEndpoint(ctx, org, by, dep, idOrAlias, parts[0].Service, limits)
 	}
 	if _, err := m.Store.Deployment(ctx, org, dep); err != nil {
 		return Endpoint{}, err
 	}
-	return m.change(ctx, dep, idOrAlias, partServices(parts), func(e *Endpoint, _ Service, targets []Service) (*Change, error) {
+	return m.change(ctx, dep, idOrAlias, partServices(parts), limits, func(e *Endpoint, _ Service, targets []Service) (*Change, error) {
 		if err := checkAnswering("split", targets); err != nil {
 			return nil, err
 		}
@@ -168,7 +203,7 @@ func (m *Manager) RollBackEndpoint(ctx context.Context, org plat.OrgID, by plat.
 		return Endpoint{}, err
 	}
 	if e.Pending != "" && number == 0 {
-		return m.change(ctx, dep, string(e.ID), []plat.ServiceID{e.Service}, func(now *Endpoint, _ Service, _ []Service) (*Change, error) {
+		return m.change(ctx, dep, string(e.ID), []plat.ServiceID{e.Service}, Limits{}, func(now *Endpoint, _ Service, _ []Service) (*Change, error) {
 			now.stay(m.Now())
 			return nil, nil
 		})
@@ -197,7 +232,7 @@ func (m *Manager) RollBackEndpoint(ctx context.Context, org plat.OrgID, by plat.
 			return Endpoint{}, plat.Errorf(plat.ErrConflict, "change %d pointed to service %s, which was deleted since", to.Number, p.Service)
 		}
 	}
-	return m.change(ctx, dep, string(e.ID), partServices(parts), func(now *Endpoint, _ Service, targets []Service) (*Change, error) {
+	return m.change(ctx, dep, string(e.ID), partServices(parts), Limits{}, func(now *Endpoint, _ Service, targets []Service) (*Change, error) {
 		if now.Service != e.Service || !slices.Equal(now.Split, e.Split) {
 			return nil, plat.Errorf(plat.ErrConflict, "endpoint %s was changed by someone else meanwhile; look at its history and repeat", e.ID)
 		}

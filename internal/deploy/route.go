@@ -64,6 +64,9 @@ type Alias struct {
 	Name    string
 	Service plat.ServiceID
 	Split   []Part // empty: all goes to Service
+	// RateLimit and CallLimit are Endpoint's.
+	RateLimit float64
+	CallLimit int
 }
 
 // Routed is what is on record of a deployment that has services or instances, as far

@@ -91,14 +91,22 @@ func checkCounts(s Service) error {
 	if s.IdleTimeout != 0 && (s.IdleTimeout < MinIdle || s.IdleTimeout > MaxIdle) {
 		return plat.InvalidField("idle_timeout", "must be %s to %s seconds, or 0 for the default", plat.Digits(MinIdle.Seconds()), plat.Digits(MaxIdle.Seconds()))
 	}
-	if !(s.RateLimit == 0 || s.RateLimit >= MinRate && s.RateLimit <= MaxRate) { // also not a number
-		return plat.InvalidField("rate_limit", "must be %s to %s calls a second, or 0 for no limit", plat.Digits(MinRate), plat.Digits(MaxRate))
-	}
-	if s.CallLimit < 0 || s.CallLimit > MaxCalls {
-		return plat.InvalidField("concurrency_limit", "must be 1 to %d calls, or 0 for no limit", MaxCalls)
+	if err := checkLimits(s.RateLimit, s.CallLimit); err != nil {
+		return err
 	}
 	if s.Min > s.Max {
 		return plat.InvalidField("min_instance_number", "is more than max_instance_number")
+	}
+	return nil
+}
+
+// checkLimits returns ErrInvalid unless a service or an endpoint may have these limits.
+func checkLimits(rate float64, calls int) error {
+	if !(rate == 0 || rate >= MinRate && rate <= MaxRate) { // also not a number
+		return plat.InvalidField("rate_limit", "must be %s to %s calls a second, or 0 for no limit", plat.Digits(MinRate), plat.Digits(MaxRate))
+	}
+	if calls < 0 || calls > MaxCalls {
+		return plat.InvalidField("concurrency_limit", "must be 1 to %d calls, or 0 for no limit", MaxCalls)
 	}
 	return nil
 }

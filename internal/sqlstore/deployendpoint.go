@@ -11,13 +11,13 @@ import (
 	"panal/internal/plat"
 )
 
-const endpointColumns = `id, org_id, deployment_id, alias, service_id, pending_id, pending_by, status_message, created_at, modified_at, split`
+const endpointColumns = `id, org_id, deployment_id, alias, service_id, pending_id, pending_by, status_message, created_at, modified_at, split, rate_limit, call_limit`
 
 func scanEndpoint(r scanner) (deploy.Endpoint, error) {
 	var e deploy.Endpoint
 	var split string
 	var created, modified int64
-	if err := r.Scan(&e.ID, &e.Org, &e.Deployment, &e.Alias, &e.Service, &e.Pending, &e.PendingBy, &e.StatusMessage, &created, &modified, &split); err != nil {
+	if err := r.Scan(&e.ID, &e.Org, &e.Deployment, &e.Alias, &e.Service, &e.Pending, &e.PendingBy, &e.StatusMessage, &created, &modified, &split, &e.RateLimit, &e.CallLimit); err != nil {
 		return e, err
 	}
 	e.CreatedAt, e.ModifiedAt = fromMicros(created), fromMicros(modified)
@@ -91,9 +91,9 @@ func (s *Deploys) CreateEndpoint(ctx context.Context, e deploy.Endpoint, by plat
 		if err := check(v); err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, `INSERT INTO endpoint (`+endpointColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+		if _, err := tx.ExecContext(ctx, `INSERT INTO endpoint (`+endpointColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
 			string(e.ID), string(e.Org), string(e.Deployment), e.Alias, string(e.Service), string(e.Pending), string(e.PendingBy),
-			e.StatusMessage, micros(e.CreatedAt), micros(e.ModifiedAt), splitJSON(e.Split)); err != nil {
+			e.StatusMessage, micros(e.CreatedAt), micros(e.ModifiedAt), splitJSON(e.Split), e.RateLimit, e.CallLimit); err != nil {
 			return err
 		}
 		if err := storeChange(ctx, tx, e, deploy.Change{Kind: deploy.Created, To: e.Service, Split: e.Split, By: by, At: e.CreatedAt}); err != nil {
@@ -105,8 +105,8 @@ func (s *Deploys) CreateEndpoint(ctx context.Context, e deploy.Endpoint, by plat
 
 // storeEndpoint writes a changed endpoint, its history line and the event.
 func (s *Deploys) storeEndpoint(ctx context.Context, tx *Tx, e deploy.Endpoint, c *deploy.Change) error {
-	if _, err := tx.exec(ctx, `UPDATE endpoint SET service_id = $1, pending_id = $2, pending_by = $3, status_message = $4, modified_at = $5, split = $6 WHERE id = $7`,
-		string(e.Service), string(e.Pending), string(e.PendingBy), e.StatusMessage, micros(e.ModifiedAt), splitJSON(e.Split), string(e.ID)); err != nil {
+	if _, err := tx.exec(ctx, `UPDATE endpoint SET service_id = $1, pending_id = $2, pending_by = $3, status_message = $4, modified_at = $5, split = $6, rate_limit = $7, call_limit = $8 WHERE id = $9`,
+		string(e.Service), string(e.Pending), string(e.PendingBy), e.StatusMessage, micros(e.ModifiedAt), splitJSON(e.Split), e.RateLimit, e.CallLimit, string(e.ID)); err != nil {
 		return err
 	}
 	what := "changed"

@@ -59,7 +59,7 @@ type aliasRow struct {
 func scanAlias(r scanner) (aliasRow, error) {
 	var a aliasRow
 	var split string
-	if err := r.Scan(&a.dep, &a.Name, &a.Service, &split); err != nil {
+	if err := r.Scan(&a.dep, &a.Name, &a.Service, &split, &a.RateLimit, &a.CallLimit); err != nil {
 		return a, err
 	}
 	return a, fromSplit(split, &a.Split)
@@ -67,13 +67,13 @@ func scanAlias(r scanner) (aliasRow, error) {
 
 const (
 	routedServices = `SELECT ` + routeColumns + ` FROM service WHERE deployment_id = $1 ORDER BY created_at, id`
-	routedAliases  = `SELECT deployment_id, alias, service_id, split FROM endpoint WHERE deployment_id = $1 ORDER BY alias`
+	routedAliases  = `SELECT deployment_id, alias, service_id, split, rate_limit, call_limit FROM endpoint WHERE deployment_id = $1 ORDER BY alias`
 
 	pageServices = `SELECT ` + routeColumns + ` FROM service WHERE deployment_id > $1 ORDER BY deployment_id, created_at, id LIMIT $2`
 
 	// The second of each is for the last page, which has no end.
-	pageAliases   = `SELECT deployment_id, alias, service_id, split FROM endpoint WHERE deployment_id > $1 AND deployment_id <= $2 ORDER BY deployment_id, alias`
-	lastAliases   = `SELECT deployment_id, alias, service_id, split FROM endpoint WHERE deployment_id > $1 ORDER BY deployment_id, alias`
+	pageAliases   = `SELECT deployment_id, alias, service_id, split, rate_limit, call_limit FROM endpoint WHERE deployment_id > $1 AND deployment_id <= $2 ORDER BY deployment_id, alias`
+	lastAliases   = `SELECT deployment_id, alias, service_id, split, rate_limit, call_limit FROM endpoint WHERE deployment_id > $1 ORDER BY deployment_id, alias`
 	pageInstances = `SELECT ` + instanceColumns + ` FROM instance WHERE deployment_id > $1 AND deployment_id <= $2 ORDER BY deployment_id, service_id, created_at, workload`
 	lastInstances = `SELECT ` + instanceColumns + ` FROM instance WHERE deployment_id > $1 ORDER BY deployment_id, service_id, created_at, workload`
 )

@@ -185,7 +185,7 @@ func (r *registry) put(d deploy.Routed) []plat.ServiceID {
 		k.found = false
 	}
 	same := old.org == d.Org && len(differ) == 0 && slices.EqualFunc(old.aliases, d.Aliases, func(a, b deploy.Alias) bool {
-		return a.Name == b.Name && a.Service == b.Service && slices.Equal(a.Split, b.Split)
+		return a.Name == b.Name && a.Service == b.Service && a.RateLimit == b.RateLimit && a.CallLimit == b.CallLimit && slices.Equal(a.Split, b.Split)
 	})
 	if same {
 		return nil
@@ -268,6 +268,12 @@ func (recs *records) build() dataplane.Deployment {
 	}
 	for _, a := range recs.aliases {
 		d.Aliases[a.Name] = a.Service
+		if a.RateLimit > 0 || a.CallLimit > 0 {
+			if d.Limits == nil {
+				d.Limits = map[string]dataplane.Limit{}
+			}
+			d.Limits[a.Name] = dataplane.Limit{Rate: a.RateLimit, Calls: a.CallLimit}
+		}
 		for _, p := range a.Split {
 			if d.Splits == nil {
 				d.Splits = map[string][]dataplane.Part{}

@@ -372,10 +372,10 @@ func TestStartErrorsEndFailed(t *testing.T) {
 	good, err := w.man.CreateService(t.Context(), w.org, w.user, w.dep.ID, w.ver.ID, deploy.ServiceSpec{Number: &number, Environment: map[string]string{"B": "good"}})
 	w.ok(err)
 	w.becomes(good.ID, deploy.Ready)
-	_, err = w.man.CreateEndpoint(t.Context(), w.org, w.user, w.dep.ID, "", good.ID)
+	_, err = w.man.CreateEndpoint(t.Context(), w.org, w.user, w.dep.ID, "", good.ID, deploy.Limits{})
 	w.ok(err)
 	bad := w.create(2)
-	e, err := w.man.SwitchEndpoint(t.Context(), w.org, w.user, w.dep.ID, "default", bad.ID)
+	e, err := w.man.SwitchEndpoint(t.Context(), w.org, w.user, w.dep.ID, "default", bad.ID, deploy.Limits{})
 	w.ok(err)
 	if e.Service != good.ID || e.Pending != bad.ID || e.StatusMessage == "" {
 		t.Errorf("switch to a starting service: %+v", e)
@@ -412,7 +412,7 @@ func TestStartErrorsEndFailed(t *testing.T) {
 		t.Errorf("default is routed to %s", got)
 	}
 	// Targets that can't answer are refused.
-	if _, err := w.man.SwitchEndpoint(t.Context(), w.org, w.user, w.dep.ID, "default", bad.ID); !errors.Is(err, plat.ErrInvalid) {
+	if _, err := w.man.SwitchEndpoint(t.Context(), w.org, w.user, w.dep.ID, "default", bad.ID, deploy.Limits{}); !errors.Is(err, plat.ErrInvalid) {
 		t.Errorf("switch to a FAILED service = %v", err)
 	}
 	// Mended and started again, it comes up.
@@ -438,14 +438,14 @@ func TestPendingSwitchTakesEffectWhenReady(t *testing.T) {
 		return ""
 	}
 	// The first endpoint may point at a starting service.
-	e, err := w.man.CreateEndpoint(t.Context(), w.org, w.user, w.dep.ID, "", a.ID)
+	e, err := w.man.CreateEndpoint(t.Context(), w.org, w.user, w.dep.ID, "", a.ID, deploy.Limits{})
 	w.ok(err)
 	if e.Service != a.ID || w.routes.alias(w.dep.ID, "default") != a.ID {
 		t.Errorf("first endpoint: %+v", e)
 	}
 	w.run.SetPhase(of(a.ID), runner.PhaseRunning, true)
 	w.becomes(a.ID, deploy.Ready)
-	_, err = w.man.SwitchEndpoint(t.Context(), w.org, w.user, w.dep.ID, e.Alias, b.ID)
+	_, err = w.man.SwitchEndpoint(t.Context(), w.org, w.user, w.dep.ID, e.Alias, b.ID, deploy.Limits{})
 	w.ok(err)
 	if got := w.routes.alias(w.dep.ID, "default"); got != a.ID {
 		t.Errorf("routed to %s before it is READY", got)
@@ -461,7 +461,7 @@ func TestPendingSwitchTakesEffectWhenReady(t *testing.T) {
 		t.Errorf("endpoint %+v, history %+v", e, hist)
 	}
 	// Back again, to a service that is READY: routed when answered.
-	_, err = w.man.SwitchEndpoint(t.Context(), w.org, w.user, w.dep.ID, "default", a.ID)
+	_, err = w.man.SwitchEndpoint(t.Context(), w.org, w.user, w.dep.ID, "default", a.ID, deploy.Limits{})
 	w.ok(err)
 	if got := w.routes.alias(w.dep.ID, "default"); got != a.ID {
 		t.Errorf("routed to %s after the switch was answered", got)
@@ -744,7 +744,7 @@ func TestRestartLosesNoInstance(t *testing.T) {
 	w.start()
 	s := w.create(2)
 	w.becomes(s.ID, deploy.Ready)
-	_, err := w.man.CreateEndpoint(t.Context(), w.org, w.user, w.dep.ID, "", s.ID)
+	_, err := w.man.CreateEndpoint(t.Context(), w.org, w.user, w.dep.ID, "", s.ID, deploy.Limits{})
 	w.ok(err)
 	before := w.routes.instances(s.Deployment, s.ID)
 	w.stop()

@@ -60,10 +60,10 @@ func TestEveryEventDropped(t *testing.T) {
 	}
 	w.eventually("instances in rotation", func() bool { return len(w.routes.instances(w.dep.ID, a.ID)) == 2 })
 	// An alias is made, and switched.
-	_, err := w.man.CreateEndpoint(ctx, w.org, w.user, w.dep.ID, "", a.ID)
+	_, err := w.man.CreateEndpoint(ctx, w.org, w.user, w.dep.ID, "", a.ID, deploy.Limits{})
 	w.ok(err)
 	w.eventually("the alias", func() bool { return lookup(dataplane.Target{}) == a.ID })
-	_, err = w.man.SwitchEndpoint(ctx, w.org, w.user, w.dep.ID, "default", b.ID)
+	_, err = w.man.SwitchEndpoint(ctx, w.org, w.user, w.dep.ID, "default", b.ID, deploy.Limits{})
 	w.ok(err)
 	w.eventually("the switch", func() bool { return lookup(dataplane.Target{}) == b.ID })
 	// An instance that dies is replaced, one that is sick leaves.

@@ -149,6 +149,7 @@ func (h Harness) endpoint(t *testing.T, s deploy.Service, alias string) deploy.E
 	t.Helper()
 	e := deploy.Endpoint{
 		ID: plat.EndpointID(plat.NewHexID("pnt")), Org: s.Org, Deployment: s.Deployment, Alias: alias, Service: s.ID, CreatedAt: at(5), ModifiedAt: at(5),
+		RateLimit: 1.5, CallLimit: 9,
 	}
 	ok(t, h.Store.CreateEndpoint(t.Context(), e, "1650000000031", always))
 	return e

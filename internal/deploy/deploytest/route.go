@@ -32,12 +32,12 @@ func routed(t *testing.T, h Harness) {
 	e, f := h.endpoint(t, a, "default"), h.endpoint(t, b, "canary")
 	parts := []deploy.Part{{Service: a.ID, Weight: 40}, {Service: b.ID, Weight: 60}}
 	get(h.Store.UpdateEndpoint(ctx, d.ID, f.Alias, []plat.ServiceID{b.ID}, func(e *deploy.Endpoint, _ deploy.Service, _ []deploy.Service) (*deploy.Change, error) {
-		e.Split = parts
+		e.Split, e.RateLimit, e.CallLimit = parts, 0, 4
 		return nil, nil
 	}))(t)
 	want := deploy.Routed{
 		ID: d.ID, Org: h.Org, Services: []deploy.Brief{a.Brief(), b.Brief()},
-		Aliases: []deploy.Alias{{Name: f.Alias, Service: b.ID, Split: parts}, {Name: e.Alias, Service: a.ID}},
+		Aliases: []deploy.Alias{{Name: f.Alias, Service: b.ID, Split: parts, CallLimit: 4}, {Name: e.Alias, Service: a.ID, RateLimit: 1.5, CallLimit: 9}},
 	}
 	if p := want.Services[0]; want.Services[1].Patience != 125*time.Second || p.RecordPercent != 7 || !p.RecordOutputs || p.RateLimit != 2.5 || p.CallLimit != 3 || p.VersionLabel != "1" || p.Messages || want.Services[1].VersionLabel != "" {
 		t.Errorf("brief %+v", p)
