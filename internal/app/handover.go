@@ -97,7 +97,7 @@ type leaving struct {
 	countRound func(round uint32)
 }
 
-// next begins a round. Nothing may be left of the one before this.
+// next begins a round. Of the one before this nothing may be left but what is carried.
 func (l *leaving) next() {
 	l.countRound(l.round.Add(1))
 }

@@ -52,7 +52,7 @@ func (e *env) printVerified(what string, out client.Verified) error {
 		return err
 	}
 	if out.Left > 0 {
-		return fmt.Errorf("%s: %d things are wrong", what, out.Left)
+		return fmt.Errorf("%s: %d of what was found is still wrong", what, out.Left)
 	}
 	return nil
 }

@@ -86,5 +86,8 @@ func (c *keyPruneCmd) Run(e *env) error {
 	for i, id := range gone {
 		rows[i] = []string{id}
 	}
+	if len(gone) == 0 {
+		e.say("no key was removed: what is not active still opens secrets, or there is none; 'panal key list' shows it")
+	}
 	return e.print(map[string][]string{"removed": gone}, []string{"REMOVED"}, rows)
 }

@@ -75,9 +75,20 @@ func (g globs) leaveNone() error {
 	return plat.Errorf(plat.ErrInvalid, "nothing matched: --include and --exclude leave no file")
 }
 
+// jobs is how many files are worked on at a time.
+type jobs int
+
+// Validate implements kong's interface.
+func (j jobs) Validate() error {
+	if j < 1 || j > 256 {
+		return errors.New("must be 1 to 256")
+	}
+	return nil
+}
+
 // reportFlags are of every command that does something with many files.
 type reportFlags struct {
-	Jobs  int  `help:"How many at a time." default:"8" short:"j"`
+	Jobs  jobs `help:"How many at a time, 1 to 256." default:"8" short:"j"`
 	Lines bool `name:"json" help:"The same as --output jsonl: one JSON object a line for each file, as it is done."`
 }
 
@@ -149,7 +160,7 @@ func (e *env) newTransfer(flags reportFlags, g globs, verb string, bar progress)
 	flags.Lines = flags.Lines || e.lines
 	r := &transfer{e: e, flags: flags, globs: g, bar: bar, start: time.Now(), verb: verb, Files: []outcome{}}
 	r.group, r.ctx = errgroup.WithContext(e.ctx)
-	r.group.SetLimit(max(1, flags.Jobs))
+	r.group.SetLimit(int(flags.Jobs))
 	return r
 }
 
