@@ -27,12 +27,14 @@ type briefRow struct {
 
 func scanBrief(r scanner) (briefRow, error) {
 	var b briefRow
-	var idle int64
+	var idle, number, least, most, desired, calls int64
 	var merged string
-	if err := r.Scan(&b.dep, &b.org, &b.ID, &b.Status, &b.Generation, &b.ReadyGeneration, &b.Number, &b.Min, &b.Max, &b.Desired,
-		&b.Target, &idle, &b.Autoscale, &b.Command, &b.Messages, &b.RateLimit, &b.CallLimit, &b.RecordChannel, &b.RecordOutputs, &b.VersionLabel, &merged); err != nil {
+	// As in scanInstance.
+	if err := r.Scan((*string)(&b.dep), (*string)(&b.org), (*string)(&b.ID), (*string)(&b.Status), &b.Generation, &b.ReadyGeneration, &number, &least, &most, &desired,
+		&b.Target, &idle, &b.Autoscale, &b.Command, &b.Messages, &b.RateLimit, &calls, (*string)(&b.RecordChannel), &b.RecordOutputs, &b.VersionLabel, &merged); err != nil {
 		return b, err
 	}
+	b.Number, b.Min, b.Max, b.Desired, b.CallLimit = int(number), int(least), int(most), int(desired), int(calls)
 	for s := range deploy.Transitions() { // one text for all of that status
 		if s == b.Status {
 			b.Status = s

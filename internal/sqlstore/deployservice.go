@@ -235,7 +235,9 @@ const (
 func scanInstance(r scanner) (deploy.Instance, error) {
 	var i deploy.Instance
 	var created, ready int64
-	err := r.Scan(&i.Workload, &i.Org, &i.Deployment, &i.Service, &i.Generation, &i.State, &created, &ready)
+	// Into the driver's own types: a named one costs a conversion by reflection, and a server that
+	// starts reads very many rows.
+	err := r.Scan((*string)(&i.Workload), (*string)(&i.Org), (*string)(&i.Deployment), (*string)(&i.Service), &i.Generation, (*string)(&i.State), &created, &ready)
 	i.CreatedAt, i.ReadyAt = fromMicros(created), fromMicros(ready)
 	return i, err
 }
