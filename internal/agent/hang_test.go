@@ -114,7 +114,7 @@ func TestIdleWorkerHangs(t *testing.T) {
 	if next := ask(); next == first || next == "" {
 		t.Errorf("%q answers, was frozen", next)
 	}
-	if all := strings.Join(s.messages(), "\n"); strings.Count(all, "hangs while it is idle") != 2 || !strings.Contains(all, "answers again") {
+	if all := strings.Join(s.messages(), "\n"); strings.Count(all, "hangs while it is idle") < 2 || !strings.Contains(all, "answers again") {
 		t.Errorf("log:\n%s", all)
 	}
 }

@@ -133,9 +133,9 @@ func (s *service) release(in *instance, o outcome) {
 	case o == broke:
 		in.failures = min(in.failures, math.MaxUint8-1) + 1
 		if in.failures >= ejectAfter && !in.skipped(now) && s.spares(in, now) {
-			in.skipUntil = s.table.clock(now) + min(ejectTime<<min(in.ejections, 8), ejectMax)
+			in.skipUntil = s.table.clock(now) + min(ejectTime<<in.ejections, ejectMax)
 			in.warmFrom = s.table.tick(now.Add(in.skipUntil - s.table.clock(now)))
-			in.ejections++
+			in.ejections = min(in.ejections+1, 8) // by then it is ejectMax
 			s.table.ejections.Add(1)
 		}
 	case !in.skipped(now):
