@@ -55,7 +55,7 @@ func TestMetrics(t *testing.T) {
 		"limit": func(v string) bool {
 			return slices.Contains([]string{
 				"all", "address", "token_rate", "token_concurrency", "organization_rate", "organization_concurrency",
-				"service_rate", "service_concurrency", "gateway_concurrency",
+				"service_rate", "service_concurrency", "endpoint_rate", "endpoint_concurrency", "gateway_concurrency",
 			}, v)
 		},
 		"le": regexp.MustCompile(`^([0-9.]+|\+Inf)$`).MatchString,

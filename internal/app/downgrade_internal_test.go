@@ -105,7 +105,8 @@ func TestDowngrade(t *testing.T) {
 	}{
 		{name: "honest", q: h2Request{fields: ask("POST", "/a"), body: "abc"}, want: "200", paths: "/a"},
 		{name: "honest, with a length", q: h2Request{fields: ask("POST", "/a", field("content-length", "3")), body: "abc"}, want: "200", paths: "/a"},
-		{name: "a length that is too short", q: h2Request{fields: ask("POST", "/a", field("content-length", "0")), body: evil}, want: "reset 400", paths: "/a"},
+		// Whole with its head, it may be answered before what follows is read, which is dropped.
+		{name: "a length that is too short", q: h2Request{fields: ask("POST", "/a", field("content-length", "0")), body: evil}, want: "reset 400 200", paths: "/a"},
 		{name: "a length that is too short by some", q: h2Request{fields: ask("POST", "/a", field("content-length", "3")), body: "abc" + evil}, want: "reset 400"},
 		{name: "a length that is too long", q: h2Request{fields: ask("POST", "/a", field("content-length", "300")), body: "abc"}, want: "reset 400 silence"},
 		{name: "a length that is none", q: h2Request{fields: ask("POST", "/a", field("content-length", "3, 4")), body: "abc"}, want: "200 400 reset", paths: "/a"},
