@@ -227,10 +227,10 @@ func (c *command) watch(ctx context.Context) error {
 				tick.Reset(probeEvery)
 			}
 			c.sign()
-			c.take(well, nil)
+			c.become(well, nil)
 		case s.health.Load() != healthStarting:
 			bad++
-			c.take(c.judge(bad, errors.Is(err, context.DeadlineExceeded)), err)
+			c.become(c.judge(bad, errors.Is(err, context.DeadlineExceeded)), err)
 		}
 	}
 }
@@ -259,8 +259,8 @@ func (c *command) judge(bad int, silent bool) condition {
 	return sick
 }
 
-// take says how the command is, if that is news.
-func (c *command) take(now condition, why error) {
+// become says how the command is now, if that is news.
+func (c *command) become(now condition, why error) {
 	s, was := c.s, c.now
 	c.now = now
 	switch {
