@@ -114,7 +114,7 @@ func TestBackupRefused(t *testing.T) {
 			t.Errorf("%s: %v after %d bytes, want %v that says %q", name, err, out.Len(), c.kind, c.says)
 		}
 	}
-	held, err := lock(cfg.Data)
+	held, err := lock(cfg.Data, alone)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +220,7 @@ func TestRestoreTarget(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(root, "empty"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	held, err := lock(filepath.Join(root, ".busy.restoring"))
+	held, err := lock(filepath.Join(root, ".busy.restoring"), alone)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,10 +4,12 @@ package app
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,7 +33,12 @@ type Starter struct {
 	Sockets handed.Sockets
 	// Tell tells it how the server does.
 	Tell handed.Notifier
+	// Supervisor is its process, if it starts another server in the place of one that ends.
+	Supervisor int
 }
+
+// SupervisorEnv is the environment variable that holds the supervisor's process id.
+const SupervisorEnv = "PANAL_SUPERVISOR"
 
 // Names of sockets.
 const (
@@ -47,7 +54,11 @@ func TakeStarter() (Starter, error) {
 		return Starter{}, plat.Errorf(plat.ErrInvalid, "the sockets that the starter passed on: %v", err)
 	}
 	tell, err := handed.NewNotifier()
-	return Starter{sockets, tell}, err
+	supervisor, _ := strconv.Atoi(os.Getenv(SupervisorEnv))
+	if supervisor != os.Getppid() { // it came by way of a shell
+		supervisor = alone
+	}
+	return Starter{sockets, tell, supervisor}, errors.Join(err, os.Unsetenv(SupervisorEnv))
 }
 
 // checkSockets refuses sockets that nothing would be served on.
@@ -122,22 +133,24 @@ func (l *leaving) counted(h http.Handler) http.Handler {
 	})
 }
 
-// quiet tells whether all requests are done, but for those that need nothing but their
-// connections: all in all, or all of those from before this round.
-func (l *leaving) quiet(all bool) bool {
+// lulled tells whether the requests from before this round are done, but for those that need
+// nothing but their connections.
+func (l *leaving) lulled() bool {
 	// Nothing begins any more in what is counted, so a call that is carried when the
 	// second number is read was active when the first was.
-	round := l.round.Load()
-	active := l.active[(round-1)&1].Load()
-	if all {
-		active += l.active[round&1].Load()
-	}
-	carried := l.carried(round - 1)
-	if all {
-		carried += l.carried(round)
-	}
-	return active <= carried
+	before := l.round.Load() - 1
+	active := l.active[before&1].Load()
+	return active <= l.carried(before)
 }
+
+// quiet is lulled of all requests, when nobody is let in any more.
+func (l *leaving) quiet() bool {
+	active := l.active[0].Load() + l.active[1].Load()
+	return active <= l.carried(0)+l.carried(1)
+}
+
+// done tells whether all requests are done, those that are carried too.
+func (l *leaving) done() bool { return l.active[0].Load()+l.active[1].Load() == 0 }
 
 // lullTime is what the longest request in flight may take at a good moment to leave.
 const lullTime = 500 * time.Millisecond
@@ -148,7 +161,7 @@ const lullTime = 500 * time.Millisecond
 func (l *leaving) lull(ctx context.Context) {
 	for {
 		begun := time.Now()
-		if !l.settle(ctx, false) || time.Since(begun) < lullTime {
+		if !settle(ctx, l.lulled) || time.Since(begun) < lullTime {
 			return
 		}
 		l.next()
@@ -158,11 +171,11 @@ func (l *leaving) lull(ctx context.Context) {
 // leavePoll is how often a server that ends looks whether it may go on to.
 const leavePoll = 2 * time.Millisecond
 
-// settle waits until it is quiet.
-func (l *leaving) settle(ctx context.Context, all bool) bool {
+// settle waits until something is so, and tells whether it is.
+func settle(ctx context.Context, so func() bool) bool {
 	t := time.NewTicker(leavePoll)
 	defer t.Stop()
-	for !l.quiet(all) {
+	for !so() {
 		select {
 		case <-ctx.Done():
 			return false
@@ -245,7 +258,7 @@ func (a *App) serve(run func(ctx context.Context, drain func() time.Duration) er
 		}
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.Drain)
 		defer cancel()
-		if !a.leaving.settle(limited, true) {
+		if !settle(limited, a.leaving.quiet) {
 			a.log.LogAttrs(ctx, slog.LevelWarn, "requests that need the database were still running when the drain ended")
 		}
 		a.carrying.Go(func() error { return <-done })
@@ -286,7 +299,7 @@ func (a *App) carry(told context.Context) {
 	}
 	last, cancel := context.WithTimeout(lctx, time.Second)
 	defer cancel()
-	a.leaving.settle(last, true) // a call's last act is its line in the access log
+	settle(last, a.leaving.done) // a call's last act is its line in the access log
 	end()
 	lines.Wait()
 	a.log.LogAttrs(told, slog.LevelInfo, "carried to the end", slog.Int64("carried", n), slog.Duration(plat.LogDuration, time.Since(start)))

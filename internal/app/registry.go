@@ -108,7 +108,7 @@ func (a *App) openBlobs(ctx context.Context) (blob.Driver, error) {
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, plat.Errorf(plat.ErrInvalid, "%s can be entered by others than the server's user, user code among them; chmod 700 it", where.Dir)
 	}
-	l, err := lock(where.Dir)
+	l, err := lock(where.Dir, alone)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +146,7 @@ func openRunner(cfg config.Server, log *slog.Logger) (runner.Runner, error) {
 // StopWorkloads ends every workload of a data directory that no server owns, and
 // returns how many there were.
 func StopWorkloads(ctx context.Context, data string, log *slog.Logger) (int, error) {
-	l, err := lock(data)
+	l, err := lock(data, alone)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, plat.Errorf(plat.ErrNotFound, "there is no data directory %s", data)
 	}

@@ -164,7 +164,7 @@ func restoreDir(temp string) (*os.File, error) {
 	if _, err := os.Stat(filepath.Join(temp, fileLock)); !fresh && err != nil {
 		return nil, plat.Errorf(plat.ErrConflict, "%s is there and no restore has made it; move it away", temp)
 	}
-	held, err := lock(temp)
+	held, err := lock(temp, alone)
 	if err != nil {
 		return nil, plat.Errorf(plat.ErrConflict, "another restore is at work in %s", temp)
 	}

@@ -11,8 +11,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -83,22 +81,25 @@ func writePrivate(path string, data []byte) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-// lock takes the data directory for this process. The kernel gives it back when
-// the process ends, however it ends.
-func lock(data string) (*os.File, error) {
+// alone is the supervisor of a process that has none.
+const alone = 0
+
+// lock takes the data directory for this process, and notes in it which processes ServerPID
+// and StopPID are to return. The kernel gives it back when the process ends, however it ends.
+func lock(data string, supervisor int) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(data, fileLock), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		pid, _ := os.ReadFile(f.Name())
+		pid, _, _ := owners(f)
 		_ = f.Close()
-		return nil, plat.Errorf(plat.ErrConflict, "%s is in use by another panal serve (pid %s); one server owns a data directory", data, strings.TrimSpace(string(pid)))
+		return nil, plat.Errorf(plat.ErrConflict, "%s is in use by another panal serve (pid %d); one server owns a data directory", data, pid)
 	}
 	if err := f.Truncate(0); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	if _, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
+	if _, err := f.WriteAt(fmt.Appendf(nil, "%d\n%d\n", os.Getpid(), supervisor), 0); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
@@ -112,7 +113,7 @@ const lockPoll = 2 * time.Millisecond
 func (a *App) takeData(ctx context.Context) (*os.File, error) {
 	start := time.Now()
 	for tries := 0; ; tries++ {
-		f, err := lock(a.cfg.Data)
+		f, err := lock(a.cfg.Data, a.starter.Supervisor)
 		if !errors.Is(err, plat.ErrConflict) || time.Since(start) >= a.cfg.LockWait {
 			return f, err
 		}
@@ -130,20 +131,40 @@ func (a *App) takeData(ctx context.Context) (*os.File, error) {
 
 // ServerPID returns the process that owns the data directory; ErrNotFound when none does.
 func ServerPID(data string) (int, error) {
+	pid, _, err := running(data)
+	return pid, err
+}
+
+// StopPID returns the process that is to be told to end for the server to be gone for good:
+// its supervisor, if it has one. ErrNotFound when no server runs.
+func StopPID(data string) (int, error) {
+	pid, supervisor, err := running(data)
+	if supervisor > 0 {
+		pid = supervisor
+	}
+	return pid, err
+}
+
+// running returns what lock has noted, if a process has the data directory.
+func running(data string) (pid, supervisor int, err error) {
 	notRunning := plat.Errorf(plat.ErrNotFound, "no server runs on %s", data)
 	f, err := os.Open(filepath.Join(data, fileLock))
 	if err != nil {
-		return 0, notRunning
+		return 0, 0, notRunning
 	}
 	defer func() { _ = f.Close() }()
 	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
-		return 0, notRunning // nobody holds it
+		return 0, 0, notRunning // nobody holds it
 	}
-	b := make([]byte, 32)
+	return owners(f)
+}
+
+// owners reads what lock has noted. A server of before 2026-11-28 has noted itself alone.
+func owners(f *os.File) (pid, supervisor int, err error) {
+	b := make([]byte, 64)
 	n, _ := f.ReadAt(b, 0) // the error is io.EOF: the file is shorter
-	pid, err := strconv.Atoi(strings.TrimSpace(string(b[:n])))
-	if err != nil {
-		return 0, plat.Errorf(plat.ErrInvalid, "%s holds no process id", f.Name())
+	if _, err := fmt.Sscan(string(b[:n]), &pid, &supervisor); pid <= 0 {
+		return 0, 0, plat.Errorf(plat.ErrInvalid, "%s holds no process id: %v", f.Name(), err)
 	}
-	return pid, nil
+	return pid, supervisor, nil
 }

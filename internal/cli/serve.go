@@ -3,6 +3,8 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -52,6 +54,10 @@ func (c *serveCmd) Run(e *env) error {
 	signal.Notify(handOver, supervise.HandOver)
 	defer signal.Stop(handOver)
 	a, err := app.Build(e.ctx, c.Server, log, starter)
+	if e.ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		log.LogAttrs(e.ctx, slog.LevelInfo, "panal was told to end before it was up")
+		return nil // as it would have been later
+	}
 	if err != nil {
 		return err
 	}
@@ -79,11 +85,11 @@ type stopCmd struct {
 
 // Run stops the server that owns a data directory.
 func (c *stopCmd) Run(e *env) error {
-	pid, err := app.ServerPID(c.Data)
+	pid, err := app.StopPID(c.Data)
 	switch {
 	case err == nil:
 		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
-			return fmt.Errorf("signal server %d: %w", pid, err)
+			return fmt.Errorf("signal process %d: %w", pid, err)
 		}
 		for deadline := time.Now().Add(c.Timeout); ; time.Sleep(20 * time.Millisecond) {
 			if _, err := app.ServerPID(c.Data); err != nil {

@@ -9,9 +9,11 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
+	"panal/internal/app"
 	"panal/internal/config"
 	"panal/internal/plat"
 	"panal/internal/x/supervise"
@@ -76,9 +78,10 @@ func (c *superviseCmd) Run(e *env) error {
 	}
 	limit := c.LameDuck + max(c.Drain, c.StreamGrace) + c.Drain + time.Minute
 	code, err := supervise.Run(e.ctx, supervise.Config{
-		Command: append([]string{program, "serve"}, e.args[1:]...),
-		Env:     os.Environ(), SuccessorEnv: []string{"PANAL_LOCK_WAIT=" + (2 * limit).String()},
-		Listen: listen,
+		Command:      append([]string{program, "serve"}, e.args[1:]...),
+		Env:          append(os.Environ(), app.SupervisorEnv+"="+strconv.Itoa(os.Getpid())),
+		SuccessorEnv: []string{"PANAL_LOCK_WAIT=" + (2 * limit).String()},
+		Listen:       listen,
 		// Of the same configuration: what is invalid stays so, and an address or directory that is
 		// another server's is not going to be free by itself.
 		GiveUp: func(code int) bool { return code == exitInvalid || code == exitConflict },
