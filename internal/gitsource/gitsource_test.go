@@ -256,6 +256,7 @@ func TestHostileServers(t *testing.T) {
 	refused(t, f, srv.URL+"/away", "", "sends on to another host, 169.254.169.254")
 	f = fetcher(t, gitsource.Limits{Time: 300 * time.Millisecond})
 	refused(t, f, srv.URL+"/silent", "", "not fetched within 300ms")
+	f = fetcher(t, gitsource.Limits{})
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
