@@ -5,11 +5,17 @@ package e2e_test
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	cryptorand "crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"math/big"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -447,6 +453,77 @@ func TestStoppedWhileReplaced(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestReplacedByMisconfigured: a configuration that has become unusable since the start takes
+// nobody's place either, whatever it is that can't be used.
+func TestReplacedByMisconfigured(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cert, certKey := writeCert(t, dir)
+	access, key := filepath.Join(dir, "access.log"), filepath.Join(dir, "keys")
+	files := filepath.Join(dir, "files")
+	p := startSupervised(t, "--tls-listen", "127.0.0.1:0", "--tls-cert", cert, "--tls-key", certKey,
+		"--access-log", access, "--key-file", key, "--blob", "dir:"+files, "--lame-duck", "100ms")
+	old := p.server()
+	for i, c := range []struct {
+		what  string
+		spoil func() error
+		undo  func() error
+	}{
+		{"tls-cert", func() error { return os.Rename(cert, cert+".away") }, func() error { return os.Rename(cert+".away", cert) }},
+		{"access-log", func() error { return errors.Join(os.Rename(access, access+".away"), os.Mkdir(access, 0o700)) }, func() error { return errors.Join(os.Remove(access), os.Rename(access+".away", access)) }},
+		{"key file", func() error { return os.Truncate(key, 5) }, func() error { return nil }},
+		{"object store", func() error { return os.Chmod(files, 0o755) }, func() error { return os.Chmod(files, 0o700) }},
+	} {
+		keys, err := os.ReadFile(key)
+		if err == nil {
+			err = c.spoil()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.signal(syscall.SIGHUP)
+		p.until("the word on the server that does not start", 20*time.Second, func() bool {
+			return strings.Count(p.logText(), "the new server did not start; the old one goes on") == i+1
+		})
+		if now := p.server(); now != old {
+			t.Errorf("%s: server %d has the data directory, want %d", c.what, now, old)
+		}
+		if !strings.Contains(p.logText(), "panal: "+c.what+": ") {
+			t.Errorf("the log does not say that %s is at fault", c.what)
+		}
+		if err := errors.Join(c.undo(), os.WriteFile(key, keys, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.replace(t, 0)
+	p.stop(t)
+}
+
+// writeCert makes a self-signed certificate.
+func writeCert(t *testing.T, dir string) (certFile, keyFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1<<33, 0)}
+	der, err := x509.CreateCertificate(cryptorand.Reader, tmpl, tmpl, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: der}, keyFile: {Type: "PRIVATE KEY", Bytes: keyDER}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return certFile, keyFile
 }
 
 // replace has the server replaced and waits for the next one.

@@ -52,6 +52,7 @@ type App struct {
 	metrics  *prometheus.Registry
 	draining atomic.Bool
 	starter  Starter
+	cert     *certificate // of the listener for the world; nil: there is none
 	leaving  leaving
 	carrying carrying       // servers of listeners that outlive the hand-over
 	lines    *accesslog.Log // nil: none was asked for
@@ -86,6 +87,9 @@ func Build(ctx context.Context, cfg config.Server, log *slog.Logger, starter Sta
 	}()
 	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := a.checkSockets(); err != nil {
+		return nil, err
+	}
+	if err := a.preflight(ctx); err != nil {
 		return nil, err
 	}
 	if err := a.openData(ctx); err != nil {

@@ -78,12 +78,7 @@ func (a *App) openBlobs(ctx context.Context) (blob.Driver, error) {
 	case err != nil:
 		return nil, err
 	case where.Bucket != "":
-		d, err := s3blob.Open(ctx, s3blob.Options{
-			Bucket: where.Bucket, Prefix: where.Prefix, Endpoint: where.Endpoint, PublicEndpoint: where.PublicEndpoint,
-			Region: where.Region, VirtualHost: !where.PathStyle,
-			AccessKey: a.cfg.S3AccessKey, SecretKey: a.cfg.S3SecretKey, SessionToken: a.cfg.S3Session,
-			Log: a.log,
-		})
+		d, err := s3blob.Open(ctx, a.bucketOptions(where))
 		if err != nil {
 			return nil, err
 		}
@@ -98,15 +93,8 @@ func (a *App) openBlobs(ctx context.Context) (blob.Driver, error) {
 	case where.Dir == "":
 		return dirblob.Open(ctx, filepath.Join(a.cfg.Data, dirBlobs))
 	}
-	if err := os.MkdirAll(where.Dir, 0o700); err != nil {
+	if err := checkBlobDir(where.Dir); err != nil {
 		return nil, err
-	}
-	info, err := os.Stat(where.Dir)
-	if err != nil {
-		return nil, err
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, plat.Errorf(plat.ErrInvalid, "%s can be entered by others than the server's user, user code among them; chmod 700 it", where.Dir)
 	}
 	l, err := lock(where.Dir, alone)
 	if err != nil {
@@ -114,6 +102,16 @@ func (a *App) openBlobs(ctx context.Context) (blob.Driver, error) {
 	}
 	a.closers = append(a.closers, l.Close)
 	return dirblob.Open(ctx, where.Dir)
+}
+
+// bucketOptions is the bucket of --blob.
+func (a *App) bucketOptions(where config.Blob) s3blob.Options {
+	return s3blob.Options{
+		Bucket: where.Bucket, Prefix: where.Prefix, Endpoint: where.Endpoint, PublicEndpoint: where.PublicEndpoint,
+		Region: where.Region, VirtualHost: !where.PathStyle,
+		AccessKey: a.cfg.S3AccessKey, SecretKey: a.cfg.S3SecretKey, SessionToken: a.cfg.S3Session,
+		Log: a.log,
+	}
 }
 
 // runnerConfig is the process runner's share of the configuration.

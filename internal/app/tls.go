@@ -98,17 +98,13 @@ func (c *certificate) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) 
 // addTLS opens the listener for the world. The other one stays for workloads and
 // for people on this machine.
 func (a *App) addTLS(ctx context.Context) error {
-	cert, err := openCertificate(a.cfg.TLSCert, a.cfg.TLSKey, a.now, a.log)
-	if err != nil {
-		return err
-	}
 	l, err := a.open(ctx, socketHTTPS, a.cfg.TLSListen)
 	if err != nil {
 		return fmt.Errorf("TLS listener: %w", err)
 	}
 	a.group.Add("https", a.serve(func(ctx context.Context, drain func() time.Duration) error {
 		return serveHTTP(ctx, a.log, a.door.limit(l, false), a.handler, a.cfg.HeaderBytes, drain, &a.draining, &tls.Config{
-			MinVersion: tls.VersionTLS12, GetCertificate: cert.get,
+			MinVersion: tls.VersionTLS12, GetCertificate: a.cert.get,
 		}, nil)
 	}))
 	a.log.LogAttrs(ctx, slog.LevelInfo, "TLS", slog.String(plat.LogAddress, "https://"+l.Addr().String()), slog.String(plat.LogPath, a.cfg.TLSCert))

@@ -31,12 +31,10 @@ var migrations embed.FS
 // Open connects to the database at dsn (postgres://…) and brings it to the newest
 // schema of the given concerns, under a lock, so that several servers may start at once.
 func Open(ctx context.Context, dsn string, maxConns int, concerns ...string) (*sqlstore.DB, error) {
-	cfg, err := pgx.ParseConfig(dsn)
+	db, err := connect(dsn)
 	if err != nil {
-		// The parser's error repeats the DSN, password included.
-		return nil, plat.Errorf(plat.ErrInvalid, "the database URL can't be read; write postgres://user:password@host:port/name")
+		return nil, err
 	}
-	db := stdlib.OpenDB(*cfg)
 	db.SetMaxOpenConns(maxConns)
 	db.SetMaxIdleConns(maxConns)
 	for _, c := range concerns {
@@ -45,6 +43,27 @@ func Open(ctx context.Context, dsn string, maxConns int, concerns ...string) (*s
 		}
 	}
 	return sqlstore.NewDB(db, db, Dialect()), nil
+}
+
+// Ping tells whether the database at dsn answers. It changes nothing there.
+func Ping(ctx context.Context, dsn string) error {
+	db, err := connect(dsn)
+	if err != nil {
+		return err
+	}
+	if err := db.PingContext(ctx); err != nil {
+		return errors.Join(fmt.Errorf("ask the database: %w", translate(err)), db.Close())
+	}
+	return db.Close()
+}
+
+func connect(dsn string) (*sql.DB, error) {
+	cfg, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		// The parser's error repeats the DSN, password included.
+		return nil, plat.Errorf(plat.ErrInvalid, "the database URL can't be read; write postgres://user:password@host:port/name")
+	}
+	return stdlib.OpenDB(*cfg), nil
 }
 
 func migrate(ctx context.Context, db *sql.DB, concern string) error {

@@ -89,6 +89,16 @@ func Open(opt Options) (*Log, error) {
 	return l, nil
 }
 
+// Check tells whether Open could open the file, and makes it like Open. Another server may be
+// writing to it.
+func Check(path string) error {
+	f, _, err := openFile(path)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
 // Written and Dropped count lines.
 func (l *Log) Written() int64 { return l.written.Load() }
 
@@ -307,16 +317,27 @@ func (l *Log) end() error {
 	return err
 }
 
-func (l *Log) open() error {
-	f, err := os.OpenFile(l.opt.Path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
+func openFile(path string) (*os.File, fs.FileInfo, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = &fs.PathError{Op: "open", Path: l.opt.Path, Err: errors.New("is not a regular file")}
+		err = &fs.PathError{Op: "open", Path: path, Err: errors.New("is not a regular file")}
 	}
-	if err == nil && info.Size() > 0 { // a crash, or a full disk, may have left half a line
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return f, info, nil
+}
+
+func (l *Log) open() error {
+	f, info, err := openFile(l.opt.Path)
+	if err != nil {
+		return err
+	}
+	if info.Size() > 0 { // a crash, or a full disk, may have left half a line
 		var last [1]byte
 		if _, err = f.ReadAt(last[:], info.Size()-1); err == nil && last[0] != '\n' {
 			_, err = f.WriteString("\n")

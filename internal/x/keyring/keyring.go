@@ -88,6 +88,14 @@ func Open(path string) (*Ring, error) {
 	return r, nil
 }
 
+// Check tells whether Open could read the file. That there is none is no error.
+func Check(path string) error {
+	if err := (&Ring{path: path}).load(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("key file: %w", err)
+	}
+	return nil
+}
+
 func newKey() []byte {
 	k := make([]byte, keySize)
 	_, _ = rand.Read(k) // never fails (crypto/rand)
