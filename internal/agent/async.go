@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"panal/internal/plat"
@@ -34,6 +35,7 @@ const (
 	asyncTries = 45
 	// asyncEnd is how long an ending service goes on bringing failures.
 	asyncEnd         = 5 * time.Second
+	textEnded        = "the service was ended before it had answered the request"
 	headerAsyncID    = "X-Abeja-Arms-Async-Request-Id"
 	headerAsyncToken = "X-Abeja-Arms-Async-Request-Token" //nolint:gosec // the name of a header
 	prefixAsync      = "x-abeja-arms-"
@@ -67,6 +69,7 @@ type asyncs struct {
 	end   context.CancelFunc
 	queue chan *asyncJob
 	stop  chan struct{} // closed: no job is begun any more
+	asked atomic.Bool   // the service ends because it was asked to, not by its runtime's end
 	loops sync.WaitGroup
 }
 
@@ -152,14 +155,14 @@ func (s *service) answerAsync(req runtimeRequest, requestID string) (asyncAnswer
 	select {
 	case wk = <-s.pool.idle:
 	case <-s.async.stop:
-		return asyncAnswer{}, textUnavailable
+		return asyncAnswer{}, s.async.blame(textUnavailable)
 	}
 	wk.child.tag(requestID)
 	resp, err := wk.call(req, asyncLimit)
 	if err != nil {
 		wk.child.tag("")
 		_ = s.lost(wk, requestID, err)
-		return asyncAnswer{}, textLost
+		return asyncAnswer{}, s.async.blame(textLost)
 	}
 	out, err := s.open(resp)
 	if resp.Stream && err == nil {
@@ -291,8 +294,19 @@ func (c *apiClient) putResult(ctx context.Context, path, token, kind string, siz
 	return nil
 }
 
-// halt begins no job any more.
-func (q *asyncs) halt() { close(q.stop) }
+// halt begins no job any more. asked tells that the service was asked to end.
+func (q *asyncs) halt(asked bool) {
+	q.asked.Store(asked)
+	close(q.stop)
+}
+
+// blame is why a request has no answer: text, unless the service was asked to end.
+func (q *asyncs) blame(text string) string {
+	if q.asked.Load() {
+		return textEnded
+	}
+	return text
+}
 
 // finish tells of all that is left that it failed. The workers are gone by now, so
 // those under way have failed, too.
@@ -308,7 +322,7 @@ func (q *asyncs) finish() {
 			room <- struct{}{}
 			failing.Go(func() {
 				defer func() { <-room }()
-				q.fail(j, textUnavailable)
+				q.fail(j, q.blame(textUnavailable))
 				j.files.remove()
 			})
 			continue

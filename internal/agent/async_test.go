@@ -94,7 +94,7 @@ func TestAsyncEnds(t *testing.T) {
 	p.signal(syscall.SIGTERM)
 	p.wait()
 	for _, id := range []string{"one", "two", "three"} {
-		if b := s.result(id); b.kind != "application/json" || !strings.Contains(b.body, `"status":502`) {
+		if b := s.result(id); b.kind != "application/json" || !strings.Contains(b.body, `"status":502`) || !strings.Contains(b.body, "the service was ended before") {
 			t.Errorf("%s: %+v", id, b)
 		}
 	}

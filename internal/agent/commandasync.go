@@ -59,7 +59,7 @@ func (c *command) answerAsync(req *http.Request, path, requestID string) (asyncA
 	select {
 	case c.taking <- struct{}{}:
 	case <-c.s.async.stop:
-		return asyncAnswer{}, textUnavailable
+		return asyncAnswer{}, c.s.async.blame(textUnavailable)
 	}
 	defer c.begin(&c.later)()
 	ctx, cancel := context.WithTimeout(c.s.async.ctx, asyncLimit)
@@ -67,7 +67,7 @@ func (c *command) answerAsync(req *http.Request, path, requestID string) (asyncA
 	a, err := c.roundTrip(req.WithContext(ctx), path)
 	if err != nil {
 		c.s.a.sink.sayFor(requestID, "error", "request: %v", err)
-		return a, textCommandFailed
+		return a, c.s.async.blame(textCommandFailed)
 	}
 	return a, ""
 }

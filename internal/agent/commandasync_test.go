@@ -93,7 +93,8 @@ func TestCommandAsyncEnds(t *testing.T) {
 			}
 			p.wait()
 			for _, id := range []string{"one", "two", "three"} {
-				if b := s.result(id); b.kind != "application/json" || !strings.Contains(b.body, `"status":502`) {
+				if b := s.result(id); b.kind != "application/json" || !strings.Contains(b.body, `"status":502`) ||
+					strings.Contains(b.body, "the service was ended before") != (what == "asked") {
 					t.Errorf("%s: %+v", id, b)
 				}
 			}

@@ -114,7 +114,7 @@ func (a *agent) serve(ctx context.Context) error {
 		time.Sleep(turnAway)
 	}
 	if s.async != nil {
-		s.async.halt()
+		s.async.halt(ctx.Err() != nil)
 	}
 	for _, stop := range stops {
 		stop(max(drainLimit-time.Since(begun), 100*time.Millisecond))
