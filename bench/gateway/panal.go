@@ -109,7 +109,7 @@ func (o *ours) deploy(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("create version: %w", err)
 	}
-	s, err := api.CreateService(ctx, dep.ID, client.ServiceParams{Version: code.ID, Number: 1})
+	s, err := api.CreateService(ctx, dep.ID, client.ServiceParams{Version: code.ID, Number: new(1)})
 	if err != nil {
 		return fmt.Errorf("create service: %w", err)
 	}

@@ -156,7 +156,7 @@ func (b *bench) deploy(ctx context.Context, api *client.Client) (string, error) 
 	if err != nil {
 		return "", fmt.Errorf("create version: %w", err)
 	}
-	s, err := api.CreateService(ctx, dep.ID, client.ServiceParams{Version: code.ID, Number: 1, Autoscale: new(bool)})
+	s, err := api.CreateService(ctx, dep.ID, client.ServiceParams{Version: code.ID, Number: new(1), Autoscale: new(bool)})
 	if err != nil {
 		return "", fmt.Errorf("create service: %w", err)
 	}

@@ -127,6 +127,9 @@ func TestServingByCommand(t *testing.T) {
 	if e.Service != a.ID || e.Pending != b.ID {
 		t.Errorf("switch to a starting service: %+v", e)
 	}
+	// A number that can't be is no number that was not said.
+	s.fails(2, "instance_number: must be 1 to 300", "service", "create", "leaf-api", "0.0.1", "--number", "0")
+	s.fails(2, "max_instance_number: must be 1 to 600", "service", "update", "leaf-api", b.ID, "--max", "0")
 	s.fails(8, "within", "service", "wait", "leaf-api", b.ID, "--timeout", "10ms")
 	for _, spec := range run.Started() {
 		run.SetPhase(spec.ID, runner.PhaseRunning, true)

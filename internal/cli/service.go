@@ -62,9 +62,9 @@ type serviceFlags struct {
 	Model         string            `help:"Training model for the code, by id."`
 	Env           map[string]string `help:"Variables over the deployment's and the version's: --env TOP_K=5." short:"e" mapsep:"none"`
 	InstanceType  string            `name:"instance-type" help:"cpu-0.25 (the default), cpu-1, cpu-2, cpu-4, cpu-8, cpu-16, gpu-1, …"`
-	Number        int               `help:"How many instances, 1 to 300." short:"n"`
+	Number        *int              `help:"How many instances, 1 to 300." short:"n"`
 	Min           *int              `help:"Fewest instances, and how many make it READY; default: the number. 0: it sleeps while nobody calls it." aliases:"min-instances"`
-	Max           int               `help:"Most instances; default: twice the number." aliases:"max-instances"`
+	Max           *int              `help:"Most instances; default: twice the number." aliases:"max-instances"`
 	Target        *float64          `name:"target-concurrency" help:"Requests at a time per instance to aim at; default (0): 0.7 of its workers."`
 	Idle          *time.Duration    `name:"idle-timeout" help:"How long without a request before it sleeps; default (0s): the installation's."`
 	Autoscale     *bool             `help:"Follow the load between --min and --max; --no-autoscale: always --number." negatable:""`

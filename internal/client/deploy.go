@@ -103,9 +103,9 @@ type ServiceParams struct {
 	Models       map[string]string `json:"models,omitempty"`
 	Environment  map[string]string `json:"environment,omitzero"` // all of its own; an empty one takes them away
 	InstanceType string            `json:"instance_type,omitempty"`
-	Number       int               `json:"instance_number,omitempty"`
+	Number       *int              `json:"instance_number,omitempty"`
 	Min          *int              `json:"min_instance_number,omitempty"`
-	Max          int               `json:"max_instance_number,omitempty"`
+	Max          *int              `json:"max_instance_number,omitempty"`
 	Record       *string           `json:"record_channel_id,omitempty"` // "" ends recording
 	RecordOutput *bool             `json:"record_outputs,omitempty"`
 	RateLimit    *float64          `json:"rate_limit,omitempty"`        // 0 ends it
