@@ -159,6 +159,10 @@ func TestServingByCommand(t *testing.T) {
 	s.must(err)
 	srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
+		if string(body) == "blank" {
+			http.Error(w, `{"detail":"nothing is on it"}`, http.StatusUnprocessableEntity)
+			return
+		}
 		_, _ = io.WriteString(w, r.Header.Get("Content-Type")+" "+string(body))
 	})}
 	go func() { _ = srv.Serve(l) }()
@@ -182,6 +186,10 @@ func TestServingByCommand(t *testing.T) {
 			t.Errorf("panal %s: exit %d %q %s", strings.Join(args, " "), code, stdout, stderr)
 		}
 	}
+
+	// What a model says of an error is for who called it.
+	s.must(os.WriteFile(picture, []byte("blank"), 0o600))
+	s.fails(1, `422 Unprocessable Entity: {"detail":"nothing is on it"}`, "endpoint", "call", "leaf-api", picture)
 
 	s.fails(2, "default", "service", "delete", "leaf-api", b.ID)
 	s.ok(nil, "service", "stop", "leaf-api", b.ID)

@@ -63,6 +63,7 @@ type Error struct {
 	Header      http.Header         `json:"-"`
 	// RetryAfter is how long the server asks to wait; 0 when it doesn't say.
 	RetryAfter time.Duration `json:"-"`
+	foreign    bool          // the answer is not of the API's shape: Description is ours
 }
 
 // Error implements error. The request's id that the text speaks of is in a header.
@@ -176,7 +177,7 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 		e.RetryAfter = time.Duration(n) * time.Second
 	}
 	if json.Unmarshal(b, e) != nil || e.Description == "" {
-		e.Description = fmt.Sprintf("%s answered %s", r.Method, res.Status)
+		e.Description, e.foreign = fmt.Sprintf("%s answered %s", r.Method, res.Status), true
 	}
 	return nil, e
 }

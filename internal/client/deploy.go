@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"panal/internal/plat"
 )
@@ -477,7 +479,7 @@ func (c *Client) Result(ctx context.Context, dep, request string) (res *http.Res
 	res, err = c.Do(ctx, Request{Method: http.MethodGet, Path: Path("deployments", dep, "results", request)})
 	if err != nil {
 		e, ok := errors.AsType[*Error](err)
-		return nil, ok && e.Header.Get(mark) != "", err
+		return nil, ok && e.Header.Get(mark) != "", modelSaid(err)
 	}
 	if res.Header.Get(mark) == "" {
 		return nil, false, res.Body.Close()
@@ -499,5 +501,27 @@ func (c *Client) infer(ctx context.Context, q Call, header http.Header) (*http.R
 	if q.Path != "" {
 		path += "/" + strings.TrimPrefix(q.Path, "/")
 	}
-	return c.Do(ctx, Request{Method: http.MethodPost, Path: path, Query: q.Query, Header: header, Body: q.Body, Size: q.Size})
+	res, err := c.Do(ctx, Request{Method: http.MethodPost, Path: path, Query: q.Query, Header: header, Body: q.Body, Size: q.Size})
+	return res, modelSaid(err)
+}
+
+// maxSaid is how much of what a model says of an error is repeated.
+const maxSaid = 4096
+
+// modelSaid adds to an error that a model answered with what it said, where that is text:
+// nobody else explains it.
+func modelSaid(err error) error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || !e.foreign {
+		return err
+	}
+	said := strings.TrimSpace(string(e.Body[:min(len(e.Body), maxSaid)]))
+	if len(e.Body) > maxSaid {
+		said = strings.ToValidUTF8(said, "") + "…"
+	}
+	control := func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' }
+	if said != "" && utf8.ValidString(said) && !strings.ContainsFunc(said, control) {
+		e.Description += ": " + said
+	}
+	return err
 }
