@@ -2,9 +2,10 @@
 
 // Command s3store measures the store in a bucket: what Panal in front of an S3 server
 // (versitygw) does, beside that server driven directly, in one run, on one disk. The S3
-// server is pinned to one core, the generator and Panal to the other, as Panal and
-// storage are different machines where it matters. Phases take turns, so that both
-// meet the same disk. It talks to loopback only and is bounded in time and count.
+// server is pinned to one core and the generator to the other; Panal takes what they leave of
+// both, as they are different machines where it matters (-panal-core 1: it shares the
+// generator's). Phases take turns, and the disk is synced between them, so that none pays for
+// what another left in the page cache. It talks to loopback only and is bounded in time and count.
 //
 //	scripts/setup && make build && go run ./bench/s3store
 package main
@@ -31,6 +32,7 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+	"golang.org/x/sys/unix"
 )
 
 type options struct {
@@ -57,7 +59,7 @@ func main() {
 	flag.IntVar(&o.bigN, "big-uploads", 8, "uploads in flight in the memory test")
 	flag.StringVar(&o.serverCore, "server-core", "0", "the S3 server's core")
 	flag.StringVar(&o.clientsCore, "clients-core", "1", "the generator's core")
-	flag.StringVar(&o.panalCore, "panal-core", "1", "Panal's core, or cores (0,1)")
+	flag.StringVar(&o.panalCore, "panal-core", "0,1", "Panal's cores, or core")
 	flag.Parse()
 	if err := pin(o.clientsCore); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -163,6 +165,7 @@ type phase struct {
 
 // turn runs one turn of a phase.
 func (b *bench) turn(ctx context.Context, p *phase) error {
+	unix.Sync() // nobody pays for what another left in the page cache
 	panal0, s30, err := b.cpu()
 	if err != nil {
 		return err

@@ -28,7 +28,7 @@ func (superviseCmd) Help() string {
 	return `Takes the flags of panal serve, and runs that. The listening sockets are this
 process': while there is no server, callers wait for the next one instead of being
 refused. A server that dies is started again, at once and then ever more slowly;
-one that can't run as it is configured is not.
+a first one that can't run as it is configured is not.
 
   kill -HUP PID     replaces the server by the program that is at its path now, with
                     its configuration read anew: no request is lost. If the new one
@@ -83,7 +83,7 @@ func (c *superviseCmd) Run(e *env) error {
 		SuccessorEnv: []string{"PANAL_LOCK_WAIT=" + (2 * limit).String()},
 		Listen:       listen,
 		// Of the same configuration: what is invalid stays so, and an address or directory that is
-		// another server's is not going to be free by itself.
+		// another server's is not going to be free by itself. (Until one has been ready.)
 		GiveUp: func(code int) bool { return code == exitInvalid || code == exitConflict },
 		Limit:  limit, Output: e.stderr, Log: log.With(slog.String(plat.LogComponent, "supervise")),
 	}, replace)

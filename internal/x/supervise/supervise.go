@@ -38,8 +38,8 @@ type Config struct {
 	Env, SuccessorEnv []string
 	// Listen are the addresses that are held, by the names that the server knows them by.
 	Listen []Address
-	// GiveUp tells of which exit codes another start would change nothing, for a server
-	// that never was ready.
+	// GiveUp tells of which exit codes another start would change nothing, while no server
+	// has been ready: what has worked is worth waiting for until it is mended.
 	GiveUp func(code int) bool
 	// Limit is how long a hand-over may take before the old server is killed; 0: 2 min.
 	Limit time.Duration
@@ -97,6 +97,7 @@ type supervisor struct {
 	wanted  bool      // a replacement was asked for that had to be put off
 	deaths  int       // in a row
 	ending  bool
+	worked  bool // a server has been ready
 }
 
 // Run holds the sockets and keeps a server running until ctx ends, the server ends by
@@ -247,7 +248,7 @@ func (s *supervisor) replace(ctx context.Context) {
 // heard takes up what a server told, and tells whether a hand-over begins.
 func (s *supervisor) heard(ctx context.Context, n news) bool {
 	if n.told == handed.Ready && n.of.readyAt.IsZero() {
-		n.of.readyAt = time.Now()
+		n.of.readyAt, s.worked = time.Now(), true
 		s.Log.LogAttrs(ctx, slog.LevelInfo, "the server is ready", slog.Int(plat.LogPID, n.of.cmd.Process.Pid))
 	}
 	if n.of != s.next || n.told != handed.Ready && n.told != handed.Waiting {
@@ -287,7 +288,7 @@ func (s *supervisor) ended(ctx context.Context, n news) (code int, again bool) {
 		return code, false
 	case code == 0:
 		s.Log.LogAttrs(ctx, slog.LevelInfo, "the server was told to end, and has", pid)
-	case n.of.readyAt.IsZero() && s.GiveUp(code):
+	case !s.worked && s.GiveUp(code):
 		s.Log.LogAttrs(ctx, slog.LevelWarn, "the server can't run as it is configured; another start would change nothing", pid, how)
 	default:
 		if !n.of.readyAt.IsZero() && time.Since(n.of.readyAt) >= stableAfter {

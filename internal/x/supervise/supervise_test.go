@@ -153,7 +153,7 @@ func TestLives(t *testing.T) {
 		{"told to end", "ready:0", 0, 1},
 		{"can't run as it is configured", "exit:2", 2, 1},
 		{"dies twice", "exit:1 ready:7 ready:0", 0, 3},
-		{"dies for good only at the start", "ready:2 exit:2", 2, 2},
+		{"can't run any more, until that is mended", "ready:2 exit:2 exit:6 ready:0", 0, 4},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			code, out := run(t, c.plan, func(*output, chan<- os.Signal, func()) {})
