@@ -238,11 +238,11 @@ func TestKilledMidRollout(t *testing.T) {
 	var mu sync.Mutex
 	var killed [][2]time.Time
 	var inFlight atomic.Int64
-	c := gather(p, dep, svc, func(_ bool, begun, ended time.Time) bool {
+	c := gather(p, dep, svc, func(kept bool, begun, ended time.Time) bool {
 		mu.Lock()
 		defer mu.Unlock()
 		for _, k := range killed {
-			if begun.Before(k[1]) && ended.After(k[0]) {
+			if begun.Before(newsOf(k[1], kept)) && ended.After(k[0]) {
 				inFlight.Add(1)
 				return true
 			}
@@ -261,7 +261,7 @@ func TestKilledMidRollout(t *testing.T) {
 			for err == nil && syscall.Kill(pid, 0) == nil {
 				time.Sleep(time.Millisecond)
 			}
-			killed = append(killed, [2]time.Time{begun, time.Now().Add(10 * time.Millisecond)})
+			killed = append(killed, [2]time.Time{begun, time.Now()})
 			mu.Unlock()
 			if err != nil {
 				t.Fatal(err)
