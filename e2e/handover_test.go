@@ -5,17 +5,11 @@ package e2e_test
 import (
 	"bufio"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	cryptorand "crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"math/big"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -29,6 +23,7 @@ import (
 	"time"
 
 	"panal/internal/client"
+	"panal/internal/x/httpx/httpxtest"
 )
 
 // crowd is callers of every kind that go on until they are told to stop.
@@ -460,7 +455,7 @@ func TestStoppedWhileReplaced(t *testing.T) {
 func TestReplacedByMisconfigured(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	cert, certKey := writeCert(t, dir)
+	cert, certKey := httpxtest.WriteCert(t, dir, "localhost")
 	access, key := filepath.Join(dir, "access.log"), filepath.Join(dir, "keys")
 	files := filepath.Join(dir, "files")
 	p := startSupervised(t, "--tls-listen", "127.0.0.1:0", "--tls-cert", cert, "--tls-key", certKey,
@@ -499,31 +494,6 @@ func TestReplacedByMisconfigured(t *testing.T) {
 	}
 	p.replace(t, 0)
 	p.stop(t)
-}
-
-// writeCert makes a self-signed certificate.
-func writeCert(t *testing.T, dir string) (certFile, keyFile string) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1<<33, 0)}
-	der, err := x509.CreateCertificate(cryptorand.Reader, tmpl, tmpl, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: der}, keyFile: {Type: "PRIVATE KEY", Bytes: keyDER}} {
-		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return certFile, keyFile
 }
 
 // replace has the server replaced and waits for the next one.

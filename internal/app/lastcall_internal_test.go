@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"panal/internal/plat"
+	"panal/internal/x/httpx/httpxtest"
 )
 
 // held is a socket that outlives the servers on it.
@@ -76,7 +77,7 @@ func (h *held) serve(handler http.Handler, secure *tls.Config, takes func(method
 // or on kept ones, whose servers are lame ducks for a moment. All are answered, by one
 // server or the next.
 func TestServersFollowEachOther(t *testing.T) {
-	certFile, keyFile := writeCert(t, t.TempDir(), "localhost")
+	certFile, keyFile := httpxtest.WriteCert(t, t.TempDir(), "localhost")
 	cert, err := openCertificate(certFile, keyFile, plat.SystemClock, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

@@ -4,8 +4,10 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"panal/internal/blob/s3blob"
 	"panal/internal/config"
@@ -14,6 +16,9 @@ import (
 	"panal/internal/x/accesslog"
 	"panal/internal/x/keyring"
 )
+
+// preflightLimit is how long database and bucket may take to answer.
+const preflightLimit = 30 * time.Second
 
 // preflight finds what this server could not run with before it asks for the data
 // directory. In a hand-over the server before this one gives its place up as soon as that
@@ -42,6 +47,9 @@ func (a *App) preflight(ctx context.Context) (err error) {
 	if a.cfg.LockWait == 0 {
 		return nil // nobody is there to go on, and what follows opens them at once
 	}
+	// What hangs is worse than what refuses: no other replacement could be begun.
+	ctx, cancel := context.WithTimeout(ctx, preflightLimit)
+	defer cancel()
 	if a.cfg.Database != "" {
 		if err := postgres.Ping(ctx, a.cfg.Database); err != nil {
 			return err
@@ -51,6 +59,9 @@ func (a *App) preflight(ctx context.Context) (err error) {
 		d, err := s3blob.Open(ctx, a.bucketOptions(where))
 		if err == nil {
 			err = d.Close()
+		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = plat.Errorf(plat.ErrUnavailable, "bucket %s does not answer", where.Bucket)
 		}
 		if err != nil {
 			return fmt.Errorf("object store: %w", err)

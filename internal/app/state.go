@@ -84,8 +84,8 @@ func writePrivate(path string, data []byte) error {
 // alone is the supervisor of a process that has none.
 const alone = 0
 
-// lock takes the data directory for this process, and notes in it which processes ServerPID
-// and StopPID are to return. The kernel gives it back when the process ends, however it ends.
+// lock takes the data directory for this process, and notes in it what ServerPIDs is to
+// return. The kernel gives it back when the process ends, however it ends.
 func lock(data string, supervisor int) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(data, fileLock), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -131,22 +131,13 @@ func (a *App) takeData(ctx context.Context) (*os.File, error) {
 
 // ServerPID returns the process that owns the data directory; ErrNotFound when none does.
 func ServerPID(data string) (int, error) {
-	pid, _, err := running(data)
+	pid, _, err := ServerPIDs(data)
 	return pid, err
 }
 
-// StopPID returns the process that is to be told to end for the server to be gone for good:
-// its supervisor, if it has one. ErrNotFound when no server runs.
-func StopPID(data string) (int, error) {
-	pid, supervisor, err := running(data)
-	if supervisor > 0 {
-		pid = supervisor
-	}
-	return pid, err
-}
-
-// running returns what lock has noted, if a process has the data directory.
-func running(data string) (pid, supervisor int, err error) {
+// ServerPIDs is ServerPID, and the process that is to be told to end for the server to be gone
+// for good: its supervisor, or itself.
+func ServerPIDs(data string) (pid, stop int, err error) {
 	notRunning := plat.Errorf(plat.ErrNotFound, "no server runs on %s", data)
 	f, err := os.Open(filepath.Join(data, fileLock))
 	if err != nil {
@@ -156,7 +147,10 @@ func running(data string) (pid, supervisor int, err error) {
 	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
 		return 0, 0, notRunning // nobody holds it
 	}
-	return owners(f)
+	if pid, stop, err = owners(f); stop == alone {
+		stop = pid
+	}
+	return pid, stop, err
 }
 
 // owners reads what lock has noted. A server of before 2026-11-28 has noted itself alone.

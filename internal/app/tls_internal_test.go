@@ -4,21 +4,13 @@ package app
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -26,40 +18,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"panal/internal/plat"
+	"panal/internal/x/httpx/httpxtest"
 )
-
-// writeCert makes a self-signed certificate of that name.
-func writeCert(t *testing.T, dir, name string) (certFile, keyFile string) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{"localhost"},
-		NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1<<33, 0),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: der}, keyFile: {Type: "PRIVATE KEY", Bytes: keyDER}} {
-		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return certFile, keyFile
-}
 
 // TestCertificate: a renewal is used when it is whole, and never before.
 func TestCertificate(t *testing.T) {
 	dir := t.TempDir()
-	certFile, keyFile := writeCert(t, dir, "one")
+	certFile, keyFile := httpxtest.WriteCert(t, dir, "one")
 	at := time.Unix(1_800_000_000, 0)
 	touch := func() {
 		at = at.Add(time.Minute)
@@ -88,7 +53,7 @@ func TestCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeCert(t, dir, "two")
+	httpxtest.WriteCert(t, dir, "two")
 	fresh, err := os.ReadFile(keyFile)
 	if err != nil {
 		t.Fatal(err)
@@ -121,7 +86,7 @@ func TestCertificate(t *testing.T) {
 
 // TestProtocols: HTTP/1.1 and HTTP/2, with and without TLS.
 func TestProtocols(t *testing.T) {
-	certFile, keyFile := writeCert(t, t.TempDir(), "localhost")
+	certFile, keyFile := httpxtest.WriteCert(t, t.TempDir(), "localhost")
 	c, err := openCertificate(certFile, keyFile, plat.SystemClock, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

@@ -85,11 +85,11 @@ type stopCmd struct {
 
 // Run stops the server that owns a data directory.
 func (c *stopCmd) Run(e *env) error {
-	pid, err := app.StopPID(c.Data)
+	pid, stop, err := app.ServerPIDs(c.Data)
 	switch {
 	case err == nil:
-		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
-			return fmt.Errorf("signal process %d: %w", pid, err)
+		if err := syscall.Kill(stop, syscall.SIGTERM); err != nil {
+			return fmt.Errorf("signal process %d: %w", stop, err)
 		}
 		for deadline := time.Now().Add(c.Timeout); ; time.Sleep(20 * time.Millisecond) {
 			if _, err := app.ServerPID(c.Data); err != nil {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package httpxtest serves handlers in memory, where testing/synctest knows the time.
+// Package httpxtest is what tests of servers share: handlers served in memory, where
+// testing/synctest knows the time, and certificates.
 package httpxtest
 
 import (
