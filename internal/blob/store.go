@@ -60,7 +60,7 @@ func newSum(size int64) *etag.Sum {
 	if size >= 0 && size < sharedFrom {
 		return etag.New()
 	}
-	return etag.NewShared()
+	return etag.NewShared(size)
 }
 
 // Open returns a reader over bytes [off, off+n) of the object (n < 0: to the

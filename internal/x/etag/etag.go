@@ -20,9 +20,11 @@ type Sum struct {
 	room   int64     // bytes left in the current chunk
 	chunk  hash.Hash // nil: not begun
 	server int       // of the lanes that chunk is to be given back to, or -1
+	pair   *pair     // nil: the chunk is hashed alone
 	sums   hash.Hash // over the chunks' binary sums
 	n      int       // finished chunks
 	shared bool
+	long   int64 // how long a shared one is said to be; negative: unknown
 }
 
 // New returns the Sum of nothing.
@@ -30,11 +32,12 @@ func New() *Sum {
 	return &Sum{room: ChunkSize, server: -1, sums: md5.New()} //nolint:gosec // see import
 }
 
-// NewShared is New for a long stream that may be one of many at a time, which are then
-// hashed together for less. The Sum must be closed.
-func NewShared() *Sum {
+// NewShared is New for a long stream of so many bytes (negative: unknown), of which there may be
+// many at a time: what it costs is less, for memory and by hashing them together. How
+// long it is is believed for the plan only. The Sum must be closed.
+func NewShared(size int64) *Sum {
 	e := New()
-	e.shared = true
+	e.shared, e.long = true, size
 	begin()
 	return e
 }
@@ -43,6 +46,10 @@ func NewShared() *Sum {
 func (e *Sum) Close() {
 	if e.shared {
 		e.shared = false
+		if e.pair != nil {
+			e.pair.drop()
+			e.pair = nil
+		}
 		e.endChunk()
 		end()
 	}
@@ -53,11 +60,17 @@ func (e *Sum) Write(p []byte) (int, error) {
 	total := len(p)
 	for len(p) > 0 {
 		if e.room == 0 {
-			e.finishChunk()
+			e.nextChunk()
 		}
-		e.beginChunk()
+		if e.beginChunk(); e.pair != nil && e.pair.full() {
+			e.part()
+		}
 		k := min(int64(len(p)), e.room)
-		_, _ = e.chunk.Write(p[:k])
+		if e.pair == nil {
+			_, _ = e.chunk.Write(p[:k])
+		} else {
+			k = e.pair.write(p[:k], e.chunk, e.room)
+		}
 		p, e.room, e.size = p[k:], e.room-k, e.size+k
 	}
 	return total, nil
@@ -67,10 +80,22 @@ func (e *Sum) beginChunk() {
 	switch {
 	case e.chunk != nil:
 	case e.shared:
-		e.chunk, e.server = take()
+		if e.pair = newPair(e.ahead()); e.pair != nil {
+			e.chunk = md5.New() //nolint:gosec // see import
+		} else {
+			e.chunk, e.server = take()
+		}
 	default:
 		e.chunk = md5.New() //nolint:gosec // see import
 	}
+}
+
+// ahead is how long the chunk after the current one, of which nothing is written, will be at most.
+func (e *Sum) ahead() int64 {
+	if e.long < 0 {
+		return ChunkSize
+	}
+	return min(e.long-e.size-ChunkSize, ChunkSize)
 }
 
 // endChunk leaves the hash of the chunk ready for another.
@@ -85,12 +110,37 @@ func (e *Sum) endChunk() {
 	}
 }
 
+func (e *Sum) nextChunk() {
+	if e.pair != nil && e.pair.follow(e.chunk) {
+		e.room = ChunkSize
+		return
+	}
+	e.finishChunk()
+}
+
 func (e *Sum) finishChunk() {
-	var sum [md5.Size]byte
-	_, _ = e.sums.Write(e.chunk.Sum(sum[:0]))
+	e.part()
+	e.addSum(e.chunk)
 	e.endChunk()
-	e.n++
 	e.room = ChunkSize
+}
+
+// part ends a pair, so that chunk is the hash of the current chunk again.
+func (e *Sum) part() {
+	if e.pair == nil {
+		return
+	}
+	first, second := e.pair.end(e.chunk)
+	if e.pair = nil; second != nil {
+		e.addSum(first)
+		e.chunk = second
+	}
+}
+
+func (e *Sum) addSum(chunk hash.Hash) {
+	var sum [md5.Size]byte
+	_, _ = e.sums.Write(chunk.Sum(sum[:0]))
+	e.n++
 }
 
 // Size returns how many bytes were written.
@@ -100,7 +150,7 @@ func (e *Sum) Size() int64 { return e.size }
 // the end, before Close.
 func (e *Sum) ETag() string {
 	e.beginChunk() // of nothing written
-	if e.n == 0 {
+	if e.part(); e.n == 0 {
 		return hex.EncodeToString(e.chunk.Sum(nil))
 	}
 	e.finishChunk()

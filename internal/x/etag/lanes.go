@@ -11,9 +11,9 @@ import (
 	md5simd "github.com/minio/md5-simd"
 )
 
-// lanesFrom is how many streams there must be at once before vector lanes hash one for
-// less CPU than it takes alone: they have 0.8 times the speed with one stream, 1.5 with
-// four and 3 with sixteen (AVX-512, BenchmarkStreams).
+// lanesFrom is how many streams, beside those in pairs, there must be at once before vector lanes
+// hash one for less CPU than it takes alone: they have 0.8 times the speed with one stream, 1.5
+// with four and 3 with sixteen (AVX-512, BenchmarkStreams).
 const lanesFrom = 4
 
 // laneCount is how many streams a round of a server can take.
@@ -49,7 +49,7 @@ func end() {
 func take() (hash.Hash, int) {
 	lanes.mu.Lock()
 	defer lanes.mu.Unlock()
-	if lanes.streams < lanesFrom {
+	if lanes.streams-(maxPairs-len(places)) < lanesFrom {
 		return md5.New(), -1 //nolint:gosec // see etag.go
 	}
 	if lanes.servers == nil {

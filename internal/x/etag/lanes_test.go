@@ -20,7 +20,7 @@ func TestShared(t *testing.T) {
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(src)
 	idle := make([]*etag.Sum, 8) // so that there are always many
 	for i := range idle {
-		idle[i] = etag.NewShared()
+		idle[i] = etag.NewShared(-1)
 		defer idle[i].Close()
 	}
 	var wg sync.WaitGroup
@@ -29,7 +29,7 @@ func TestShared(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, uint64(w)))
 			for range 6 {
 				data := src[r.IntN(1<<20):][:r.IntN(1<<uint(8+r.IntN(16)))]
-				whole, parts := etag.New(), etag.NewShared()
+				whole, parts := etag.New(), etag.NewShared(said(r, len(data)))
 				_, _ = whole.Write(data)
 				given := r.IntN(8) == 0
 				for left := data; len(left) > 0; {
@@ -54,11 +54,18 @@ func TestShared(t *testing.T) {
 	wg.Wait()
 }
 
+func shared() *etag.Sum { return etag.NewShared(1 << 20) }
+
+// said is the length that a stream of n bytes is said to have: its own, none, or a wrong one.
+func said(r *rand.Rand, n int) int64 {
+	return []int64{int64(n), int64(n), -1, r.Int64N(20 << 20)}[r.IntN(4)]
+}
+
 // What hashing 1 MiB costs alone and as one of several at a time.
 func BenchmarkStreams(b *testing.B) {
 	const size, piece = 1 << 20, 64 << 10
 	for _, n := range []int{1, 3, 4, 8, 16} {
-		for name, start := range map[string]func() *etag.Sum{"alone": etag.New, "shared": etag.NewShared} {
+		for name, start := range map[string]func() *etag.Sum{"alone": etag.New, "shared": shared} {
 			b.Run(fmt.Sprintf("%d/%s", n, name), func(b *testing.B) {
 				b.SetBytes(int64(n * size))
 				buf := make([]byte, piece)
