@@ -51,6 +51,12 @@ func (e *env) printVerified(what string, out client.Verified) error {
 	if err := e.print(out, []string{"KIND", "FOUND", "REPAIRED", "EXAMPLES"}, rows); err != nil {
 		return err
 	}
+	if len(out.Findings) == 0 {
+		e.say("%d looked at, nothing wrong", out.Files)
+	}
+	if out.Young > 0 {
+		e.say("%d not judged: too young, an upload or a deletion may still be at work on them", out.Young)
+	}
 	if out.Left > 0 {
 		return fmt.Errorf("%s: %d of what was found is still wrong", what, out.Left)
 	}

@@ -91,6 +91,11 @@ func (c *fileDownloadCmd) Run(e *env) error {
 			}
 			return o, err
 		})
+	}, func(file string, err error) error {
+		return r.do(func(context.Context) (outcome, error) {
+			r.bar.add(1)
+			return outcome{FileID: file}, err
+		})
 	})
 	return r.finish(err)
 }
@@ -107,15 +112,18 @@ func (c *fileDownloadCmd) count(e *env, channel string) (int, error) {
 }
 
 // each calls f for each file, oldest first: so the names that two files share stay
-// with the same ones when more are uploaded.
-func (c *fileDownloadCmd) each(e *env, channel string, f func(client.File) error) error {
+// with the same ones when more are uploaded. It calls lost for a named file that there is not.
+func (c *fileDownloadCmd) each(e *env, channel string, f func(client.File) error, lost func(file string, err error) error) error {
 	if len(c.Files) == 0 {
 		return e.api.Files(e.ctx, channel, c.query(), false, 200, f)
 	}
 	for _, id := range c.Files {
 		info, err := e.api.File(e.ctx, channel, id)
-		if err == nil {
+		switch {
+		case err == nil:
 			err = f(info)
+		case errors.Is(err, plat.ErrNotFound):
+			err = lost(id, err)
 		}
 		if err != nil {
 			return err
@@ -132,7 +140,7 @@ func (c *fileDownloadCmd) stdout(e *env, channel string) error {
 			return client.ErrStop
 		}
 		return nil
-	})
+	}, func(_ string, err error) error { return err })
 	if err != nil && !errors.Is(err, client.ErrStop) {
 		return err
 	}

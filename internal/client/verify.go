@@ -12,6 +12,7 @@ import (
 // Verified is what is wrong with a channel, by kind.
 type Verified struct {
 	Files    int64 `json:"files"`
+	Young    int64 `json:"young"`
 	Left     int64 `json:"left"`
 	Findings []struct {
 		Kind     string   `json:"kind"`

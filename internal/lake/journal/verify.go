@@ -45,6 +45,7 @@ type Finding struct {
 // Report is what Verify found, by kind; empty when all is well.
 type Report struct {
 	Files    int64     `json:"files"` // rows that were looked at
+	Young    int64     `json:"young"` // objects that are nobody's and within their grace, rows and entries on the way: not judged
 	Findings []Finding `json:"findings"`
 }
 
@@ -244,9 +245,10 @@ func (v *verify) page(ctx context.Context) error {
 func (v *verify) object(ctx context.Context, o *objects, key string) (*blob.Info, error) {
 	var passed []string
 	info, err := o.find(ctx, key, func(i blob.Info) {
-		if v.j.now().Sub(i.ModTime) >= lake.Grace {
-			passed = append(passed, i.Key)
+		if v.young(i) {
+			return
 		}
+		passed = append(passed, i.Key)
 	})
 	if err != nil {
 		return nil, err
@@ -257,6 +259,15 @@ func (v *verify) object(ctx context.Context, o *objects, key string) (*blob.Info
 		}
 	}
 	return info, nil
+}
+
+// young tells, and counts, whether an object is too young to be nobody's.
+func (v *verify) young(i blob.Info) bool {
+	if v.j.now().Sub(i.ModTime) >= lake.Grace {
+		return false
+	}
+	v.out.Young++
+	return true
 }
 
 func (v *verify) orphan(ctx context.Context, key string) error {
@@ -318,6 +329,7 @@ func (v *verify) row(ctx context.Context, o *objects, f lake.File, e *Entry) err
 		return nil
 	}
 	if e == nil && v.j.now().Sub(f.UploadedAt) < slack { // its entry may be on the way
+		v.out.Young++
 		return nil
 	}
 	if v.opt.Repair {
@@ -338,18 +350,22 @@ func (v *verify) noRow(ctx context.Context, o *objects, e *Entry) error {
 	}
 	f := e.file()
 	if e.Gone != 0 || !f.Live(v.j.now()) || info.Size != e.Size {
-		if v.j.now().Sub(info.ModTime) >= lake.Grace {
-			return v.orphan(ctx, key)
+		if v.young(*info) {
+			return nil
 		}
-		return nil
+		return v.orphan(ctx, key)
 	}
 	known, err := v.index.Known(ctx, v.c.ID, []plat.FileID{e.File})
 	if err != nil || known[e.File] {
 		return err
 	}
 	// Deleted, and its entry on the way? A deletion leaves an event with its row.
-	if err := v.events(ctx); err != nil || v.changed[e.File] {
+	if err := v.events(ctx); err != nil {
 		return err
+	}
+	if v.changed[e.File] {
+		v.out.Young++
+		return nil
 	}
 	fresh, err := lookup(ctx, v.j.blobs, key)
 	if err != nil || fresh == nil || fresh.Gone != 0 {

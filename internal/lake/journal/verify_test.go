@@ -102,6 +102,9 @@ func TestVerify(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Tags of gone are not its bytes'.
+		if r, err := w.j.Verify(t.Context(), w.index, c, journal.VerifyOptions{}); err != nil || r.Young != 1 { // orphan
+			t.Errorf("%d young, %v; want what may still be on its way", r.Young, err)
+		}
 		w.now = w.now.Add(30 * time.Hour)
 
 		all := []journal.Kind{
