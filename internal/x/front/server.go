@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"panal/internal/x/rawio"
@@ -368,14 +370,41 @@ func (r *replayed) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// endsAfter is how long a caller's end stays untold while its call is under way.
+const endsAfter = time.Second
+
 // Read implements net.Conn.
 func (r *replayed) Read(p []byte) (int, error) {
 	if len(r.read) == 0 {
-		return r.Conn.Read(p)
+		n, err := r.Conn.Read(p)
+		// During a call net/http waits for one byte of what follows, and cancels the call when
+		// there is an end instead. But a caller may say that it sends no more and wait for its answer.
+		if err == io.EOF && len(p) == 1 { //nolint:errorlint // never wrapped
+			err = r.linger()
+		}
+		return n, err
 	}
 	n := copy(p, r.read)
 	if r.read = r.read[n:]; len(r.read) == 0 {
 		r.read = nil
 	}
 	return n, nil
+}
+
+// linger waits for endsAfter and returns io.EOF, or earlier what ends a read.
+func (r *replayed) linger() error {
+	raw, err := r.SyscallConn()
+	if err != nil {
+		return err // closed
+	}
+	over := time.AfterFunc(endsAfter, func() { _ = r.SetReadDeadline(time.Unix(1, 0)) }) // there is nothing to be read any more
+	err = raw.Read(func(fd uintptr) bool {                                               // no end, but a reset
+		var b [1]byte
+		n, err := rawio.Read(fd, b[:])
+		return n != 0 || err != nil && err != syscall.EAGAIN //nolint:errorlint // never wrapped
+	})
+	if over.Stop() && err != nil {
+		return err
+	}
+	return io.EOF
 }

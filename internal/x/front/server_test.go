@@ -439,6 +439,36 @@ func TestKept(t *testing.T) {
 	})
 }
 
+// TestSendsNoMore: who says so together with a request is answered.
+func TestSendsNoMore(t *testing.T) {
+	_, addr := start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-r.Context().Done():
+			_, _ = io.WriteString(w, "canceled")
+		case <-time.After(50 * time.Millisecond):
+			_, _ = io.WriteString(w, "whole")
+		}
+	}))
+	for _, target := range []string{"/ours/", "/rest/"} {
+		for _, more := range []string{"", "Connection: close\r\n", "Content-Length: 2\r\n"} {
+			c := dial(t, addr)
+			_, _ = fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\n%s\r\n%s", target, more, map[bool]string{true: "{}"}[strings.Contains(more, "2")])
+			_ = c.(*net.TCPConn).CloseWrite()
+			br := bufio.NewReader(c)
+			if a, err := read(br, "POST"); err != nil || a.Body != "whole" {
+				t.Errorf("%s %q: %+v, %v", target, more, a, err)
+			}
+			began := time.Now()
+			if _, err := br.ReadByte(); err != io.EOF {
+				t.Errorf("%s %q: behind the answer %v", target, more, err)
+			}
+			if took := time.Since(began); took > patience/2 {
+				t.Errorf("%s %q: closed %v after the answer", target, more, took)
+			}
+		}
+	}
+}
+
 // TestLeaving: a call ends when its caller closes, and a call under way does not keep
 // what comes after it from being read.
 func TestLeaving(t *testing.T) {
@@ -456,8 +486,8 @@ func TestLeaving(t *testing.T) {
 	if _, err := read(bufio.NewReader(c), "GET"); err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []net.Conn{dial(t, addr), c} { // a first call, and a second one
-		_, _ = io.WriteString(c, "GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+	for i, c := range []net.Conn{dial(t, addr), c, dial(t, addr)} { // a first call, a second one, and one of net/http
+		_, _ = fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", []string{"/ours/a", "/ours/a", "/rest/a"}[i])
 		<-begun
 		_ = c.Close()
 		select {
