@@ -143,6 +143,13 @@ func (j *Journal) key(prefix string) string {
 	return fmt.Sprintf("%s%s/%016x-%s-%06x", prefix, now.Format("20060102T15"), now.UnixMicro(), j.name, j.n.Add(1))
 }
 
+// owe has entries written by the next Append or Flush.
+func (j *Journal) owe(entries ...Entry) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.owed = append(j.owed, entries...)
+}
+
 // Flush writes what is owed.
 func (j *Journal) Flush(ctx context.Context) error {
 	j.mu.Lock()

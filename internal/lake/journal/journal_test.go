@@ -129,7 +129,10 @@ func TestUnwrittenJournal(t *testing.T) {
 		w.faults.SetScript(faultblob.Fault{Op: faultblob.OpPut, Prefix: journal.Prefix, Err: plat.ErrExhausted})
 		owed, err := w.put(t, c.ID, lake.Metadata{"n": "2"}, "")
 		if !errors.Is(err, plat.ErrUnavailable) || errors.Is(err, plat.ErrExhausted) {
-			t.Errorf("Commit = %v, want ErrUnavailable alone: it may be there", err)
+			t.Errorf("Commit = %v, want ErrUnavailable alone", err)
+		}
+		if _, err := w.store.File(t.Context(), c.ID, owed.ID, w.now); !errors.Is(err, plat.ErrNotFound) { // or whoever tries again has it twice
+			t.Errorf("what was refused: %v", err)
 		}
 		if _, err := w.store.SetMetadata(t.Context(), c.ID, kept.ID, lake.Metadata{}, w.now); !errors.Is(err, plat.ErrUnavailable) {
 			t.Errorf("SetMetadata = %v", err)
@@ -147,11 +150,17 @@ func TestUnwrittenJournal(t *testing.T) {
 		}
 		to := empty(t, db, w.clock)
 		got, err := journal.Rebuild(t.Context(), w.blobs, to, false, nil)
-		if err != nil || got.Files != 1 {
+		if err != nil || got.Files != 0 {
 			t.Fatalf("rebuilt %+v, %v", got, err)
 		}
-		if _, err := to.File(t.Context(), c.ID, owed.ID, w.now); err != nil {
-			t.Error(err)
+		// A channel, too.
+		w.faults.SetScript(faultblob.Fault{Op: faultblob.OpPut, Prefix: journal.Prefix, Err: plat.ErrUnavailable})
+		second := lake.Channel{ID: "4711", Org: org, Storage: lake.StorageDatalake, CreatedAt: w.now, UpdatedAt: w.now}
+		if err := w.store.CreateChannel(t.Context(), second); !errors.Is(err, plat.ErrUnavailable) {
+			t.Errorf("CreateChannel = %v", err)
+		}
+		if _, err := w.store.Channel(t.Context(), second.ID); !errors.Is(err, plat.ErrNotFound) {
+			t.Errorf("the channel that was refused: %v", err)
 		}
 	})
 }

@@ -77,7 +77,11 @@ func (s *Store) CreateChannel(ctx context.Context, c lake.Channel) error {
 		return s.j.doubt(err)
 	}
 	c.Rev = 0
-	return s.append(ctx, channelEntry(c))
+	err := s.append(ctx, channelEntry(c))
+	if err != nil {
+		s.undo(ctx, ended(c.Org, c.ID, "", s.j.now()), func(ctx context.Context, now time.Time) error { return s.Store.DropChannel(ctx, c.ID, now) })
+	}
+	return err
 }
 
 // UpdateChannel implements lake.Store. The state that is journaled is read after the
@@ -145,10 +149,38 @@ func (s *Store) Commit(ctx context.Context, files []lake.NewFile) ([]lake.Outcom
 			entries = append(entries, ended(org, old.Channel, old.ID, out[i].File.UploadedAt))
 		}
 	}
-	if err := s.append(ctx, entries...); err != nil {
-		return nil, err
+	err = s.append(ctx, entries...)
+	if err == nil {
+		return out, nil
 	}
-	return out, nil
+	for i := range out {
+		f := out[i].File
+		org, oerr := s.org(ctx, f.Channel)
+		// What took another's place stays, for that is gone; and what was promised: its id is known, another try makes no second.
+		if out[i].Err != nil || oerr != nil || out[i].Replaced != nil || files[i].Pending {
+			continue
+		}
+		s.undo(ctx, ended(org, f.Channel, f.ID, s.j.now()), func(ctx context.Context, now time.Time) error {
+			_, err := s.Store.DeleteFile(ctx, f.Channel, f.ID, now)
+			return err
+		})
+	}
+	return nil, err
+}
+
+// undoLimit ends an attempt to undo.
+const undoLimit = 10 * time.Second
+
+// undo takes back what was made and could not be journaled: whoever asked for it is told to do it
+// again, and would have it twice. When the index can't either it stays, as after a crash.
+func (s *Store) undo(ctx context.Context, end Entry, do func(ctx context.Context, now time.Time) error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+	defer cancel()
+	if err := do(ctx, s.j.now()); err != nil {
+		_ = s.j.doubt(err) // the caller has an error already
+		return
+	}
+	s.j.owe(end)
 }
 
 // SetMetadata implements lake.Store.
