@@ -4,6 +4,7 @@ package sqlstore
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"slices"
 	"strings"
@@ -52,26 +53,26 @@ func (s *Lake) RowsOf(ctx context.Context, channel plat.ChannelID, ids []plat.Fi
 }
 
 // Changed implements journal.Index. Events that are added meanwhile may be left out.
-func (s *Lake) Changed(ctx context.Context, since time.Time, each func(topic, subject string) error) error {
+func (s *Lake) Changed(ctx context.Context, since time.Time, each func(topic, subject, what string) error) error {
 	type event struct {
-		at, txid, seq  int64
-		topic, subject string
+		at, txid, seq        int64
+		topic, subject, what string
 	}
 	scan := func(r interface{ Scan(...any) error }) (e event, err error) {
-		err = r.Scan(&e.at, &e.txid, &e.seq, &e.topic, &e.subject)
+		err = r.Scan(&e.at, &e.txid, &e.seq, &e.topic, &e.subject, &e.what)
 		return e, err
 	}
 	const page = 2000
 	last := event{at: micros(since), txid: -1}
 	for {
 		events, err := scanAll(ctx, s.db, s.db.Read(), scan,
-			`SELECT time, txid, seq, topic, subject FROM event WHERE (time, txid, seq) > ($1, $2, $3) AND topic IN ('channel', 'file')
+			`SELECT time, txid, seq, topic, subject, what FROM event WHERE (time, txid, seq) > ($1, $2, $3) AND topic IN ('channel', 'file')
 			 ORDER BY time, txid, seq LIMIT $4`, last.at, last.txid, last.seq, page)
 		if err != nil {
 			return err
 		}
 		for _, e := range events {
-			if err := each(e.topic, e.subject); err != nil {
+			if err := each(e.topic, e.subject, e.what); err != nil {
 				return err
 			}
 		}
@@ -141,5 +142,38 @@ func (s *Lake) RestoreFiles(ctx context.Context, channel plat.ChannelID, files [
 			return err
 		}
 		return s.addDelta(ctx, tx, num, sum)
+	})
+}
+
+// RenewFile implements journal.Index.
+func (s *Lake) RenewFile(ctx context.Context, f lake.File) error {
+	return s.db.Write(ctx, func(tx *Tx) error {
+		num, err := s.channelNum(ctx, tx, f.Channel)
+		if err != nil {
+			return err
+		}
+		if err := s.postLate(ctx, tx); err != nil { // its postings are about to be exchanged
+			return err
+		}
+		old, err := scanFile(f.Channel)(tx.QueryRowContext(ctx,
+			`UPDATE file SET size = size WHERE channel = $1 AND id = $2 AND rev < $3 RETURNING `+returning, num, string(f.ID), f.Rev))
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		at, expires := micros(old.UploadedAt), micros(f.ExpiresAt)
+		terms := lake.Terms(old.ContentType, f.Metadata)
+		for _, there := range [][]lake.Term{lake.Terms(old.ContentType, old.Metadata), terms} { // the latter, too: what is repaired may be half there
+			if err := deletePostings(ctx, tx, num, at, there); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE file SET metadata = $1, lifetime = $2, expires_at = $3, rev = $4 WHERE channel = $5 AND id = $6`,
+			toJSON(f.Metadata), string(f.Lifetime), expires, f.Rev, num, string(f.ID)); err != nil {
+			return err
+		}
+		return insertPostings(ctx, tx, appendPostings(nil, num, at, expires, terms))
 	})
 }

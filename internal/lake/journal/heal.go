@@ -29,12 +29,15 @@ type Index interface {
 	Rows(ctx context.Context, channel plat.ChannelID, after plat.FileID, limit int) ([]lake.File, error)
 	// RowsOf returns those of the files that there are, expired or not.
 	RowsOf(ctx context.Context, channel plat.ChannelID, ids []plat.FileID) ([]lake.File, error)
-	// Changed calls each for the events of topic channel and file since a time.
-	Changed(ctx context.Context, since time.Time, each func(topic, subject string) error) error
+	// Changed calls each for the events of topic channel and file since a time, in order. A
+	// file has gone when it was deleted, expired or replaced.
+	Changed(ctx context.Context, since time.Time, each func(topic, subject, what string) error) error
 	// RestoreChannel stores a channel as it is, unless it is there.
 	RestoreChannel(ctx context.Context, c lake.Channel) error
 	// RestoreFiles stores files of a channel as they are, without those that are there.
 	RestoreFiles(ctx context.Context, channel plat.ChannelID, files []lake.File) error
+	// RenewFile gives a file's row the metadata, lifetime and revision of a later one.
+	RenewFile(ctx context.Context, f lake.File) error
 	// CheckCounts returns what the channel's rows add up to, and what the kept sums say.
 	CheckCounts(ctx context.Context, channel plat.ChannelID) (rows, sums lake.Usage, err error)
 	// Recount makes the sums what the rows add up to.
@@ -173,7 +176,7 @@ func (j *Journal) rejournal(ctx context.Context, index Index, since time.Time) e
 		n = 0
 		return nil
 	}
-	err := index.Changed(ctx, since, func(topic, subject string) error {
+	err := index.Changed(ctx, since, func(topic, subject, what string) error {
 		channel, file, _ := strings.Cut(subject, "/")
 		id := plat.ChannelID(channel)
 		if topic == "channel" {
@@ -182,7 +185,7 @@ func (j *Journal) rejournal(ctx context.Context, index Index, since time.Time) e
 		if files[id] == nil {
 			files[id] = map[plat.FileID]bool{}
 		}
-		files[id][plat.FileID(file)] = true
+		files[id][plat.FileID(file)] = hasGone(what)
 		if n++; n >= maxBatch {
 			return flush()
 		}
@@ -193,6 +196,9 @@ func (j *Journal) rejournal(ctx context.Context, index Index, since time.Time) e
 	}
 	return flush()
 }
+
+// hasGone tells whether an event took its file out of the index.
+func hasGone(what string) bool { return what == "deleted" || what == "expired" || what == "replaced" }
 
 // stateWriter journals what the index holds now.
 type stateWriter struct {
@@ -244,6 +250,7 @@ func (w *stateWriter) channel(ctx context.Context, id plat.ChannelID) error {
 	return nil
 }
 
+// files journals those of a channel; true: the last event of one was its end.
 func (w *stateWriter) files(ctx context.Context, channel plat.ChannelID, ids map[plat.FileID]bool) error {
 	c, err := w.find(ctx, channel)
 	if err != nil || c == nil || c.Linked { // linked files are in their bucket whole (docs/adr/0017)
@@ -262,8 +269,10 @@ func (w *stateWriter) files(ctx context.Context, channel plat.ChannelID, ids map
 		entries = append(entries, fileEntry(c.Org, f))
 		delete(ids, f.ID)
 	}
-	for id := range ids { // it had an event and has no row: it is gone
-		entries = append(entries, ended(c.Org, channel, id, w.j.now()))
+	for id, gone := range ids {
+		if gone { // else its row is lost, which is no reason to lose it here, too
+			entries = append(entries, ended(c.Org, channel, id, w.j.now()))
+		}
 	}
 	return w.j.Append(ctx, entries...)
 }

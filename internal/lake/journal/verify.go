@@ -5,6 +5,7 @@ package journal
 import (
 	"context"
 	"errors"
+	"maps"
 	"fmt"
 	"io"
 	"slices"
@@ -27,6 +28,7 @@ const (
 	KindObjectContent Kind = "object_content" // an object whose bytes don't hash to the ETag (deep only)
 	KindRowMissing    Kind = "row_missing"    // the journal has the file and its object is there: the row is not
 	KindRowDeleted    Kind = "row_deleted"    // the journal says deleted, the row is there
+	KindRowOld        Kind = "row_old"        // a row of an earlier state than the journal's: of a restored dump
 	KindJournal       Kind = "journal"        // a row that the journal has not, or not as it is
 	KindOrphan        Kind = "orphan"         // an object that is nobody's and past its grace
 	KindCount         Kind = "count"          // the kept sums are not what the rows add up to
@@ -107,7 +109,7 @@ type verify struct {
 	after plat.FileID
 	end   bool
 
-	changed map[plat.FileID]bool // lately; nil: not asked yet
+	gone    map[plat.FileID]bool // lately; nil: not asked yet
 	swept   bool                 // of stray terms, on the way
 	strays  int64                // which were that many
 }
@@ -115,17 +117,17 @@ type verify struct {
 // lately is longer than the entry of a change takes, also of a writer that died.
 const lately = time.Hour
 
-// events notes which files were changed lately.
+// events notes which files have gone lately.
 func (v *verify) events(ctx context.Context) error {
-	changed := map[plat.FileID]bool{}
-	err := v.index.Changed(ctx, v.j.now().Add(-lately), func(_, subject string) error {
-		if channel, id, ok := strings.Cut(subject, "/"); ok && channel == string(v.c.ID) {
-			changed[plat.FileID(id)] = true
+	gone := map[plat.FileID]bool{}
+	err := v.index.Changed(ctx, v.j.now().Add(-lately), func(_, subject, what string) error {
+		if channel, id, ok := strings.Cut(subject, "/"); ok && channel == string(v.c.ID) && hasGone(what) {
+			gone[plat.FileID(id)] = true
 		}
 		return nil
 	})
 	if err == nil {
-		v.changed = changed
+		v.gone = gone
 	}
 	return err
 }
@@ -292,7 +294,7 @@ func (v *verify) row(ctx context.Context, o *objects, f lake.File, e *Entry) err
 	if err != nil {
 		return err
 	}
-	wrongEntry := e == nil || e.Gone != 0 || e.Rev < f.Rev
+	wrongEntry := e == nil || e.Gone != 0 || e.Rev != f.Rev || !same(e.file(), f)
 	wrongObject := info == nil || info.Size != f.Size
 	if wrongEntry || wrongObject || v.opt.Deep {
 		// Committed, changed or deleted since the listings were read?
@@ -324,21 +326,47 @@ func (v *verify) row(ctx context.Context, o *objects, f lake.File, e *Entry) err
 	if !wrongEntry {
 		return nil
 	}
-	if e != nil && e.Gone != 0 {
+	switch {
+	case e != nil && e.Gone != 0:
 		v.out.add(KindRowDeleted, string(f.ID), false)
 		return nil
-	}
-	if e == nil && v.j.now().Sub(f.UploadedAt) < slack { // its entry may be on the way
+	case e != nil && e.Rev > f.Rev:
+		if v.opt.Repair {
+			if err := v.index.RenewFile(ctx, e.file()); err != nil {
+				return err
+			}
+		}
+		v.out.add(KindRowOld, string(f.ID), v.opt.Repair)
+		return nil
+	case e != nil && e.Rev == f.Rev && same(e.file(), f):
+		return nil // it was changed since the listings were read
+	case e == nil && v.j.now().Sub(f.UploadedAt) < slack: // its entry may be on the way
 		v.out.Young++
 		return nil
 	}
 	if v.opt.Repair {
+		if e != nil && e.Rev == f.Rev { // counted on from a restored row: what was answered last holds
+			f.Rev++
+			if err := v.index.RenewFile(ctx, f); err != nil {
+				return err
+			}
+			now, err := v.index.RowsOf(ctx, v.c.ID, []plat.FileID{f.ID})
+			if err != nil || len(now) == 0 {
+				return err
+			}
+			f = now[0]
+		}
 		if err := v.j.Append(ctx, fileEntry(v.c.Org, f)); err != nil {
 			return err
 		}
 	}
 	v.out.add(KindJournal, string(f.ID), v.opt.Repair)
 	return nil
+}
+
+// same tells whether two states of a file are one.
+func same(a, b lake.File) bool {
+	return a.Lifetime == b.Lifetime && maps.Equal(a.Metadata, b.Metadata)
 }
 
 // noRow checks an entry that no row stands beside.
@@ -363,7 +391,7 @@ func (v *verify) noRow(ctx context.Context, o *objects, e *Entry) error {
 	if err := v.events(ctx); err != nil {
 		return err
 	}
-	if v.changed[e.File] {
+	if v.gone[e.File] {
 		v.out.Young++
 		return nil
 	}

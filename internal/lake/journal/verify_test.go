@@ -3,6 +3,7 @@
 package journal_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -142,5 +143,63 @@ func TestVerify(t *testing.T) {
 		if got, err := w.index.File(t.Context(), c.ID, f[3].ID, w.now); err != nil || got.Metadata["label"] != "black cat" {
 			t.Errorf("the row that was brought back: %+v, %v", got, err)
 		}
+	})
+}
+
+// TestVerifyOlderIndex: an index that was put back to an earlier state gets the journal's later
+// ones; and what was changed in it since then, with a revision that the journal has already, is
+// not lost in the next rebuild.
+func TestVerifyOlderIndex(t *testing.T) {
+	sqlstoretest.Each(t, func(t *testing.T, db *sqlstore.DB) {
+		w := newWorld(t, db)
+		c := w.channel(t)
+		f, err := w.put(t, c.ID, lake.Metadata{"label": "old"}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.store.SetMetadata(t.Context(), c.ID, f.ID, lake.Metadata{"label": "new"}, w.now); err != nil {
+			t.Fatal(err)
+		}
+		back := func(stmt string) {
+			t.Helper()
+			if err := db.Write(t.Context(), func(tx *sqlstore.Tx) error {
+				_, err := tx.ExecContext(t.Context(), stmt, string(f.ID))
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		repair := func(kind journal.Kind) {
+			t.Helper()
+			r, err := w.j.Verify(t.Context(), w.index, c, journal.VerifyOptions{Repair: true})
+			if err != nil || !slices.ContainsFunc(r.Findings, func(f journal.Finding) bool { return f.Kind == kind && f.Found == 1 && f.Repaired == 1 }) {
+				t.Errorf("%+v, %v; want %s repaired", r, err, kind)
+			}
+			if r, err = w.j.Verify(t.Context(), w.index, c, journal.VerifyOptions{}); err != nil || len(r.Findings) > 0 {
+				t.Errorf("after the repair: %+v, %v", r, err)
+			}
+		}
+		label := func(index *sqlstore.Lake, want string) {
+			t.Helper()
+			q, err := lake.ParseQuery("label:" + want)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n, err := index.Count(t.Context(), lake.Filter{Channel: c.ID, Query: q}, w.now); err != nil || n != 1 {
+				t.Errorf("%d files of label %s, %v", n, want, err)
+			}
+		}
+		back(`UPDATE file SET metadata = '{"label":"old"}', rev = 0 WHERE id = $1`)
+		repair(journal.KindRowOld)
+		label(w.index, "new")
+
+		back(`UPDATE file SET metadata = '{"label":"since"}' WHERE id = $1`)
+		repair(journal.KindJournal)
+		label(w.index, "since")
+		to := empty(t, db, w.clock)
+		if _, err := journal.Rebuild(t.Context(), w.blobs, to, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		label(to, "since")
 	})
 }
