@@ -240,6 +240,7 @@ func torture(t *testing.T, kills int, seed uint64, v *victims) {
 		t.Fatal(err)
 	}
 	args := []string{"lake", "rebuild", "--data", copied, "-o", "json"}
+	again := slices.Clone(p.flags)
 	if v.blobs != "" {
 		if err := os.CopyFS(filepath.Join(copied, "blobs"), os.DirFS(v.blobs)); err != nil {
 			t.Fatal(err)
@@ -251,6 +252,7 @@ func torture(t *testing.T, kills int, seed uint64, v *victims) {
 			t.Fatalf("psql: %v\n%s", err, out)
 		}
 		args = append(args, "--database", empty, "--blob", p.flags[slices.Index(p.flags, "--blob")+1])
+		again[slices.Index(again, "--database")+1] = empty
 	}
 	out, err := exec.Command(p.binary, args...).CombinedOutput()
 	if err != nil || !strings.Contains(string(out), `"missing": 0`) {
@@ -266,6 +268,24 @@ func torture(t *testing.T, kills int, seed uint64, v *victims) {
 	}
 	if want := fmt.Sprintf(`"files": %d`, len(files)); !strings.Contains(string(out), want) {
 		t.Errorf("the rebuilt index has not the %d files of the old one: %s", len(files), out)
+	}
+
+	// A server on it, of which nothing else is left, lets its admin at all of them.
+	p.kill()
+	p.data, p.flags = copied, again
+	p.start()
+	org, user, token := adminOf(t, copied)
+	p.api = client.New("http://"+p.listen, org, user, token)
+	n := len(files)
+	missing := func(id string) error { n--; delete(files, id); return nil }
+	if err := p.api.Files(t.Context(), ch.ID, "", false, 500, func(f client.File) error { return missing(f.ID) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.api.BucketFiles(t.Context(), b.ID, "", "", true, func(f client.BucketFile) error { return missing(f.ID) }); err != nil {
+		t.Fatal(err)
+	}
+	if n != 0 || len(files) != 0 {
+		t.Errorf("the server on the rebuilt index lacks %d files", len(files))
 	}
 }
 

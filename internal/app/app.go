@@ -212,11 +212,7 @@ func (a *App) firstStart(ctx context.Context) error {
 		adm = Admin{APIURL: a.agents, OrganizationID: string(o.ID), UserID: string(u.ID), Token: secret}
 		a.log.LogAttrs(ctx, slog.LevelInfo, "first start: made organization default and its admin", slog.String(plat.LogPath, path))
 	}
-	b, err := json.MarshalIndent(adm, "", "  ")
-	if err != nil {
-		return err
-	}
-	return writePrivate(path, append(b, '\n'))
+	return writeAdmin(a.cfg.Data, adm)
 }
 
 // Run serves until ctx ends, then drains and stops everything in order. Workloads

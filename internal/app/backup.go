@@ -358,7 +358,7 @@ func BackupOffline(ctx context.Context, cfg config.Server, log *slog.Logger, w i
 	if err := CheckDataDir(cfg); err != nil {
 		return err
 	}
-	if err := embedded(cfg); err != nil {
+	if err := errors.Join(embedded(cfg), checkBlob(cfg)); err != nil {
 		return err
 	}
 	a := &App{cfg: cfg, log: log, now: plat.SystemClock}

@@ -179,7 +179,8 @@ func sealedIn(ctx context.Context, db *sqlstore.DB) (map[string]int, error) {
 	return sealed, err
 }
 
-// CheckDataDir says so when there is no data directory, so that a command does not make one.
+// CheckDataDir says so when there is no data directory, so that a command does not make one,
+// and when its records are elsewhere than the command was told.
 func CheckDataDir(cfg config.Server) error {
 	if cfg.Database != "" && cfg.KeyFile != "" {
 		return nil
@@ -187,5 +188,5 @@ func CheckDataDir(cfg config.Server) error {
 	if found, err := filepath.Glob(filepath.Join(cfg.Data, "*")); err != nil || !slices.Contains(found, filepath.Join(cfg.Data, fileLock)) {
 		return plat.Errorf(plat.ErrNotFound, "there is no data directory %s", cfg.Data)
 	}
-	return nil
+	return checkEngines(cfg)
 }

@@ -24,6 +24,9 @@ const preflightLimit = 30 * time.Second
 // directory. In a hand-over the server before this one gives its place up as soon as that
 // is asked for; until then it goes on when this one ends (docs/adr/0025-*).
 func (a *App) preflight(ctx context.Context) (err error) {
+	if err := checkEngines(a.cfg); err != nil {
+		return err
+	}
 	if a.cfg.TLSListen != "" {
 		if a.cert, err = openCertificate(a.cfg.TLSCert, a.cfg.TLSKey, a.now, a.log); err != nil {
 			return err

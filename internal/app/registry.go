@@ -69,7 +69,7 @@ func (a *App) openData(ctx context.Context) error {
 	}
 	a.blobs = blob.New(d)
 	a.closers = append(a.closers, a.blobs.Close)
-	return nil
+	return noteEngines(a.cfg)
 }
 
 func (a *App) openBlobs(ctx context.Context) (blob.Driver, error) {

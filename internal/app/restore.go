@@ -5,7 +5,6 @@ package app
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -364,11 +363,7 @@ func newAdmin(ctx context.Context, dir string) (made bool, err error) {
 			if err != nil {
 				return false, err
 			}
-			raw, err := json.MarshalIndent(Admin{OrganizationID: string(id), UserID: string(u.ID), Token: secret}, "", "  ")
-			if err != nil {
-				return false, err
-			}
-			return true, writePrivate(filepath.Join(dir, fileAdmin), append(raw, '\n'))
+			return true, writeAdmin(dir, Admin{OrganizationID: string(id), UserID: string(u.ID), Token: secret})
 		}
 		if !more {
 			return false, nil

@@ -24,6 +24,7 @@ const (
 	fileLock    = "lock"
 	fileAdmin   = "admin.json"
 	fileKey     = "secret.key"
+	fileEngines = "engines.json"
 	fileControl = "control.db"
 	fileLake    = "lake.db"
 	dirBlobs    = "blobs"
@@ -57,6 +58,14 @@ func ReadAdmin(data string) (Admin, error) {
 		return a, plat.Errorf(plat.ErrInvalid, "%s is not what panal wrote: %v", filepath.Join(data, fileAdmin), err)
 	}
 	return a, nil
+}
+
+func writeAdmin(data string, adm Admin) error {
+	b, err := json.MarshalIndent(adm, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writePrivate(filepath.Join(data, fileAdmin), append(b, '\n'))
 }
 
 // writePrivate writes a file that only its owner may read, atomically and durably.

@@ -26,6 +26,9 @@ func (lakeRebuildCmd) Help() string {
 the list of objects, and writes the rows that they tell of into an empty index. Stop
 the server first. On SQLite move DATA/lake.db (with -wal and -shm) away; on PostgreSQL
 give an empty database. Datasets are records, not files: they are not restored.
+Organizations that own files and are in no database any more are made anew under their ids,
+each with an admin whose token is printed; the names, the other users, and what else was in that
+database are lost.
 
 Exit code 1 when files are named in the journal and their object is missing. Each of
 those is named (the first 10,000): nothing knows of them afterwards.`
@@ -54,6 +57,11 @@ func (c *lakeRebuildCmd) Run(e *env) error {
 	if !e.json {
 		for _, f := range out.Lost {
 			_, _ = fmt.Fprintf(e.stderr, "lost: channel %s file %s, %d bytes: %s\n", f.Channel, f.File, f.Size, f.Why)
+		}
+	}
+	if !e.json {
+		for _, o := range out.Organizations {
+			e.say("organization %s was in no database: made anew as %s, with the admin user-%s and the token %s", o.ID, o.Name, o.Admin, o.Token)
 		}
 	}
 	if out.Missing+out.Homeless > 0 {

@@ -160,6 +160,12 @@ func (s *Service) Create(ctx context.Context, name string) (Organization, error)
 	return o, nil
 }
 
+// Recover makes an organization anew that is known by its id alone.
+func (s *Service) Recover(ctx context.Context, id plat.OrgID) (Organization, error) {
+	now := s.now()
+	return s.store.CreateOrganization(ctx, Organization{ID: id, Name: "recovered-" + string(id), State: Active, CreatedAt: now, UpdatedAt: now})
+}
+
 // AddUser makes a user of the organization.
 func (s *Service) AddUser(ctx context.Context, org plat.OrgID, email, displayName string, role authn.Role) (User, error) {
 	return s.CreateUser(ctx, org, NewUser{Email: email, DisplayName: displayName, Role: role})
