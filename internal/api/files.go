@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	_ "time/tzdata" // time zones of file lists, also on machines that have none
 
@@ -224,11 +225,20 @@ func headerMetadata(h http.Header) (lake.Metadata, error) {
 // uploadOf reads everything of an upload but its body.
 func uploadOf(r *http.Request) (lake.Upload, error) {
 	meta, err := headerMetadata(r.Header)
-	query := r.URL.Query()
-	return lake.Upload{
+	// A ; is an ordinary character, which net/url drops a parameter for.
+	query, _ := url.ParseQuery(strings.ReplaceAll(r.URL.RawQuery, ";", "%3B")) // checkQuery has found it good
+	option := func(name string) string {
+		if v := query.Get(name); v != "" || !query.Has(name) {
+			return v
+		}
+		err = errors.Join(err, plat.InvalidField(name, "is given and empty; leave it out"))
+		return ""
+	}
+	in := lake.Upload{
 		Org: caller(r.Context()).Org, Channel: plat.ChannelID(param(r, "channel_id")), ContentType: r.Header.Get("Content-Type"), Metadata: meta,
-		Lifetime: query.Get("lifetime"), ConflictTarget: query.Get("conflict_target"),
-	}, err
+		Lifetime: option("lifetime"), ConflictTarget: option("conflict_target"),
+	}
+	return in, err
 }
 
 // upload is POST /channels/{channel_id}/upload (data.md §10.2).

@@ -36,6 +36,37 @@ func TestBrokenJSONBodies(t *testing.T) {
 	}
 }
 
+// A parameter that can't be decoded is refused, never left out (data.md §6.4, §10.2, §12.1).
+func TestBadEscapesInQueries(t *testing.T) {
+	w := newWire(t)
+	c := w.channel()
+	w.call("POST", "/channels/"+c+"/upload?lifetime=1day&x=%25", "x")
+	for _, q := range []struct{ method, path, name string }{
+		{"GET", "/channels/" + c + "/count?q=label:100%", "q"},
+		{"GET", "/channels/" + c + "?items_per_page=1&next_page_token=%zz", "next_page_token"},
+		{"GET", w.org + "/datasets?%g=1", "%g"},
+		{"POST", "/channels/" + c + "/upload?lifetime=1day%", "lifetime"},
+		{"POST", "/channels/" + c + "/upload?conflict_target=filename%", "conflict_target"},
+		{"POST", "/channels/" + c + "?lifetime=1day%2", "lifetime"},
+	} {
+		got := w.refused(q.path, 400, q.method, q.path, nil)
+		if text, _ := got["error_description"].(string); !strings.HasPrefix(text, q.name+":") || !strings.Contains(text, "percent escape") {
+			t.Errorf("%s %s: %v", q.method, q.path, got)
+		}
+	}
+	for _, q := range []string{"lifetime=1day;", "conflict_target=file;name", "lifetime=", "conflict_target=", "lifetime"} {
+		for _, path := range []string{"/upload?", "?"} {
+			got := w.refused(q, 400, "POST", "/channels/"+c+path+q, nil)
+			if name, _, _ := strings.Cut(q, "="); got["error_detail"].(obj)[name] == nil {
+				t.Errorf("POST %s%s: %v", path, q, got)
+			}
+		}
+	}
+	if n := w.call("GET", "/channels/"+c+"/count", nil)["count"]; n != 1.0 {
+		t.Errorf("%v files were stored, want 1", n)
+	}
+}
+
 // error_detail names the field also for what decodes itself, and never our types.
 func TestErrorsNameTheField(t *testing.T) {
 	w := newDeployWorld(t)
