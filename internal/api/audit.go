@@ -69,6 +69,14 @@ func (a *API) watch(r *http.Request, o operation, param func(string) string) {
 	info.audit = w
 }
 
+// touched notes what a call made or changed where its path doesn't say: ids and numbers,
+// never a name or a value of a secret.
+func touched(ctx context.Context, target, id string) {
+	if info := infoOf(ctx); info != nil && info.audit != nil && id != "" {
+		info.audit.row.Targets[target] = plat.HideTokens(id)
+	}
+}
+
 const actorSignedURL = "signed_url"
 
 // acts notes who makes the request's call: as soon as it is known, so that a refusal
@@ -155,7 +163,7 @@ type AuditRow struct {
 	Operation      string            `json:"operation" doc:"as in this specification"`
 	Method         string            `json:"method"`
 	Path           string            `json:"path" doc:"without its query"`
-	Targets        map[string]string `json:"targets" doc:"ids that the path names"`
+	Targets        map[string]string `json:"targets" doc:"ids that the path names, and of what the call made; of changes to many, their number"`
 	Status         int               `json:"status"`
 	RequestID      string            `json:"request_id"`
 	Source         string            `json:"source" doc:"address of the caller"`

@@ -258,6 +258,7 @@ func (a *API) upload(w http.ResponseWriter, r *http.Request) {
 		a.failUpload(w, r, taken, err)
 		return
 	}
+	touched(r.Context(), "file_id", string(f.ID))
 	w.Header().Set("ETag", `"`+f.ETag+`"`)
 	writeJSON(w, http.StatusOK, uploadedWire(in.Org, f))
 }

@@ -142,6 +142,8 @@ func (a *API) addOrganization() {
 		if err != nil {
 			return nil, err
 		}
+		touched(ctx, "organization_id", string(f.Organization.ID))
+		touched(ctx, "user_id", string(f.Admin.ID))
 		admin, err := a.users(ctx).get(f.Admin.ID)
 		return &FoundedOrganization{Organization: organizationWire(f.Organization), Admin: admin, Token: f.Token}, err
 	})

@@ -140,6 +140,7 @@ func (a *API) addRepositories() {
 			in.Body = &NewRepository{}
 		}
 		r, err := a.Registry.Create(ctx, caller(ctx).Org, caller(ctx).User, in.Body.Name, in.Body.Description)
+		touched(ctx, "repository_id", string(r.ID))
 		return a.repositoryAnswer(ctx, r, nil, err)
 	})
 

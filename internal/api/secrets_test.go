@@ -17,18 +17,23 @@ import (
 	"panal/internal/x/keyring"
 )
 
-// newSecrets is a wire client of the secret manager and the registry, with a clock.
-func newSecrets(t *testing.T, now plat.Clock) (w *wire, secrets string) {
-	t.Helper()
-	world := newWorld(t, func(w *world, db *sqlstore.DB) {
-		ring, err := keyring.Open(filepath.Join(t.TempDir(), "key"))
+// withSecrets adds the secret manager and the registry.
+func withSecrets(now plat.Clock) func(*world, *sqlstore.DB) {
+	return func(w *world, db *sqlstore.DB) {
+		ring, err := keyring.Open(filepath.Join(w.t.TempDir(), "key"))
 		if err != nil {
-			t.Fatal(err)
+			w.t.Fatal(err)
 		}
 		w.deps.Now = now
 		w.deps.Secrets = secret.NewService(sqlstore.NewSecrets(db), ring, now)
 		w.deps.Registry = registry.NewService(sqlstore.NewRegistry(db), now)
-	})
+	}
+}
+
+// newSecrets is a wire client of the secret manager and the registry, with a clock.
+func newSecrets(t *testing.T, now plat.Clock) (w *wire, secrets string) {
+	t.Helper()
+	world := newWorld(t, withSecrets(now))
 	id := string(world.orgs["acme"].ID)
 	return &wire{world: world, as: "acme/developer", org: "/organizations/" + id}, "/secret-manager/organizations/" + id + "/secrets"
 }

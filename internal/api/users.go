@@ -122,9 +122,12 @@ func (a *API) addUsers() {
 		if in.Body != nil {
 			n = *in.Body
 		}
-		return userAnswer(a.Orgs.CreateUser(ctx, caller(ctx).Org, org.NewUser{
+		u, err := a.Orgs.CreateUser(ctx, caller(ctx).Org, org.NewUser{
 			Email: n.Email, DisplayName: text(n.DisplayName), PreferredLanguage: text(n.PreferredLanguage), Role: authn.Role(n.Role),
-		}))
+		})
+		touched(ctx, "user_id", string(u.ID))
+		touched(ctx, "role", string(u.Role))
+		return userAnswer(u, err)
 	})
 
 	type listIn struct {
@@ -166,6 +169,9 @@ func (a *API) addUsers() {
 		}
 		u, err := a.Orgs.UpdateUser(ctx, caller(ctx).Org, plat.UserID(in.User), c)
 		a.Auth.ForgetUser(plat.UserID(in.User)) // the role counts at once
+		if c.Role != nil {
+			touched(ctx, "role", string(u.Role))
+		}
 		return userAnswer(u, err)
 	})
 
@@ -251,6 +257,7 @@ func (a *API) addTokens() {
 		if err != nil {
 			return nil, err
 		}
+		touched(ctx, "token_id", string(t.ID))
 		return &IssuedToken{Token: tokenWire(t), Secret: secret}, nil
 	})
 
