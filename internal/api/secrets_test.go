@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"panal/internal/plat"
 	"panal/internal/registry"
 	"panal/internal/secret"
@@ -250,4 +252,18 @@ func TestRepositories(t *testing.T) {
 	wantAt(t, w.call("DELETE", one, nil), "name", "team/trainer")
 	status, body := w.send("GET", one, nil)
 	isError(t, "a deleted repository", status, body, 404, "not_found")
+}
+
+// A creator is the object that its user is (data.md §3, §4).
+func TestRepositoryCreator(t *testing.T) {
+	w, _ := newSecrets(t, plat.SystemClock)
+	r := w.call("POST", w.org+"/registry/repositories", obj{"name": "r"})
+	creator := r["creator"].(obj)
+	if want := w.call("GET", w.org+"/users/"+creator["id"].(string), nil); !cmp.Equal(creator, want) {
+		t.Errorf("creator = %v, the user is %v", creator, want)
+	}
+	tag := w.call("PUT", w.org+"/registry/repositories/"+r["id"].(string)+"/tags/v1", obj{"digest": "sha256:" + strings.Repeat("a", 64), "size": 1})
+	if !cmp.Equal(tag["creator"], any(creator)) {
+		t.Errorf("a tag's creator = %v, want %v", tag["creator"], creator)
+	}
 }

@@ -13,34 +13,6 @@ import (
 	"panal/internal/plat"
 )
 
-// OrgUser is a user as the users of an organization are managed (data.md §3). What
-// compute resources embed is User.
-type OrgUser struct {
-	ID                string       `json:"id" doc:"13 digits, without user-"`
-	Email             string       `json:"email"`
-	PreferredLanguage string       `json:"preferred_language" doc:"ja or en"`
-	DisplayName       *string      `json:"display_name"`
-	Role              string       `json:"role" doc:"admin, developer or regular"`
-	IsRegistered      bool         `json:"is_registered" doc:"always true: an admin makes users, there are no invitations"`
-	ProfileIcon       *ProfileIcon `json:"profile_icon" doc:"always null: there are no pictures"`
-	CreatedAt         string       `json:"created_at"`
-	UpdatedAt         string       `json:"updated_at"`
-}
-
-// ProfileIcon is where a user's picture is.
-type ProfileIcon struct {
-	Original  string `json:"original_icon_url"`
-	Thumbnail string `json:"thumbnail_icon_url"`
-	Mini      string `json:"mini_icon_url"`
-}
-
-func userWire(u org.User) OrgUser {
-	return OrgUser{
-		ID: string(u.ID), Email: u.Email, PreferredLanguage: u.PreferredLanguage, DisplayName: orNull(u.DisplayName), Role: string(u.Role), IsRegistered: true,
-		CreatedAt: u.CreatedAt.Format(plat.TimeSecZ), UpdatedAt: u.UpdatedAt.Format(plat.TimeSecZ),
-	}
-}
-
 // UsersAnswer is a page of users in its envelope.
 type UsersAnswer struct {
 	Envelope
