@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"panal/internal/audit"
 	"panal/internal/authn"
@@ -225,8 +226,10 @@ func (a *API) addAudit() {
 				}
 			}
 		}
-		if strings.ContainsRune(q.Actor+q.Operation, 0) {
-			return nil, plat.Errorf(plat.ErrInvalid, "actor and operation can't hold NUL")
+		for name, v := range map[string]string{"actor": q.Actor, "operation": q.Operation} {
+			if strings.IndexByte(v, 0) >= 0 || !utf8.ValidString(v) { // PostgreSQL can't compare with it
+				return nil, plat.InvalidField(name, "must be UTF-8 text without NUL")
+			}
 		}
 		rows, next, err := a.Audit.List(ctx, q)
 		if err != nil {

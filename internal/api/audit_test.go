@@ -268,7 +268,7 @@ func TestAuditList(t *testing.T) {
 		status, body := w.do(http.MethodGet, list, as, nil)
 		isError(t, as, status, body, 403, "forbidden")
 	}
-	for _, q := range []string{"?limit=0", "?start=yesterday", "?end=x", "?next_page_token=x", "?next_page_token=e30", "?actor=%00"} {
+	for _, q := range []string{"?limit=0", "?start=yesterday", "?end=x", "?next_page_token=x", "?next_page_token=e30", "?actor=%00", "?actor=%ff", "?operation=%ff"} {
 		status, body := w.do(http.MethodGet, list+q, "acme/admin", nil)
 		isError(t, q, status, body, 400, "bad_request")
 	}
