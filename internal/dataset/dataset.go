@@ -137,7 +137,7 @@ func tidy(field string, raw json.RawMessage) (json.RawMessage, error) {
 	if err := json.Compact(&b, raw); err != nil {
 		return nil, plat.InvalidField(field, "is not JSON: %v", err)
 	}
-	return b.Bytes(), nil
+	return b.Bytes(), checkDepth(field, b.Bytes())
 }
 
 // Get returns a dataset of the organization.
