@@ -291,9 +291,13 @@ func (a *API) failUpload(w http.ResponseWriter, r *http.Request, taken int, err 
 	if id, ok := authn.FromContext(r.Context()); ok {
 		org = id.Org
 	}
+	id := string(conflict.File.ID)
+	if conflict.File.Path != "" { // a bucket's file, whose id is its key (data.md §15.1)
+		id = conflict.File.Path
+	}
 	writeJSON(w, taken, struct {
 		*ErrorBody
 		FileID   string            `json:"file_id"`
 		Metadata map[string]string `json:"metadata"`
-	}{newError(taken, conflict.Error(), nil), string(conflict.File.ID), conflict.File.Metadata.Wire(org)})
+	}{newError(taken, conflict.Error(), nil), id, conflict.File.Metadata.Wire(org)})
 }
