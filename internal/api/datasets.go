@@ -4,6 +4,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -259,10 +260,11 @@ func (a *API) addDatasets() {
 		Limit       string `query:"limit" doc:"1 to 1000, default 100"`
 		PageToken   string `query:"next_page_token"`
 		Q           string `query:"q" doc:"search, for example label_id:1 AND tag:A"`
+		Query       string `query:"query" doc:"the same as q"`
 		PrecedingID string `query:"preceding_id" doc:"items with a greater id (older clients)"`
 	}
 	register(a, op("list-dataset-items", http.MethodGet, items, "List or search a dataset's items", authz.DatasetRead), func(ctx context.Context, in *listItemsIn) (*ItemsAnswer, error) {
-		t := itemsToken{Dataset: in.Dataset, Query: in.Q, Limit: 100}
+		t := itemsToken{Dataset: in.Dataset, Query: cmp.Or(in.Q, in.Query), Limit: 100}
 		var err error
 		switch {
 		case in.PageToken != "":

@@ -136,9 +136,12 @@ func (a *API) deleteFiles(ctx context.Context, channel plat.ChannelID, in Delete
 				return nil, plat.InvalidField("limit", "must be 1 to %d", lake.MaxDelete)
 			}
 		}
-		token, ok := a.Signer.Unseal(sealDelete, text(in.Confirm))
-		if !ok {
+		if text(in.Confirm) == "" {
 			return nil, plat.InvalidField("confirm", "is required, as the dry run of this query gave it")
+		}
+		token, ok := a.Signer.Unseal(sealDelete, *in.Confirm)
+		if !ok {
+			return nil, plat.InvalidField("confirm", "is not what a dry run gave; do the dry run again")
 		}
 		d, err := lake.ParseDeletion(token, f, a.Now())
 		if err != nil {

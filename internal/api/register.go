@@ -58,6 +58,11 @@ func register[I, O any](a *API, o operation, h func(ctx context.Context, in *I) 
 			r, _ := humachi.Unwrap(ctx)
 			a.watch(r, o, ctx.Param)
 		}
+		if r, _ := humachi.Unwrap(ctx); r != nil {
+			if kind := r.Header.Get("Content-Type"); kind != "" { // its case means nothing, to huma it does
+				r.Header.Set("Content-Type", strings.ToLower(kind))
+			}
+		}
 		next(ctx)
 	}}
 	if o.Op != "" {
