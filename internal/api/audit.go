@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"panal/internal/audit"
 	"panal/internal/authn"
@@ -67,6 +68,14 @@ func (a *API) watch(r *http.Request, o operation, param func(string) string) {
 		}
 	}
 	info.audit = w
+}
+
+// touched notes what a call made or changed where its path doesn't say: ids and numbers,
+// never a name or a value of a secret.
+func touched(ctx context.Context, target, id string) {
+	if info := infoOf(ctx); info != nil && info.audit != nil && id != "" {
+		info.audit.row.Targets[target] = plat.HideTokens(id)
+	}
 }
 
 const actorSignedURL = "signed_url"
@@ -155,7 +164,7 @@ type AuditRow struct {
 	Operation      string            `json:"operation" doc:"as in this specification"`
 	Method         string            `json:"method"`
 	Path           string            `json:"path" doc:"without its query"`
-	Targets        map[string]string `json:"targets" doc:"ids that the path names"`
+	Targets        map[string]string `json:"targets" doc:"ids that the path names, and of what the call made; of changes to many, their number"`
 	Status         int               `json:"status"`
 	RequestID      string            `json:"request_id"`
 	Source         string            `json:"source" doc:"address of the caller"`
@@ -217,8 +226,10 @@ func (a *API) addAudit() {
 				}
 			}
 		}
-		if strings.ContainsRune(q.Actor+q.Operation, 0) {
-			return nil, plat.Errorf(plat.ErrInvalid, "actor and operation can't hold NUL")
+		for name, v := range map[string]string{"actor": q.Actor, "operation": q.Operation} {
+			if strings.IndexByte(v, 0) >= 0 || !utf8.ValidString(v) { // PostgreSQL can't compare with it
+				return nil, plat.InvalidField(name, "must be UTF-8 text without NUL")
+			}
 		}
 		rows, next, err := a.Audit.List(ctx, q)
 		if err != nil {

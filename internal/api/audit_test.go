@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -102,6 +103,87 @@ func rowOf(t *testing.T, w *world, requestID string) (audit.Row, bool) {
 	return audit.Row{}, false
 }
 
+// A row says what the call made, also where no path names it.
+func TestAuditNamesWhatWasMade(t *testing.T) {
+	w := newWorld(t, withData(nil, plat.SystemClock), withSecrets(plat.SystemClock), withAudit)
+	const org, secrets = "/organizations/acme", "/secret-manager/organizations/acme/secrets"
+	made := func(method, path, body, where string, header ...string) (id string, targets map[string]string) {
+		t.Helper()
+		status, answer := w.do(method, path, "acme/admin", strings.NewReader(body), append(header, "Content-Type", "application/json")...)
+		var o any
+		if err := json.Unmarshal([]byte(answer), &o); err != nil || status != 200 {
+			t.Fatalf("%s %s = %d %s", method, path, status, answer)
+		}
+		for name := range strings.SplitSeq(where, ".") {
+			if m, ok := o.(map[string]any); ok {
+				o = m[name]
+			}
+		}
+		id, ok := o.(string)
+		if n, isNumber := o.(float64); isNumber {
+			id, ok = strconv.Itoa(int(n)), true
+		}
+		if !ok && where != "" {
+			t.Fatalf("%s %s has no %s: %s", method, path, where, answer)
+		}
+		rows, _, err := w.deps.Audit.List(t.Context(), audit.Query{Org: w.orgs["acme"].ID, Limit: 1})
+		if err != nil || len(rows) != 1 {
+			t.Fatal(rows, err)
+		}
+		return id, rows[0].Targets
+	}
+	names := func(target string) func(id string, targets map[string]string) string {
+		return func(id string, targets map[string]string) string {
+			t.Helper()
+			if id == "" || targets[target] != id {
+				t.Errorf("%s = %q is not in the row's targets: %v", target, id, targets)
+			}
+			return id
+		}
+	}
+	channel := names("channel_id")(made("POST", org+"/channels", "{}", "channel.channel_id"))
+	names("bucket_id")(made("POST", org+"/buckets", "{}", "bucket.bucket_id"))
+	names("datasource_id")(made("POST", org+"/datasources", "{}", "datasource.datasource_id"))
+	user := names("user_id")(made("POST", org+"/users", `{"email":"new@acme.example","role":"regular"}`, "id"))
+	names("role")(made("PATCH", org+"/users/"+user, `{"role":"developer"}`, "role"))
+	names("token_id")(made("POST", "/users/"+user+"/tokens", `{"name":"hush"}`, "id"))
+	dataset := names("dataset_id")(made("POST", org+"/datasets", `{"name":"d","type":"custom","props":{}}`, "dataset_id"))
+	item := `{"source_data":[{"data_uri":"http://x/y"}],"attributes":{}}`
+	names("dataset_item_id")(made("POST", org+"/datasets/"+dataset+"/items", item, "dataset_item_id"))
+	if _, targets := made("POST", org+"/datasets/"+dataset+"/items", "["+item+","+item+"]", ""); targets["items"] != "2" {
+		t.Errorf("two items: %v", targets)
+	}
+	secret := names("secret_id")(made("POST", secrets, `{"name":"hush","value":"aHVzaA=="}`, "id"))
+	_, targets := made("POST", secrets+"/"+secret+"/versions", `{"value":"aHVzaA=="}`, "id")
+	names("secret_version_id")(targets["secret_version_id"], targets)
+	for k, v := range targets {
+		if strings.Contains(v, "hush") || strings.Contains(v, "aHVz") {
+			t.Errorf("a secret is in the audit: %s: %s", k, v)
+		}
+	}
+	names("repository_id")(made("POST", org+"/registry/repositories", `{"name":"r"}`, "id"))
+	names("file_id")(made("POST", "/channels/"+channel+"/upload", "{}", "file_id"))
+	names("file_id")(made("POST", "/channels/"+channel, "", "file_id"))
+	confirm, targets := made("POST", "/channels/"+channel+"/delete", `{"q":"file_id:*"}`, "confirm")
+	if targets["query"] != "file_id:*" || targets["dry_run"] != "true" || targets["deleted"] != "" {
+		t.Errorf("dry run: %v", targets)
+	}
+	_, targets = made("POST", "/channels/"+channel+"/delete", `{"q":"file_id:*","dry_run":false,"confirm":"`+confirm+`"}`, "deleted")
+	if targets["query"] != "file_id:*" || targets["deleted"] != "1" || targets["dry_run"] != "" {
+		t.Errorf("deletion: %v", targets)
+	}
+	names("key")("a/b.txt", func() map[string]string {
+		bucket, _ := made("POST", org+"/buckets", "{}", "bucket.bucket_id")
+		form := "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a/b.txt\"\r\n\r\nx\r\n--b--\r\n"
+		status, answer := w.do("POST", org+"/buckets/"+bucket+"/files", "acme/admin", strings.NewReader(form), "Content-Type", "multipart/form-data; boundary=b")
+		rows, _, err := w.deps.Audit.List(t.Context(), audit.Query{Org: w.orgs["acme"].ID, Limit: 1})
+		if status != 200 || err != nil {
+			t.Fatal(answer, err)
+		}
+		return rows[0].Targets
+	}())
+}
+
 func TestAuditList(t *testing.T) {
 	w := newWorld(t, withData(nil, plat.SystemClock), withAudit)
 	start := time.Now()
@@ -186,7 +268,7 @@ func TestAuditList(t *testing.T) {
 		status, body := w.do(http.MethodGet, list, as, nil)
 		isError(t, as, status, body, 403, "forbidden")
 	}
-	for _, q := range []string{"?limit=0", "?start=yesterday", "?end=x", "?next_page_token=x", "?next_page_token=e30", "?actor=%00"} {
+	for _, q := range []string{"?limit=0", "?start=yesterday", "?end=x", "?next_page_token=x", "?next_page_token=e30", "?actor=%00", "?actor=%ff", "?operation=%ff"} {
 		status, body := w.do(http.MethodGet, list+q, "acme/admin", nil)
 		isError(t, q, status, body, 400, "bad_request")
 	}

@@ -207,9 +207,7 @@ func (a *API) receiveBucketFile(w http.ResponseWriter, r *http.Request) (lake.Fi
 	if err := lake.CheckPath("file", in.Path); err != nil {
 		return lake.File{}, err
 	}
-	if info := infoOf(r.Context()); info != nil && info.audit != nil {
-		info.audit.row.Targets["key"] = in.Path // no path of the request says it
-	}
+	touched(r.Context(), "key", in.Path)
 	in.After = func() (string, error) {
 		if again, err := form.untilFile(); err != nil || again != nil {
 			if err == nil {

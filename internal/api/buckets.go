@@ -97,6 +97,7 @@ func (a *API) addBuckets() {
 			}
 		}
 		c, err := a.Lake.CreateBucket(ctx, caller(ctx).Org, n)
+		touched(ctx, "bucket_id", string(c.ID))
 		return a.bucketAnswer(ctx, c, err)
 	})
 

@@ -162,7 +162,7 @@ func TestWireBucketFile(t *testing.T) {
 	other := sdkForm("sub/dir/x.txt", "", "other", "{}")
 	w.refused("If-Match", 400, "POST", files, other, "Content-Type", formType, "If-Match", "*")
 	w.refused("another If-None-Match", 400, "POST", files, other, "Content-Type", formType, "If-None-Match", `"x"`)
-	if o := w.refused("the key is taken", 412, "POST", files, other, "Content-Type", formType, "If-None-Match", "*"); o["error_description"] != "file already exists" {
+	if o := w.refused("the key is taken", 412, "POST", files, other, "Content-Type", formType, "If-None-Match", "*"); o["error_description"] != "file already exists" || o["file_id"] != "sub/dir/x.txt" {
 		t.Errorf("412 tells %v", o)
 	}
 	for _, path := range []string{"/sub/dir/x.txt", "//sub/dir/x.txt", "/sub%2Fdir%2Fx.txt", "/%2Fsub/dir/x.txt"} {

@@ -140,6 +140,7 @@ func (a *API) addChannels() {
 			}
 		}
 		c, err := a.Lake.CreateChannel(ctx, caller(ctx).Org, n)
+		touched(ctx, "channel_id", string(c.ID))
 		return a.channelAnswer(ctx, c, err)
 	})
 

@@ -103,6 +103,7 @@ func (a *API) addCodes() {
 			b := value(in.Body)
 			id := caller(ctx)
 			v, err := a.Deploy.CreateVersion(ctx, id.Org, id.User, in.id(), b.params())
+			touched(ctx, "version_id", string(v.ID))
 			if err != nil {
 				return nil, err
 			}
@@ -118,6 +119,7 @@ func (a *API) addCodes() {
 	from := func(ctx context.Context, dep plat.DeploymentID, b NewCode, fetch train.Fetch) (*CodeVersion, error) {
 		id := caller(ctx)
 		v, err := a.Deploy.CreateVersionFrom(ctx, id.Org, id.User, dep, b.params(), fetch)
+		touched(ctx, "version_id", string(v.ID))
 		if err != nil {
 			return nil, err
 		}

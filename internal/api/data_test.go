@@ -667,6 +667,21 @@ func TestWireDatasets(t *testing.T) {
 		}
 	}
 	w.refused("no body", 400, "POST", w.org+"/datasets", nil)
+	// Known clients decode by recursion: what is too deep for them is refused (§17).
+	deep := func(n int) json.RawMessage {
+		return json.RawMessage(strings.Repeat(`{"a":[`, n/2) + "1" + strings.Repeat("]}", n/2))
+	}
+	if o := w.refused("deep props", 400, "POST", w.org+"/datasets", obj{"name": "deep", "type": "custom", "props": deep(102)}); o["error_detail"].(obj)["props"] == nil {
+		t.Errorf("deep props: %v", o)
+	}
+	items := w.org + "/datasets/" + w.call("POST", w.org+"/datasets", obj{"name": "deep", "type": "custom", "props": deep(100)})["dataset_id"].(string) + "/items"
+	source := []obj{{"data_uri": "http://x/" + strings.Repeat(`[{\"`, 200)}}
+	item := w.call("POST", items, obj{"source_data": source, "attributes": deep(100)})
+	if o := w.refused("deep attributes", 400, "POST", items, obj{"source_data": source, "attributes": deep(1000)}); o["error_detail"].(obj)["attributes"] == nil {
+		t.Errorf("deep attributes: %v", o)
+	}
+	w.refused("deep change", 400, "PUT", items+fmt.Sprintf("/%.0f", item["dataset_item_id"]), obj{"attributes": deep(102)})
+	w.call("DELETE", strings.TrimSuffix(items, "/items"), nil)
 	ids := []string{id}
 	for i := range 3 {
 		ids = append(ids, w.call("POST", w.org+"/datasets", obj{"name": fmt.Sprint(i), "type": "custom", "props": []int{1}})["dataset_id"].(string))

@@ -4,6 +4,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -193,7 +194,9 @@ func (a *API) addDatasets() {
 		if in.Body == nil {
 			return nil, plat.InvalidField("name", "name, type and props are required")
 		}
-		return datasetAnswer(a.Datasets.Create(ctx, caller(ctx).Org, in.Body.Name, in.Body.Type, json.RawMessage(in.Body.Props)))
+		d, err := a.Datasets.Create(ctx, caller(ctx).Org, in.Body.Name, in.Body.Type, json.RawMessage(in.Body.Props))
+		touched(ctx, "dataset_id", string(d.ID))
+		return datasetAnswer(d, err)
 	})
 
 	type listIn struct {
@@ -238,6 +241,7 @@ func (a *API) addDatasets() {
 		if err != nil {
 			return nil, err
 		}
+		touchedItems(ctx, made)
 		return &OneOrMany{items: itemsWire(made), many: many}, nil
 	})
 	register(a, op("update-dataset-items", http.MethodPut, items, "Replace the attributes of many items: all or none", authz.DatasetUpdate), func(ctx context.Context, in *itemsIn) (*[]DatasetItem, error) {
@@ -246,6 +250,7 @@ func (a *API) addDatasets() {
 			return nil, plat.InvalidField("body", "must be an array of objects with dataset_item_id and attributes")
 		}
 		changed, err := a.Datasets.UpdateItems(ctx, caller(ctx).Org, in.id(), list)
+		touchedItems(ctx, changed)
 		out := itemsWire(changed)
 		return &out, err
 	})
@@ -255,10 +260,11 @@ func (a *API) addDatasets() {
 		Limit       string `query:"limit" doc:"1 to 1000, default 100"`
 		PageToken   string `query:"next_page_token"`
 		Q           string `query:"q" doc:"search, for example label_id:1 AND tag:A"`
+		Query       string `query:"query" doc:"the same as q"`
 		PrecedingID string `query:"preceding_id" doc:"items with a greater id (older clients)"`
 	}
 	register(a, op("list-dataset-items", http.MethodGet, items, "List or search a dataset's items", authz.DatasetRead), func(ctx context.Context, in *listItemsIn) (*ItemsAnswer, error) {
-		t := itemsToken{Dataset: in.Dataset, Query: in.Q, Limit: 100}
+		t := itemsToken{Dataset: in.Dataset, Query: cmp.Or(in.Q, in.Query), Limit: 100}
 		var err error
 		switch {
 		case in.PageToken != "":
@@ -326,6 +332,16 @@ func (a *API) addDatasets() {
 		}
 		return itemAnswer(a.Datasets.DeleteItem(ctx, caller(ctx).Org, in.id(), n))
 	})
+}
+
+func touchedItems(ctx context.Context, items []dataset.Item) {
+	switch len(items) {
+	case 0:
+	case 1:
+		touched(ctx, "dataset_item_id", strconv.FormatInt(items[0].ID, 10))
+	default:
+		touched(ctx, "items", strconv.Itoa(len(items)))
+	}
 }
 
 // oneOrMany decodes an object or an array of objects into list, and tells whether

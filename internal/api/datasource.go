@@ -123,7 +123,9 @@ func (a *API) addDatasources() {
 		if in.Body != nil {
 			name = text(in.Body.DisplayName)
 		}
-		return a.datasourceAnswer(ctx)(a.Datasources.Create(ctx, caller(ctx).Org, name))
+		d, err := a.Datasources.Create(ctx, caller(ctx).Org, name)
+		touched(ctx, "datasource_id", string(d.ID))
+		return a.datasourceAnswer(ctx)(d, err)
 	})
 
 	type listIn struct {

@@ -5,6 +5,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -210,6 +211,7 @@ func (a *API) addDefinitions() {
 		if err != nil {
 			return nil, err
 		}
+		touched(ctx, "job_definition", string(d.ID))
 		out, err := a.wireDefinitions(ctx, d)
 		if err != nil {
 			return nil, err
@@ -347,6 +349,7 @@ func (a *API) addVersions(tag string) {
 			a.fail(w, r, familyCompute, err)
 			return
 		}
+		touched(r.Context(), "version", strconv.Itoa(v.Number))
 		writeJSON(w, http.StatusOK, wireVersion(v))
 	})
 
@@ -366,8 +369,12 @@ func (a *API) addVersions(tag string) {
 		fetch, done := a.fetching(b.GitSource)
 		defer done()
 		v, err := a.Train.CreateVersionFromGit(ctx, caller(ctx).Org, in.Definition, b.params(), fetch)
+		if err != nil {
+			return nil, err
+		}
+		touched(ctx, "version", strconv.Itoa(v.Number))
 		out := wireVersion(v)
-		return &out, err
+		return &out, nil
 	})
 
 	type listInput struct {

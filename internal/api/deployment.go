@@ -110,6 +110,7 @@ func (a *API) addDeployments() {
 			d, err := a.Deploy.CreateDeployment(ctx, id.Org, id.User, deploy.NewDeployment{
 				Name: value(b.Name), Description: value(b.Description), Environment: b.DefaultEnvironment,
 			})
+			touched(ctx, "deployment_id", string(d.ID))
 			if err != nil {
 				return nil, err
 			}

@@ -145,6 +145,7 @@ func (a *API) addEndpoints() {
 				return nil, plat.InvalidField("split", "a new endpoint has one service; create it with service_id, then PATCH its split")
 			}
 			e, err := a.Deploy.CreateEndpoint(ctx, id.Org, id.User, in.id(), value(b.CustomAlias), plat.ServiceID(value(b.ServiceID)), b.limits())
+			touched(ctx, "endpoint", string(e.ID))
 			out := wireEndpoint(e)
 			return &out, err
 		})

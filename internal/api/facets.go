@@ -3,6 +3,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 
@@ -31,6 +32,7 @@ func (a *API) addFacets() {
 		Channel  string `path:"channel_id"`
 		Key      string `query:"key" doc:"required: a metadata name, or content_type"`
 		Q        string `query:"q" doc:"count among what this finds; absent: all files"`
+		Query    string `query:"query" doc:"the same as q"`
 		Start    string `query:"start" doc:"first day, YYYYMMDD"`
 		End      string `query:"end" doc:"last day, YYYYMMDD"`
 		Timezone string `query:"timezone" doc:"of start and end; default UTC"`
@@ -48,7 +50,7 @@ func (a *API) addFacets() {
 		if f.From, f.To, err = lake.ParseDays(in.Start, in.End, in.Timezone); err != nil {
 			return nil, err
 		}
-		if f.Query, err = lake.ParseQuery(in.Q); err != nil {
+		if f.Query, err = lake.ParseQuery(cmp.Or(in.Q, in.Query)); err != nil {
 			return nil, err
 		}
 		found, err := a.Lake.Facets(ctx, caller(ctx).Org, f, in.Key, limit)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"strconv"
 
 	"panal/internal/api/compat"
 	"panal/internal/authz"
@@ -110,6 +111,7 @@ func (a *API) deleteFiles(ctx context.Context, channel plat.ChannelID, in Delete
 	if f.Query, err = lake.ParseQuery(text(in.Q)); err != nil {
 		return nil, err
 	}
+	touched(ctx, "query", text(in.Q))
 	org, out := caller(ctx).Org, &DeleteAnswer{Sample: []File{}}
 	var next lake.Deletion
 	if in.DryRun == nil || bool(*in.DryRun) {
@@ -125,6 +127,7 @@ func (a *API) deleteFiles(ctx context.Context, channel plat.ChannelID, in Delete
 			}
 			out.Sample = append(out.Sample, wire)
 		}
+		touched(ctx, "dry_run", "true")
 		out.Remaining = out.Count
 	} else {
 		limit := lake.MaxDelete
@@ -133,15 +136,19 @@ func (a *API) deleteFiles(ctx context.Context, channel plat.ChannelID, in Delete
 				return nil, plat.InvalidField("limit", "must be 1 to %d", lake.MaxDelete)
 			}
 		}
-		token, ok := a.Signer.Unseal(sealDelete, text(in.Confirm))
-		if !ok {
+		if text(in.Confirm) == "" {
 			return nil, plat.InvalidField("confirm", "is required, as the dry run of this query gave it")
+		}
+		token, ok := a.Signer.Unseal(sealDelete, *in.Confirm)
+		if !ok {
+			return nil, plat.InvalidField("confirm", "is not what a dry run gave; do the dry run again")
 		}
 		d, err := lake.ParseDeletion(token, f, a.Now())
 		if err != nil {
 			return nil, err
 		}
 		done, err := a.Lake.Delete(ctx, org, d, limit)
+		touched(ctx, "deleted", strconv.FormatInt(done.Files, 10)) // some may be gone, although it failed
 		if err != nil {
 			return nil, err
 		}

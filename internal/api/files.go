@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	_ "time/tzdata" // time zones of file lists, also on machines that have none
 
@@ -224,11 +225,20 @@ func headerMetadata(h http.Header) (lake.Metadata, error) {
 // uploadOf reads everything of an upload but its body.
 func uploadOf(r *http.Request) (lake.Upload, error) {
 	meta, err := headerMetadata(r.Header)
-	query := r.URL.Query()
-	return lake.Upload{
+	// A ; is an ordinary character, which net/url drops a parameter for.
+	query, _ := url.ParseQuery(strings.ReplaceAll(r.URL.RawQuery, ";", "%3B")) // checkQuery has found it good
+	option := func(name string) string {
+		if v := query.Get(name); v != "" || !query.Has(name) {
+			return v
+		}
+		err = errors.Join(err, plat.InvalidField(name, "is given and empty; leave it out"))
+		return ""
+	}
+	in := lake.Upload{
 		Org: caller(r.Context()).Org, Channel: plat.ChannelID(param(r, "channel_id")), ContentType: r.Header.Get("Content-Type"), Metadata: meta,
-		Lifetime: query.Get("lifetime"), ConflictTarget: query.Get("conflict_target"),
-	}, err
+		Lifetime: option("lifetime"), ConflictTarget: option("conflict_target"),
+	}
+	return in, err
 }
 
 // upload is POST /channels/{channel_id}/upload (data.md §10.2).
@@ -248,6 +258,7 @@ func (a *API) upload(w http.ResponseWriter, r *http.Request) {
 		a.failUpload(w, r, taken, err)
 		return
 	}
+	touched(r.Context(), "file_id", string(f.ID))
 	w.Header().Set("ETag", `"`+f.ETag+`"`)
 	writeJSON(w, http.StatusOK, uploadedWire(in.Org, f))
 }
@@ -280,9 +291,13 @@ func (a *API) failUpload(w http.ResponseWriter, r *http.Request, taken int, err 
 	if id, ok := authn.FromContext(r.Context()); ok {
 		org = id.Org
 	}
+	id := string(conflict.File.ID)
+	if conflict.File.Path != "" { // a bucket's file, whose id is its key (data.md §15.1)
+		id = conflict.File.Path
+	}
 	writeJSON(w, taken, struct {
 		*ErrorBody
 		FileID   string            `json:"file_id"`
 		Metadata map[string]string `json:"metadata"`
-	}{newError(taken, conflict.Error(), nil), string(conflict.File.ID), conflict.File.Metadata.Wire(org)})
+	}{newError(taken, conflict.Error(), nil), id, conflict.File.Metadata.Wire(org)})
 }

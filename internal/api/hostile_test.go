@@ -36,6 +36,75 @@ func TestBrokenJSONBodies(t *testing.T) {
 	}
 }
 
+// A parameter that can't be decoded is refused, never left out (data.md §6.4, §10.2, §12.1).
+func TestBadEscapesInQueries(t *testing.T) {
+	w := newWire(t)
+	c := w.channel()
+	w.call("POST", "/channels/"+c+"/upload?lifetime=1day&x=%25", "x")
+	for _, q := range []struct{ method, path, name string }{
+		{"GET", "/channels/" + c + "/count?q=label:100%", "q"},
+		{"GET", "/channels/" + c + "?items_per_page=1&next_page_token=%zz", "next_page_token"},
+		{"GET", w.org + "/datasets?%g=1", "%g"},
+		{"POST", "/channels/" + c + "/upload?lifetime=1day%", "lifetime"},
+		{"POST", "/channels/" + c + "/upload?conflict_target=filename%", "conflict_target"},
+		{"POST", "/channels/" + c + "?lifetime=1day%2", "lifetime"},
+	} {
+		got := w.refused(q.path, 400, q.method, q.path, nil)
+		if text, _ := got["error_description"].(string); !strings.HasPrefix(text, q.name+":") || !strings.Contains(text, "percent escape") {
+			t.Errorf("%s %s: %v", q.method, q.path, got)
+		}
+	}
+	for _, q := range []string{"lifetime=1day;", "conflict_target=file;name", "lifetime=", "conflict_target=", "lifetime"} {
+		for _, path := range []string{"/upload?", "?"} {
+			got := w.refused(q, 400, "POST", "/channels/"+c+path+q, nil)
+			if name, _, _ := strings.Cut(q, "="); got["error_detail"].(obj)[name] == nil {
+				t.Errorf("POST %s%s: %v", path, q, got)
+			}
+		}
+	}
+	if n := w.call("GET", "/channels/"+c+"/count", nil)["count"]; n != 1.0 {
+		t.Errorf("%v files were stored, want 1", n)
+	}
+}
+
+// What asks for something that can't be is told so, and by the right name.
+func TestSmallRefusals(t *testing.T) {
+	w := newWire(t)
+	c := "/channels/" + w.channel()
+	w.call("POST", c+"/upload", "x", "x-abeja-meta-label", "cat")
+	w.call("POST", c+"/upload", "x", "x-abeja-meta-label", "dog")
+	if got := w.call("GET", c+"/facets?key=label&query=label:cat", nil); got["files"] != 1.0 {
+		t.Errorf("facets with query = %v", got)
+	}
+	for path, field := range map[string]string{
+		c + "?timezone=Nope/X":                            "timezone",
+		c + "/facets?key=file_id":                         "key",
+		c + "/facets?key=uploaded_at":                     "key",
+		w.org + "/datasets?next_token=foo":                "next_token",
+		c + "/facets?key=X-Abeja-Sys-Meta-organizationid": "key",
+	} {
+		if got := w.refused(path, 400, "GET", path, nil); got["error_detail"].(obj)[field] == nil {
+			t.Errorf("GET %s: %v", path, got)
+		}
+	}
+	for confirm, want := range map[string]string{"": "is required", "wrong": "is not what a dry run gave"} {
+		got := w.refused("confirm", 400, "POST", c+"/delete", obj{"q": "file_id:*", "dry_run": false, "confirm": confirm})
+		if text := got["error_description"].(string); !strings.Contains(text, want) {
+			t.Errorf("confirm %q: %s", confirm, text)
+		}
+	}
+	w.call("POST", w.org+"/channels", `{"name":"x"}`, "Content-Type", "Application/JSON")
+	bucket := w.call("POST", w.org+"/buckets", obj{})["bucket"].(obj)["bucket_id"].(string)
+	got := w.refused("no part", 400, "POST", w.org+"/buckets/"+bucket+"/files", "", "Content-Type", "multipart/form-data; boundary=b")
+	if text := got["error_description"].(string); !strings.Contains(text, "at least one part") {
+		t.Errorf("an empty form: %s", text)
+	}
+	status, body := w.do("POST", "/organizations", "operator/admin", strings.NewReader(`{"name":"`+strings.Repeat("x", 300)+`"}`), "Content-Type", "application/json")
+	if isError(t, "a long name", status, body, 400, "bad_request"); !strings.Contains(body, `"error_detail":{"name"`) {
+		t.Errorf("a long name: %s", body)
+	}
+}
+
 // error_detail names the field also for what decodes itself, and never our types.
 func TestErrorsNameTheField(t *testing.T) {
 	w := newDeployWorld(t)

@@ -98,7 +98,11 @@ func (a *API) addIPRules() {
 		if in.Body != nil {
 			n = *in.Body
 		}
-		return ipRuleAnswer(a.IPRules.Create(ctx, caller(ctx).Org, n.CIDR, text(n.Description), changer(ctx, bool(in.Force))))
+		r, err := a.IPRules.Create(ctx, caller(ctx).Org, n.CIDR, text(n.Description), changer(ctx, bool(in.Force)))
+		if err == nil {
+			touched(ctx, "cidr_id", strconv.FormatInt(r.ID, 10))
+		}
+		return ipRuleAnswer(r, err)
 	})
 
 	type listIn struct {

@@ -139,6 +139,7 @@ func (a *API) addJobs() {
 			InstanceType: value(b.InstanceType), Description: value(b.Description), ExportLog: bool(b.ExportLog), ExecEnv: train.ExecEnv(value(b.ExecEnv)),
 			Premounts: train.Premounts{Datalakes: b.Datalakes, Buckets: b.Buckets, DatasetPremounted: bool(b.DatasetPremounted)},
 		})
+		touched(ctx, "training_job_id", string(j.ID))
 		return a.wireJob(ctx, j, err)
 	})
 

@@ -135,6 +135,7 @@ func (a *API) addModels() {
 			Job: plat.JobID(value(p.TrainingJobID)), Environment: environment(p.UserParameters, p.Environment),
 			Metrics: p.Metrics, Description: value(p.Description),
 		}, trainUpload(data))
+		touched(r.Context(), "model_id", string(m.ID))
 		out, err := a.wireModel(r.Context(), m, err)
 		if err != nil {
 			a.fail(w, r, familyCompute, err)

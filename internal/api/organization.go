@@ -52,8 +52,8 @@ type NewOrganization struct {
 // shown only here.
 type FoundedOrganization struct {
 	*Organization
-	Admin *User  `json:"admin"`
-	Token string `json:"personal_access_token" doc:"of the admin; it can't be read again"`
+	Admin *OrgUser `json:"admin"`
+	Token string   `json:"personal_access_token" doc:"of the admin; it can't be read again"`
 }
 
 // OrganizationChange is what a PATCH changes; what is absent or null stays.
@@ -142,7 +142,9 @@ func (a *API) addOrganization() {
 		if err != nil {
 			return nil, err
 		}
-		admin, err := a.users(ctx).get(f.Admin.ID)
+		touched(ctx, "organization_id", string(f.Organization.ID))
+		touched(ctx, "user_id", string(f.Admin.ID))
+		admin, err := a.users(ctx).whole(f.Admin.ID)
 		return &FoundedOrganization{Organization: organizationWire(f.Organization), Admin: admin, Token: f.Token}, err
 	})
 

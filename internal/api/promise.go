@@ -82,6 +82,7 @@ func (a *API) promise(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	f := p.File
+	touched(r.Context(), "file_id", string(f.ID)) // the PUT may go to the storage, past us
 	to := p.URL
 	if to == "" {
 		g := signedurl.Grant{Method: http.MethodPut, Key: promiseKey(f.Channel, f.ID), Once: true, Expires: p.Until}

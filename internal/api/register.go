@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"reflect"
 	"strconv"
 	"strings"
@@ -57,6 +58,11 @@ func register[I, O any](a *API, o operation, h func(ctx context.Context, in *I) 
 			r, _ := humachi.Unwrap(ctx)
 			a.watch(r, o, ctx.Param)
 		}
+		if r, _ := humachi.Unwrap(ctx); r != nil {
+			if kind := r.Header.Get("Content-Type"); kind != "" { // its case means nothing, to huma it does
+				r.Header.Set("Content-Type", strings.ToLower(kind))
+			}
+		}
 		next(ctx)
 	}}
 	if o.Op != "" {
@@ -87,6 +93,9 @@ func (a *API) raw(o operation, h http.HandlerFunc) {
 	if o.Op != "" {
 		next = func(w http.ResponseWriter, r *http.Request) {
 			id, err := a.admit(r.Context(), o, r.Header.Get("Authorization"), func(name string) string { return param(r, name) })
+			if err == nil {
+				err = checkQuery(r.URL.RawQuery)
+			}
 			if err != nil {
 				a.fail(w, r, o.Family, err)
 				return
@@ -133,16 +142,33 @@ func (a *API) describe(o operation) huma.Operation {
 // humaAuth is admit as huma middleware.
 func (a *API) humaAuth(o operation) func(huma.Context, func(huma.Context)) {
 	return func(ctx huma.Context, next func(huma.Context)) {
+		r, w := humachi.Unwrap(ctx)
 		id, err := a.admit(ctx.Context(), o, ctx.Header("Authorization"), ctx.Param)
+		if err == nil {
+			err = checkQuery(r.URL.RawQuery)
+		}
 		if err != nil {
-			_, w := humachi.Unwrap(ctx)
 			writeError(w, a.body(ctx.Context(), o.Family, err))
 			return
 		}
-		r, w := humachi.Unwrap(ctx)
 		boundBody(w, r)
 		next(huma.WithContext(ctx, authn.WithIdentity(ctx.Context(), id)))
 	}
+}
+
+// checkQuery refuses a parameter that can't be decoded: all who read queries drop it, so
+// that what was asked with it is answered as if it had been asked without.
+func checkQuery(raw string) error {
+	if !strings.Contains(raw, "%") {
+		return nil
+	}
+	for pair := range strings.SplitSeq(raw, "&") {
+		if _, err := url.QueryUnescape(pair); err != nil {
+			name, _, _ := strings.Cut(pair, "=")
+			return plat.InvalidField(name, "has a bad percent escape; a %% itself is written %%25")
+		}
+	}
+	return nil
 }
 
 // boundBody bounds the time that a body may make no progress, and marks its errors

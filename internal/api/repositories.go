@@ -17,7 +17,7 @@ type Repository struct {
 	OrganizationID string           `json:"organization_id"`
 	Name           string           `json:"name"`
 	Description    *string          `json:"description"`
-	Creator        *User            `json:"creator"`
+	Creator        *OrgUser         `json:"creator"`
 	CreatedAt      string           `json:"created_at"`
 	UpdatedAt      string           `json:"updated_at"`
 	Tags           *[]RepositoryTag `json:"tags,omitempty"`
@@ -26,14 +26,14 @@ type Repository struct {
 // RepositoryTag is the wire's tag. Its times have seconds, its repository's
 // microseconds (data.md §4).
 type RepositoryTag struct {
-	ID        int64  `json:"id"`
-	Name      string `json:"name"`
-	Digest    string `json:"digest"`
-	Size      int64  `json:"size"`
-	MediaType string `json:"media_type"`
-	Creator   *User  `json:"creator"`
-	CreatedAt string `json:"created_at"`
-	UpdatedAt string `json:"updated_at"`
+	ID        int64    `json:"id"`
+	Name      string   `json:"name"`
+	Digest    string   `json:"digest"`
+	Size      int64    `json:"size"`
+	MediaType string   `json:"media_type"`
+	Creator   *OrgUser `json:"creator"`
+	CreatedAt string   `json:"created_at"`
+	UpdatedAt string   `json:"updated_at"`
 }
 
 // RepositoriesAnswer is a page of repositories in its envelope.
@@ -56,7 +56,7 @@ type TagsAnswer struct {
 }
 
 func repositoryWire(u *users, r registry.Repository) (Repository, error) {
-	creator, err := u.get(r.Creator)
+	creator, err := u.whole(r.Creator)
 	return Repository{
 		ID: string(r.ID), OrganizationID: string(r.Org), Name: r.Name, Description: r.Description, Creator: creator,
 		CreatedAt: r.CreatedAt.Format(plat.TimeMicroZ), UpdatedAt: r.UpdatedAt.Format(plat.TimeMicroZ),
@@ -64,7 +64,7 @@ func repositoryWire(u *users, r registry.Repository) (Repository, error) {
 }
 
 func tagWire(u *users, t registry.Tag) (RepositoryTag, error) {
-	creator, err := u.get(t.Creator)
+	creator, err := u.whole(t.Creator)
 	return RepositoryTag{
 		ID: t.ID, Name: t.Name, Digest: t.Digest, Size: t.Size, MediaType: t.MediaType, Creator: creator,
 		CreatedAt: t.CreatedAt.Format(plat.TimeSecZ), UpdatedAt: t.UpdatedAt.Format(plat.TimeSecZ),
@@ -140,6 +140,7 @@ func (a *API) addRepositories() {
 			in.Body = &NewRepository{}
 		}
 		r, err := a.Registry.Create(ctx, caller(ctx).Org, caller(ctx).User, in.Body.Name, in.Body.Description)
+		touched(ctx, "repository_id", string(r.ID))
 		return a.repositoryAnswer(ctx, r, nil, err)
 	})
 

@@ -272,6 +272,7 @@ func (a *API) addSecrets() {
 		if err != nil {
 			return nil, err
 		}
+		touched(ctx, "secret_id", string(s.ID))
 		return a.secretWire(ctx, s, true)
 	})
 
@@ -406,6 +407,7 @@ func (a *API) addSecretVersions(op func(id, method, path, summary string, row au
 		if err != nil {
 			return nil, err
 		}
+		touched(ctx, "secret_version_id", string(v.ID))
 		s, v, err := a.Secrets.Version(ctx, caller(ctx).Org, in.id(), v.ID)
 		if err != nil {
 			return nil, err

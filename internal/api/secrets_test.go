@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"panal/internal/plat"
 	"panal/internal/registry"
 	"panal/internal/secret"
@@ -17,18 +19,23 @@ import (
 	"panal/internal/x/keyring"
 )
 
-// newSecrets is a wire client of the secret manager and the registry, with a clock.
-func newSecrets(t *testing.T, now plat.Clock) (w *wire, secrets string) {
-	t.Helper()
-	world := newWorld(t, func(w *world, db *sqlstore.DB) {
-		ring, err := keyring.Open(filepath.Join(t.TempDir(), "key"))
+// withSecrets adds the secret manager and the registry.
+func withSecrets(now plat.Clock) func(*world, *sqlstore.DB) {
+	return func(w *world, db *sqlstore.DB) {
+		ring, err := keyring.Open(filepath.Join(w.t.TempDir(), "key"))
 		if err != nil {
-			t.Fatal(err)
+			w.t.Fatal(err)
 		}
 		w.deps.Now = now
 		w.deps.Secrets = secret.NewService(sqlstore.NewSecrets(db), ring, now)
 		w.deps.Registry = registry.NewService(sqlstore.NewRegistry(db), now)
-	})
+	}
+}
+
+// newSecrets is a wire client of the secret manager and the registry, with a clock.
+func newSecrets(t *testing.T, now plat.Clock) (w *wire, secrets string) {
+	t.Helper()
+	world := newWorld(t, withSecrets(now))
 	id := string(world.orgs["acme"].ID)
 	return &wire{world: world, as: "acme/developer", org: "/organizations/" + id}, "/secret-manager/organizations/" + id + "/secrets"
 }
@@ -245,4 +252,18 @@ func TestRepositories(t *testing.T) {
 	wantAt(t, w.call("DELETE", one, nil), "name", "team/trainer")
 	status, body := w.send("GET", one, nil)
 	isError(t, "a deleted repository", status, body, 404, "not_found")
+}
+
+// A creator is the object that its user is (data.md §3, §4).
+func TestRepositoryCreator(t *testing.T) {
+	w, _ := newSecrets(t, plat.SystemClock)
+	r := w.call("POST", w.org+"/registry/repositories", obj{"name": "r"})
+	creator := r["creator"].(obj)
+	if want := w.call("GET", w.org+"/users/"+creator["id"].(string), nil); !cmp.Equal(creator, want) {
+		t.Errorf("creator = %v, the user is %v", creator, want)
+	}
+	tag := w.call("PUT", w.org+"/registry/repositories/"+r["id"].(string)+"/tags/v1", obj{"digest": "sha256:" + strings.Repeat("a", 64), "size": 1})
+	if !cmp.Equal(tag["creator"], any(creator)) {
+		t.Errorf("a tag's creator = %v, want %v", tag["creator"], creator)
+	}
 }

@@ -158,6 +158,7 @@ func (a *API) addServices() {
 		func(ctx context.Context, in *createInput) (*Service, error) {
 			b, id := value(in.Body), caller(ctx)
 			s, err := a.Deploy.CreateService(ctx, id.Org, id.User, in.id(), plat.VersionID(value(b.VersionID)), b.spec())
+			touched(ctx, "service_id", string(s.ID))
 			if err != nil {
 				return nil, err
 			}

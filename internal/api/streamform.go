@@ -80,8 +80,16 @@ func (t *tailReader) ended() error {
 	if bytes.Contains(t.last, t.end) {
 		return nil
 	}
+	if t.empty() {
+		return errNoPart
+	}
 	return &httpx.BodyError{Err: io.ErrUnexpectedEOF}
 }
+
+// empty tells that nothing was read: newTail begins with one byte of its own.
+func (t *tailReader) empty() bool { return len(t.last) == 1 }
+
+var errNoPart = plat.Errorf(plat.ErrInvalid, "the body is empty: a multipart form has at least one part")
 
 // budgetReader ends when more is read than was allowed, as long as something is.
 type budgetReader struct {

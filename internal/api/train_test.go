@@ -206,7 +206,7 @@ func (w *trainWorld) shape(what string, got object, want string) {
 }
 
 const (
-	wireUser = `{"id":"ID","email":"developer@acme.example","display_name":"acme","is_registered":true,"role":"developer","created_at":"T","updated_at":"T"}`
+	wireUser = `{"id":"ID","email":"developer@acme.example","display_name":"acme","is_registered":true,"role":"developer","preferred_language":"en","created_at":"T","updated_at":"T"}`
 	wireEnv  = `{"EPOCHS":"5","ON":"true","NIL":"","A":"v"}`
 )
 

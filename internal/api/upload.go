@@ -66,6 +66,8 @@ func (a *API) readForm(w http.ResponseWriter, r *http.Request, fileField string,
 				return up, decodeParameters([]byte("{}"), params)
 			}
 			return up, nil
+		case errors.Is(err, io.EOF) && tail.empty():
+			return up, errNoPart
 		case err != nil:
 			return up, formError(err)
 		case n == maxParts:

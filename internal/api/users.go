@@ -13,34 +13,6 @@ import (
 	"panal/internal/plat"
 )
 
-// OrgUser is a user as the users of an organization are managed (data.md §3). What
-// compute resources embed is User.
-type OrgUser struct {
-	ID                string       `json:"id" doc:"13 digits, without user-"`
-	Email             string       `json:"email"`
-	PreferredLanguage string       `json:"preferred_language" doc:"ja or en"`
-	DisplayName       *string      `json:"display_name"`
-	Role              string       `json:"role" doc:"admin, developer or regular"`
-	IsRegistered      bool         `json:"is_registered" doc:"always true: an admin makes users, there are no invitations"`
-	ProfileIcon       *ProfileIcon `json:"profile_icon" doc:"always null: there are no pictures"`
-	CreatedAt         string       `json:"created_at"`
-	UpdatedAt         string       `json:"updated_at"`
-}
-
-// ProfileIcon is where a user's picture is.
-type ProfileIcon struct {
-	Original  string `json:"original_icon_url"`
-	Thumbnail string `json:"thumbnail_icon_url"`
-	Mini      string `json:"mini_icon_url"`
-}
-
-func userWire(u org.User) OrgUser {
-	return OrgUser{
-		ID: string(u.ID), Email: u.Email, PreferredLanguage: u.PreferredLanguage, DisplayName: orNull(u.DisplayName), Role: string(u.Role), IsRegistered: true,
-		CreatedAt: u.CreatedAt.Format(plat.TimeSecZ), UpdatedAt: u.UpdatedAt.Format(plat.TimeSecZ),
-	}
-}
-
 // UsersAnswer is a page of users in its envelope.
 type UsersAnswer struct {
 	Envelope
@@ -122,9 +94,12 @@ func (a *API) addUsers() {
 		if in.Body != nil {
 			n = *in.Body
 		}
-		return userAnswer(a.Orgs.CreateUser(ctx, caller(ctx).Org, org.NewUser{
+		u, err := a.Orgs.CreateUser(ctx, caller(ctx).Org, org.NewUser{
 			Email: n.Email, DisplayName: text(n.DisplayName), PreferredLanguage: text(n.PreferredLanguage), Role: authn.Role(n.Role),
-		}))
+		})
+		touched(ctx, "user_id", string(u.ID))
+		touched(ctx, "role", string(u.Role))
+		return userAnswer(u, err)
 	})
 
 	type listIn struct {
@@ -166,6 +141,9 @@ func (a *API) addUsers() {
 		}
 		u, err := a.Orgs.UpdateUser(ctx, caller(ctx).Org, plat.UserID(in.User), c)
 		a.Auth.ForgetUser(plat.UserID(in.User)) // the role counts at once
+		if c.Role != nil {
+			touched(ctx, "role", string(u.Role))
+		}
 		return userAnswer(u, err)
 	})
 
@@ -251,6 +229,7 @@ func (a *API) addTokens() {
 		if err != nil {
 			return nil, err
 		}
+		touched(ctx, "token_id", string(t.ID))
 		return &IssuedToken{Token: tokenWire(t), Secret: secret}, nil
 	})
 

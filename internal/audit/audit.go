@@ -4,7 +4,7 @@
 //
 // Invariants: a row is durable before the call that it tells of is answered; rows are
 // only added, and dropped whole when they are older than the time to live; a row holds
-// no query, no header and no body, so no secret; what an attacker without rights can
+// no URL's query, no header and no body, so no secret; what an attacker without rights can
 // add is bounded in rate (Refused).
 package audit
 
@@ -36,7 +36,8 @@ type Row struct {
 	// Operation is the operation's id in the API's specification.
 	Operation    string
 	Method, Path string
-	// Targets are the ids that the path names.
+	// Targets are the ids that the path names and those of what the call made; of changes
+	// to many things, their number and the search that found them.
 	Targets map[string]string
 	Status  int
 	// Source is the address that the call came from.

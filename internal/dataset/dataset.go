@@ -137,7 +137,7 @@ func tidy(field string, raw json.RawMessage) (json.RawMessage, error) {
 	if err := json.Compact(&b, raw); err != nil {
 		return nil, plat.InvalidField(field, "is not JSON: %v", err)
 	}
-	return b.Bytes(), nil
+	return b.Bytes(), checkDepth(field, b.Bytes())
 }
 
 // Get returns a dataset of the organization.
@@ -147,7 +147,7 @@ func (s *Service) Get(ctx context.Context, org plat.OrgID, id plat.DatasetID) (D
 
 // List returns up to limit datasets (0: all) after the given id.
 func (s *Service) List(ctx context.Context, org plat.OrgID, after plat.DatasetID, limit int) ([]Dataset, error) {
-	if strings.IndexByte(string(after), 0) >= 0 || !utf8.ValidString(string(after)) { // PostgreSQL can't compare with it
+	if strings.Trim(string(after), "0123456789") != "" {
 		return nil, plat.InvalidField("next_token", "is no dataset's id; begin again without it")
 	}
 	return s.store.Datasets(ctx, org, after, limit)

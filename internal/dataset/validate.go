@@ -60,6 +60,30 @@ func checkSource(raw json.RawMessage) (json.RawMessage, error) {
 	return tidy(field, raw)
 }
 
+// maxDepth is how deep objects and arrays may stand in each other: known clients decode
+// by recursion, and one item that is too deep would make its whole list unreadable.
+const maxDepth = 100
+
+func checkDepth(field string, raw json.RawMessage) error {
+	depth, quoted := 0, false
+	for i := 0; i < len(raw); i++ {
+		switch c := raw[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			if depth++; depth > maxDepth {
+				return plat.InvalidField(field, "is nested more than %d deep", maxDepth)
+			}
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return nil
+}
+
 // decode reads one JSON value, numbers as they were written.
 func decode(raw json.RawMessage, v any) error {
 	dec := json.NewDecoder(bytes.NewReader(raw))

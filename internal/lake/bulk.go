@@ -100,10 +100,20 @@ func (s *Service) PlanDeletion(ctx context.Context, org plat.OrgID, f Filter) (d
 		return Deletion{}, 0, nil, query.Invalid("is required: it says what to delete; file_id:* is everything")
 	}
 	now := s.now()
-	// Stamps may run a little ahead of the clock under load; what was committed before
-	// this call began is in.
-	if end := now.Add(stampLead); f.To.IsZero() || f.To.After(end) {
-		f.To = end
+	until := now.Add(deletionLife)
+	newest, _, err := s.store.Files(ctx, Search{Filter: f, Sort: []SortKey{{Field: FieldUploadedAt, Desc: true}}, Limit: 1}, now)
+	if err != nil {
+		return Deletion{}, 0, nil, fmt.Errorf("plan a deletion in channel %s: %w", f.Channel, err)
+	}
+	if len(newest) == 0 {
+		f.To = now
+		return Deletion{Filter: f, Until: until}, 0, nil, nil
+	}
+	last := newest[0].UploadedAt
+	// What was committed before this call began is in, and nothing that begins later.
+	f.To = last.Add(time.Microsecond)
+	if err := waitFor(ctx, min(last.Sub(now), maxLead)); err != nil {
+		return Deletion{}, 0, nil, err
 	}
 	if count, err = s.store.Count(ctx, f, now); err != nil {
 		return Deletion{}, 0, nil, fmt.Errorf("plan a deletion in channel %s: %w", f.Channel, err)
@@ -111,12 +121,25 @@ func (s *Service) PlanDeletion(ctx context.Context, org plat.OrgID, f Filter) (d
 	if sample, _, err = s.store.Files(ctx, Search{Filter: f, Limit: deletionSample}, now); err != nil {
 		return Deletion{}, 0, nil, fmt.Errorf("plan a deletion in channel %s: %w", f.Channel, err)
 	}
-	return Deletion{Filter: f, Until: now.Add(deletionLife)}, count, sample, nil
+	return Deletion{Filter: f, Until: until}, count, sample, nil
 }
 
-// stampLead is how far an upload time may be ahead of the clock: a busy channel
-// gives one a microsecond.
-const stampLead = 10 * time.Millisecond
+// maxLead is the longest that a dry run waits for the clock. A process gives a busy channel
+// one upload time a microsecond, so the newest may be ahead of the clock; what another
+// process takes meanwhile would get an earlier one, and go with what was counted.
+const maxLead = time.Second
+
+func waitFor(ctx context.Context, d time.Duration) error {
+	if d < 0 {
+		return nil
+	}
+	select {
+	case <-time.After(d + time.Millisecond):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // Deleted is what one call of Delete has done.
 type Deleted struct {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"panal/internal/lake/query"
 	"panal/internal/plat"
 )
 
@@ -81,6 +82,9 @@ func (s *Service) Facets(ctx context.Context, org plat.OrgID, f Filter, key stri
 	}
 	if key != FieldContentType && FieldKey(key) == "" {
 		return Facets{}, plat.InvalidField("key", "no metadata name is empty")
+	}
+	if key == FieldFileID || key == FieldUploadedAt || strings.HasPrefix(query.Fold(key), SysPrefix) {
+		return Facets{}, plat.InvalidField("key", "%s is no metadata name of files: it has no facets", key)
 	}
 	if _, err := s.channel(ctx, org, f.Channel); err != nil {
 		return Facets{}, err

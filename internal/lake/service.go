@@ -453,17 +453,17 @@ func (s *Service) Open(ctx context.Context, org plat.OrgID, channel plat.Channel
 // ParseDays reads start and end (YYYYMMDD, both inclusive) as whole days in a
 // time zone (data.md §10.4). Both empty means no bound.
 func ParseDays(start, end, zone string) (from, to time.Time, err error) {
-	if start == "" && end == "" {
-		return time.Time{}, time.Time{}, nil
-	}
-	if start == "" || end == "" {
-		return time.Time{}, time.Time{}, plat.InvalidField("start", "start and end go together")
-	}
 	loc := time.UTC
 	if zone != "" {
 		if loc, err = time.LoadLocation(zone); err != nil || zone == "Local" {
 			return time.Time{}, time.Time{}, plat.InvalidField("timezone", "%q is not an IANA time zone", zone)
 		}
+	}
+	if start == "" && end == "" {
+		return time.Time{}, time.Time{}, nil
+	}
+	if start == "" || end == "" {
+		return time.Time{}, time.Time{}, plat.InvalidField("start", "start and end go together")
 	}
 	if from, err = time.ParseInLocation("20060102", start, loc); err != nil {
 		return time.Time{}, time.Time{}, plat.InvalidField("start", "%q is not a day; write YYYYMMDD", start)

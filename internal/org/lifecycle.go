@@ -22,6 +22,9 @@ type Founding struct {
 // Found makes an organization with a quota and a first admin. What a crash leaves of
 // it is an organization without users, which can be deleted.
 func (s *Service) Found(ctx context.Context, name, email, displayName string, quota int64) (Founding, error) {
+	if err := checkName(name); err != nil {
+		return Founding{}, err
+	}
 	if email == "" {
 		email = "admin@" + name + ".localdomain"
 	}

@@ -24,6 +24,12 @@ func scanUser(r interface{ Scan(...any) error }) (org.User, error) {
 // CreateUser implements org.Store.
 func (s *Orgs) CreateUser(ctx context.Context, u org.User) error {
 	return s.db.Write(ctx, func(tx *Tx) error {
+		if err := tx.lockOrg(ctx, u.Org); err != nil {
+			return err
+		}
+		if err := tx.freeEmail(ctx, u); err != nil {
+			return err
+		}
 		_, err := tx.ExecContext(ctx, `INSERT INTO person (`+userColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
 			string(u.ID), string(u.Org), u.Email, u.DisplayName, u.PreferredLanguage, string(u.Role), micros(u.CreatedAt), micros(u.UpdatedAt))
 		return err
@@ -83,6 +89,18 @@ func (tx *Tx) user(ctx context.Context, o plat.OrgID, id plat.UserID) (org.User,
 	return first(scanAll(ctx, tx.db, tx, scanUser, `SELECT `+userColumns+` FROM person WHERE id = $1 AND org_id = $2`, string(id), string(o)))("user", id)
 }
 
+// freeEmail is ErrExists where another user of the organization has u's address, in
+// whatever case. The caller holds the organization's lock.
+func (tx *Tx) freeEmail(ctx context.Context, u org.User) error {
+	var n int
+	err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM person WHERE org_id = $1 AND id <> $2 AND LOWER(email) = LOWER($3)`,
+		string(u.Org), string(u.ID), u.Email).Scan(&n)
+	if err == nil && n > 0 {
+		err = plat.Errorf(plat.ErrExists, "a user has the address %s", u.Email)
+	}
+	return err
+}
+
 // UpdateUser implements org.UserStore.
 func (s *Orgs) UpdateUser(ctx context.Context, o plat.OrgID, id plat.UserID, c org.UserChange, at time.Time) (u org.User, err error) {
 	err = s.keepAdmin(ctx, o, func(tx *Tx) error {
@@ -94,6 +112,11 @@ func (s *Orgs) UpdateUser(ctx context.Context, o plat.OrgID, id plat.UserID, c o
 		set(&u.PreferredLanguage, c.PreferredLanguage)
 		set(&u.Role, c.Role)
 		u.UpdatedAt = fromMicros(micros(at))
+		if c.Email != nil {
+			if err := tx.freeEmail(ctx, u); err != nil {
+				return err
+			}
+		}
 		_, err := tx.ExecContext(ctx, `UPDATE person SET email = $1, display_name = $2, preferred_language = $3, role = $4, updated_at = $5 WHERE id = $6`,
 			u.Email, u.DisplayName, u.PreferredLanguage, string(u.Role), micros(at), string(id))
 		return err

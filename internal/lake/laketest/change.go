@@ -174,6 +174,49 @@ func deleteMatching(w *world) {
 	is(w, "DeleteMatching in an unknown channel", err, plat.ErrNotFound)
 }
 
+// A dry run counts what is there when it begins, and its deletion takes nothing that is
+// uploaded after it, however soon and by whichever process.
+func planDeletion(w *world) {
+	w.clock.run()
+	stores := []lake.Store{w.Store, w.other}
+	filter := w.search("label:cat").Filter
+	plan := func(by lake.Store, want int) lake.Filter {
+		w.Helper()
+		d, n, _, err := lake.NewService(by, nil, w.clock.now).PlanDeletion(w.Context(), org, filter)
+		if err != nil || int(n) != want {
+			w.Fatalf("the dry run found %d files, %v; want %d", n, err, want)
+		}
+		return d.Filter
+	}
+	remove := func(f lake.Filter, want int) {
+		w.Helper()
+		page, _, err := w.Files(w.Context(), lake.Search{Filter: f, Limit: 10}, w.clock.now())
+		if w.ok(err); len(page) != want {
+			w.Fatalf("the deletion is of %d files, want %d", len(page), want)
+		}
+		for _, file := range page {
+			_, err := w.DeleteFile(w.Context(), w.channel, file.ID, w.clock.now())
+			w.ok(err)
+		}
+	}
+	none := plan(w.Store, 0)
+	w.clock.add(time.Millisecond)
+	w.stored(w.file("label", "cat"))
+	remove(none, 0)
+	for i := range 50 {
+		// Upload times may be ahead of the clock.
+		w.clock.add(10 * time.Millisecond)
+		w.stored(w.file("label", "cat"), w.file("label", "cat"))
+		w.clock.add(-10 * time.Millisecond)
+		f := plan(stores[i%2], 3)
+		out, err := stores[i/2%2].Commit(w.Context(), []lake.NewFile{w.file("label", "cat")})
+		w.ok(err)
+		w.ok(out[0].Err)
+		remove(f, 3)
+		w.found("label:cat", out[0].File)
+	}
+}
+
 func (w *world) promise(meta ...string) lake.Pending {
 	w.Helper()
 	p := lake.Pending{File: w.file(meta...), Until: w.clock.now().Add(time.Hour)}

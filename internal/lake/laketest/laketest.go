@@ -35,14 +35,24 @@ type world struct {
 }
 
 type clock struct {
-	mu sync.Mutex
-	t  time.Time
+	mu    sync.Mutex
+	t     time.Time
+	start time.Time // zero: it stands
 }
 
 func (c *clock) now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.t
+	if c.start.IsZero() {
+		return c.t
+	}
+	return c.t.Add(time.Since(c.start))
+}
+
+func (c *clock) run() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.start = time.Now()
 }
 
 func (c *clock) add(d time.Duration) {
@@ -77,6 +87,7 @@ func Run(t *testing.T, h Harness) {
 		{"SetLifetime/expiry_counts_from_the_upload_everywhere", setLifetime},
 		{"DeleteFile/removes_everything", deleteFile},
 		{"DeleteMatching/only_what_still_matches", deleteMatching},
+		{"PlanDeletion/what_comes_after_it_stays", planDeletion},
 		{"Pending/is_no_file_until_it_is_committed_once", pendingOnce},
 		{"Pending/old_ones_are_forgotten", pendingOld},
 		{"Pending/straight_ones_are_bound_to_what_came_first", pendingBound},

@@ -115,6 +115,8 @@ func userRoundTrip(t *testing.T, s Store) {
 	same9 := user("4", acme, authn.RoleAdmin)
 	same9.Email = "1@example.com"
 	is(t, "the same address", s.CreateUser(ctx, same9), plat.ErrExists)
+	same9.Email = "1@Example.COM"
+	is(t, "the same address in another case", s.CreateUser(ctx, same9), plat.ErrExists)
 	same9.Org = other
 	ok(t, s.CreateUser(ctx, same9)) // in another organization it is another user
 	all, err := s.Users(ctx, acme, org.Page{Limit: 10})
@@ -133,7 +135,12 @@ func userRoundTrip(t *testing.T, s Store) {
 	got, err = s.User(ctx, "2")
 	ok(t, err)
 	same(t, "changed, read again", got, changed)
-	taken := "1@example.com"
+	email = "New@example.com"
+	got, err = s.UpdateUser(ctx, acme, "2", org.UserChange{Email: &email}, at.Add(time.Hour))
+	ok(t, err) // its own in another case
+	changed.Email = email
+	same(t, "in another case", got, changed)
+	taken := "1@EXAMPLE.com"
 	_, err = s.UpdateUser(ctx, acme, "2", org.UserChange{Email: &taken}, at)
 	is(t, "an address that is taken", err, plat.ErrExists)
 
