@@ -417,6 +417,32 @@ func TestFileHostileNames(t *testing.T) {
 	}
 }
 
+// A file and a directory of one name: the later one's has its id, whichever it is.
+func TestFileDownloadFileAndDirectory(t *testing.T) {
+	s := newDataServer(t)
+	s.newChannel("raw")
+	var ids []string
+	for _, name := range []string{"a", "a/b/c.txt", "d/e", "d", "d/e/f", "d/e/f"} {
+		code, out, errs := s.run("of "+name, "file", "upload", "raw", "-", "-m", "filename="+name, "--json")
+		var l fileLine
+		if err := json.Unmarshal([]byte(out), &l); err != nil || code != 0 {
+			t.Fatalf("upload %q: %s", name, errs)
+		}
+		ids = append(ids, l.FileID)
+	}
+	want := map[string]string{
+		"a": "of a", ids[1] + "-a-b-c.txt": "of a/b/c.txt", "d/e": "of d/e", ids[3] + "-d": "of d",
+		"d/" + ids[4] + "-e-f": "of d/e/f", "d/" + ids[5] + "-e-f": "of d/e/f",
+	}
+	to := filepath.Join(t.TempDir(), "out")
+	for range 2 { // the second time all of it is there
+		if all, code := s.lines("file", "download", "raw", "--to", to, "--tree"); code != 0 {
+			t.Errorf("download = %d %+v", code, all)
+		}
+		same(t, "tree", tree(t, to), want)
+	}
+}
+
 // A download that was cut goes on where it ended; a part that is not of this file is
 // found out.
 func TestFileDownloadGoesOn(t *testing.T) {

@@ -266,10 +266,10 @@ func (d download) drop(part string, have int64, err error) error {
 
 // namer names each file after its metadata, safely: "/" becomes "-" or, in a tree, a
 // directory, and where two would be equal, or one is no name, the file id tells them
-// apart.
+// apart. A file and a directory of one name are two that are equal.
 type namer struct {
 	tree bool
-	used map[string]bool
+	used map[string]bool // true of a file, false of a directory
 }
 
 // What file systems take: bytes of a name, and of a path with room for where it lies.
@@ -317,14 +317,27 @@ func (n *namer) unique(given, id string) string {
 		}
 		kept = append(kept, shorten(p))
 	}
-	name := strings.Join(kept, "/")
-	if name != "" && n.used[name] {
-		dir, base := path.Split(name)
-		name = dir + shorten(id+"-"+base)
+	if i := n.clash(kept); i >= 0 {
+		kept = append(kept[:i], shorten(id+"-"+strings.Join(kept[i:], "-")))
 	}
-	if name == "" || n.used[name] || len(name) > maxFilePath {
+	name := strings.Join(kept, "/")
+	if name == "" || n.clash(kept) >= 0 || len(name) > maxFilePath {
 		name = id
 	}
 	n.used[name] = true
+	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+		n.used[dir] = false
+	}
 	return name
+}
+
+// clash returns which of the parts of a name a file has already, or, of the last one,
+// a directory; -1 for none.
+func (n *namer) clash(parts []string) int {
+	for i := range parts {
+		if file, there := n.used[strings.Join(parts[:i+1], "/")]; file || there && i == len(parts)-1 {
+			return i
+		}
+	}
+	return -1
 }
