@@ -233,7 +233,7 @@ type bucketDownloadCmd struct {
 
 // Help implements kong's interface.
 func (*bucketDownloadCmd) Help() string {
-	return `Files come to lie below the directory as they do in the bucket; what is below a directory that you name, as it lies within it. What is there already (same name and bytes) is skipped, and a file that was cut goes on where it ended: after an interruption, run the command again.
+	return `Files come to lie below the directory as they do in the bucket; what is below a directory that you name, as it lies within it. What is there already (same name and bytes) is skipped, and a file that was cut goes on where it ended: after an interruption, run the command again. A full disk ends it, and leaves nothing of the files that were under way.
 
   panal bucket download models --to ./models
   panal bucket download models run-7 --to ./run-7 --include '**/*.pt'

@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"panal/internal/client"
 	"panal/internal/plat"
@@ -30,7 +32,7 @@ type fileDownloadCmd struct {
 
 // Help implements kong's interface.
 func (*fileDownloadCmd) Help() string {
-	return `Files are named after their metadata "filename", or their id where that is no name; what is longer than 255 bytes is shortened, and keeps its extension. What is there already (same name and bytes) is skipped, and a file that was cut goes on where it ended: after an interruption, run the command again.
+	return `Files are named after their metadata "filename", or their id where that is no name; what is longer than 255 bytes is shortened, and keeps its extension. What is there already (same name and bytes) is skipped, and a file that was cut goes on where it ended: after an interruption, run the command again. A full disk ends it, and leaves nothing of the files that were under way.
 
   panal file download digits --to ./digits --tree
   panal file download digits -q 'label:7 AND NOT split:test' --to ./sevens --include '**/*.png'
@@ -182,6 +184,7 @@ type download struct {
 
 // run downloads the file, unless it is there.
 func (d download) run(ctx context.Context) (skipped bool, err error) {
+	defer func() { err = d.local(err) }()
 	if !d.force && d.there() {
 		return true, nil
 	}
@@ -191,6 +194,36 @@ func (d download) run(ctx context.Context) (skipped bool, err error) {
 		}
 	}
 	return false, again(ctx, func(err error) bool { return passing(err) || errors.Is(err, io.ErrUnexpectedEOF) }, func() error { return d.fetch(ctx) })
+}
+
+// local makes what the file system refused, and will refuse of any other file too, an
+// error that ends the command.
+func (d download) local(err error) error {
+	kind := error(nil)
+	switch {
+	case noRoom(err):
+		kind = plat.ErrExhausted
+	case errors.Is(err, syscall.EROFS), errors.Is(err, fs.ErrPermission) && d.denied():
+		kind = plat.ErrForbidden
+	default:
+		return err
+	}
+	return &plat.Error{Kind: kind, Public: "can't write to " + d.root.Name(), Err: err}
+}
+
+// noRoom tells whether a disk or its quota is full.
+func noRoom(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
+// denied tells whether no file may be made in the directory at all: a permission may
+// also lack for one file, or below one directory.
+func (d download) denied() bool {
+	probe := ".panal-" + d.file.ID + ".probe"
+	f, err := d.root.OpenFile(probe, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return errors.Is(err, fs.ErrPermission)
+	}
+	_ = errors.Join(f.Close(), d.root.Remove(probe)) // that it could be made is what counts
+	return false
 }
 
 // there tells whether the directory has the file's bytes under its name.
@@ -218,7 +251,14 @@ func (d download) fetch(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = tmp.Close() }() // closed before the rename too, where it matters
+	defer func() {
+		_ = tmp.Close() // closed before the rename too, where it matters
+		// Of a full disk no part keeps the rest from whoever else writes to it, also no
+		// part of a file that was only under way then. Any other part waits for the next run.
+		if err != nil && (noRoom(err) || noRoom(context.Cause(ctx))) {
+			_ = d.root.Remove(part)
+		}
+	}()
 	sum := etag.New()
 	have, err := io.Copy(sum, io.LimitReader(tmp, d.file.Size))
 	if err != nil {

@@ -182,6 +182,9 @@ func (r *transfer) do(work func(ctx context.Context) (outcome, error)) error {
 	}
 	r.begun++
 	r.group.Go(func() error {
+		if err := r.ctx.Err(); err != nil { // while there was no room
+			return err
+		}
 		o, err := work(r.ctx)
 		if err != nil && r.ctx.Err() != nil {
 			return err // ended with the others: that is not this file's failure

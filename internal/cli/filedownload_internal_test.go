@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/iotest"
+
+	"panal/internal/client"
+	"panal/internal/plat"
+)
+
+// What the file system refuses of every file ends a download; a full disk keeps no part.
+func TestDownloadStopsAtTheDisk(t *testing.T) {
+	for _, c := range []struct {
+		err   error
+		kind  error // nil: the other files go on
+		parts int
+	}{
+		{syscall.ENOSPC, plat.ErrExhausted, 0},
+		{syscall.EDQUOT, plat.ErrExhausted, 0},
+		{syscall.EROFS, plat.ErrForbidden, 3},
+		{syscall.EIO, nil, 1},
+	} {
+		t.Run(c.err.Error(), func(t *testing.T) {
+			dir := t.TempDir()
+			root, err := openTo(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = root.Close() }()
+			var out, errs bytes.Buffer
+			e := &env{ctx: t.Context(), stdout: &out, stderr: &errs}
+			r := e.newTransfer(reportFlags{Jobs: 3}, globs{}, "downloaded", progress{})
+			begun := make(chan bool, 3)
+			open := func(ctx context.Context, f client.File, _ int64) (io.ReadCloser, int64, error) {
+				bad := iotest.ErrReader(&fs.PathError{Op: "write", Path: f.ID, Err: c.err}) // as if the disk said it
+				begun <- true
+				switch {
+				case f.ID == "0": // fails when the other two are under way
+					<-begun
+					<-begun
+					<-begun
+				case c.kind != nil:
+					<-ctx.Done()
+					bad = iotest.ErrReader(ctx.Err())
+				default:
+					bad = strings.NewReader("f")
+				}
+				return io.NopCloser(io.MultiReader(strings.NewReader("hal"), bad)), 0, nil
+			}
+			var stop error
+			for i := 0; i < 100 && stop == nil; i++ {
+				if c.kind == nil && i == 3 {
+					break
+				}
+				stop = r.do(func(ctx context.Context) (outcome, error) {
+					d := download{root: root, file: client.File{ID: fmt.Sprint(i), Size: 4}, name: fmt.Sprint(i), from: open}
+					_, err := d.run(ctx)
+					return outcome{FileID: d.file.ID}, err
+				})
+			}
+			err = r.finish(stop)
+			if (c.kind == nil) != (stop == nil) || !errors.Is(err, c.err) || c.kind != nil && !errors.Is(err, c.kind) || r.Failed != 1 {
+				t.Errorf("finish = %v, %d failed, stopped by %v\n%s", err, r.Failed, stop, &errs)
+			}
+			if left, _ := filepath.Glob(filepath.Join(dir, ".panal-*")); len(left) != c.parts {
+				t.Errorf("left behind: %v, want %d", left, c.parts)
+			}
+		})
+	}
+}
+
+// A directory that nobody may write to ends a download, one file that can't be written does not.
+func TestDownloadDenied(t *testing.T) {
+	if os.Getuid() == 0 {
+		t.Skip("root may write everywhere")
+	}
+	dir := t.TempDir()
+	root, err := openTo(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = root.Close() }()
+	d := download{root: root, file: client.File{ID: "1"}}
+	if err := d.local(syscall.EACCES); errors.Is(err, plat.ErrForbidden) {
+		t.Errorf("a directory that takes files: %v", err)
+	}
+	if err := os.Chmod(dir, 0o555); err != nil { //nolint:gosec // readable by all is what it is about
+		t.Fatal(err)
+	}
+	if err := d.local(syscall.EACCES); !errors.Is(err, plat.ErrForbidden) {
+		t.Errorf("a directory that takes none: %v", err)
+	}
+}
