@@ -75,17 +75,12 @@ func (c *bucketUploadCmd) Run(e *env) error {
 		}
 		total += max(f.size, 0)
 	}
-	r := e.newTransfer(c.reportFlags, c.globs, "uploaded", e.progressBytes(total, "uploading"))
-	for _, f := range files {
-		if err := r.do(func(ctx context.Context) (outcome, error) {
-			o, err := c.upload(ctx, e, id, f, r.bar)
-			o.Path, o.FileID = f.path, f.name
-			return o, err
-		}); err != nil {
-			break
-		}
-	}
-	return r.finish(nil)
+	r := e.newTransfer(c.reportFlags, c.globs, "uploaded", len(files), e.progressBytes(total, "uploading"))
+	return r.finish(r.all(len(files), func(ctx context.Context, i int) (outcome, error) {
+		o, err := c.upload(ctx, e, id, files[i], r.bar)
+		o.Path, o.FileID = files[i].path, files[i].name
+		return o, err
+	}))
 }
 
 // upload brings one file, unless it is there.
@@ -258,7 +253,7 @@ func (c *bucketDownloadCmd) Run(e *env) error {
 		return err
 	}
 	defer func() { _ = root.Close() }()
-	r := e.newTransfer(c.reportFlags, c.globs, "downloaded", e.progress(-1, "downloading", "files"))
+	r := e.newTransfer(c.reportFlags, c.globs, "downloaded", -1, e.progress(-1, "downloading", "files"))
 	names := namer{tree: true, used: map[string]bool{}}
 	err = c.each(e, id, func(f client.BucketFile, within string) error {
 		name := names.unique(within, shortID(f.Key()))
@@ -384,14 +379,9 @@ func (c *bucketRmCmd) Run(e *env) error {
 		e.say("%d files would be deleted; nothing was done: add --yes to delete them", len(keys))
 		return e.print(map[string]any{"dry_run": true, "count": len(keys)}, []string{"COUNT"}, [][]string{{fmt.Sprint(len(keys))}})
 	}
-	r := e.newTransfer(c.reportFlags, globs{}, "deleted", e.progress(len(keys), "deleting", "files"))
-	for _, key := range keys {
-		if err := r.do(func(ctx context.Context) (outcome, error) {
-			defer r.bar.add(1)
-			return outcome{FileID: key}, again(ctx, passing, func() error { return e.api.DeleteBucketFile(ctx, id, key) })
-		}); err != nil {
-			break
-		}
-	}
-	return r.finish(nil)
+	r := e.newTransfer(c.reportFlags, globs{}, "deleted", len(keys), e.progress(len(keys), "deleting", "files"))
+	return r.finish(r.all(len(keys), func(ctx context.Context, i int) (outcome, error) {
+		defer r.bar.add(1)
+		return outcome{FileID: keys[i]}, again(ctx, passing, func() error { return e.api.DeleteBucketFile(ctx, id, keys[i]) })
+	}))
 }

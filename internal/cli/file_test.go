@@ -357,6 +357,23 @@ func TestFileFailuresGoOn(t *testing.T) {
 	}
 }
 
+// What stops a command is said with the number of files that it kept from being tried.
+func TestFileNotTried(t *testing.T) {
+	s := newDataServer(t)
+	s.newChannel("raw")
+	dir := t.TempDir()
+	write(t, dir, map[string]string{"x": "1", "y": "2", "z": "3"})
+	var ch any
+	s.json(&ch, "channel", "archive", "raw")
+	code, out, errs := s.run("", "file", "upload", "raw", filepath.Join(dir, "y"), filepath.Join(dir, "x"), filepath.Join(dir, "z"), "-j1", "-o", "json")
+	var report struct {
+		NotTried int `json:"not_tried"`
+	}
+	if err := json.Unmarshal([]byte(out), &report); err != nil || code != 4 || report.NotTried != 2 || !strings.Contains(errs, "0 uploaded, 0 skipped, 1 failed, 2 not tried, ") {
+		t.Errorf("upload = %d %s %s", code, out, errs)
+	}
+}
+
 // Names that somebody else has given reach nothing outside of the directory.
 func TestFileHostileNames(t *testing.T) {
 	s := newDataServer(t)

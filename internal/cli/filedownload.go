@@ -68,7 +68,11 @@ func (c *fileDownloadCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	r := e.newTransfer(c.reportFlags, c.globs, "downloaded", e.progress(n, "downloading", "files"))
+	total := n
+	if len(c.Include)+len(c.Exclude) > 0 {
+		total = -1 // of those that the globs take
+	}
+	r := e.newTransfer(c.reportFlags, c.globs, "downloaded", total, e.progress(n, "downloading", "files"))
 	names := namer{tree: c.Tree, used: map[string]bool{}}
 	err = c.each(e, id, func(f client.File) error {
 		// Named before it is filtered: which of two gets the name must not depend on that.

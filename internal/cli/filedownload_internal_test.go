@@ -41,7 +41,7 @@ func TestDownloadStopsAtTheDisk(t *testing.T) {
 			defer func() { _ = root.Close() }()
 			var out, errs bytes.Buffer
 			e := &env{ctx: t.Context(), stdout: &out, stderr: &errs}
-			r := e.newTransfer(reportFlags{Jobs: 3}, globs{}, "downloaded", progress{})
+			r := e.newTransfer(reportFlags{Jobs: 3}, globs{}, "downloaded", 100, progress{})
 			begun := make(chan bool, 3)
 			open := func(ctx context.Context, f client.File, _ int64) (io.ReadCloser, int64, error) {
 				bad := iotest.ErrReader(&fs.PathError{Op: "write", Path: f.ID, Err: c.err}) // as if the disk said it
@@ -71,13 +71,28 @@ func TestDownloadStopsAtTheDisk(t *testing.T) {
 				})
 			}
 			err = r.finish(stop)
-			if (c.kind == nil) != (stop == nil) || !errors.Is(err, c.err) || c.kind != nil && !errors.Is(err, c.kind) || r.Failed != 1 {
+			if (c.kind == nil) != (stop == nil) || !errors.Is(err, c.err) || c.kind != nil && !errors.Is(err, c.kind) || r.Failed != 1 || c.kind != nil && !strings.Contains(errs.String(), "\n0 downloaded, 0 skipped, 1 failed, 99 not tried, ") {
 				t.Errorf("finish = %v, %d failed, stopped by %v\n%s", err, r.Failed, stop, &errs)
 			}
 			if left, _ := filepath.Glob(filepath.Join(dir, ".panal-*")); len(left) != c.parts {
 				t.Errorf("left behind: %v, want %d", left, c.parts)
 			}
 		})
+	}
+}
+
+// An interruption between two files is one too.
+func TestTransferInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var out, errs bytes.Buffer
+	e := &env{ctx: ctx, stdout: &out, stderr: &errs}
+	r := e.newTransfer(reportFlags{Jobs: 1}, globs{}, "uploaded", 3, progress{})
+	err := r.finish(r.all(3, func(context.Context, int) (outcome, error) {
+		cancel()
+		return outcome{}, nil
+	}))
+	if !errors.Is(err, context.Canceled) || !strings.HasPrefix(errs.String(), "1 uploaded, 0 skipped, 0 failed, 2 not tried, ") {
+		t.Errorf("finish = %v\n%s", err, &errs)
 	}
 }
 

@@ -71,17 +71,12 @@ func (c *fileUploadCmd) Run(e *env) error {
 			files[i].name = given
 		}
 	}
-	r := e.newTransfer(c.reportFlags, c.globs, "uploaded", e.progressBytes(total, "uploading"))
-	for _, f := range files {
-		if err := r.do(func(ctx context.Context) (outcome, error) {
-			o, err := c.upload(ctx, e, id, f, there, r.bar)
-			o.Path = f.path
-			return o, err
-		}); err != nil {
-			break
-		}
-	}
-	return r.finish(nil)
+	r := e.newTransfer(c.reportFlags, c.globs, "uploaded", len(files), e.progressBytes(total, "uploading"))
+	return r.finish(r.all(len(files), func(ctx context.Context, i int) (outcome, error) {
+		o, err := c.upload(ctx, e, id, files[i], there, r.bar)
+		o.Path = files[i].path
+		return o, err
+	}))
 }
 
 // upload brings one file, unless it is there.

@@ -147,7 +147,9 @@ type transfer struct {
 	Files    []outcome `json:"files"`
 	Skipped  int       `json:"skipped"`
 	Failed   int       `json:"failed"`
+	NotTried int       `json:"not_tried"` // or not to the end, when something stopped the command
 	Bytes    int64     `json:"bytes"`
+	total    int       // -1: nobody knows
 	begun    int
 	done     int
 	firstErr error
@@ -156,9 +158,10 @@ type transfer struct {
 	ctx   context.Context //nolint:containedctx // one command, one context
 }
 
-func (e *env) newTransfer(flags reportFlags, g globs, verb string, bar progress) *transfer {
+// newTransfer begins a transfer of so many files (-1: nobody knows).
+func (e *env) newTransfer(flags reportFlags, g globs, verb string, total int, bar progress) *transfer {
 	flags.Lines = flags.Lines || e.lines
-	r := &transfer{e: e, flags: flags, globs: g, bar: bar, start: time.Now(), verb: verb, Files: []outcome{}}
+	r := &transfer{e: e, flags: flags, globs: g, bar: bar, start: time.Now(), verb: verb, total: total, Files: []outcome{}}
 	r.group, r.ctx = errgroup.WithContext(e.ctx)
 	r.group.SetLimit(int(flags.Jobs))
 	return r
@@ -198,6 +201,16 @@ func (r *transfer) do(work func(ctx context.Context) (outcome, error)) error {
 	return nil
 }
 
+// all does the work of n files.
+func (r *transfer) all(n int, work func(ctx context.Context, i int) (outcome, error)) error {
+	for i := range n {
+		if err := r.do(func(ctx context.Context) (outcome, error) { return work(ctx, i) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (r *transfer) add(o outcome, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -234,13 +247,16 @@ func (r *transfer) add(o outcome, err error) {
 	}
 }
 
-// finish waits for the files under way and tells what was done. listErr is what
-// stopped the command from beginning more.
-func (r *transfer) finish(listErr error) error {
+// finish waits for the files under way and tells what was done. stop is what kept the
+// command from beginning more.
+func (r *transfer) finish(stop error) error {
 	err := r.group.Wait()
 	r.bar.done()
 	if err == nil {
-		err = listErr
+		err = stop
+	}
+	if err != nil && r.total >= 0 {
+		r.NotTried = max(r.total-r.done-r.Skipped-r.Failed, 0) // of a channel, files may have come since
 	}
 	if err == nil && r.begun == 0 {
 		err = r.globs.leaveNone()
@@ -256,7 +272,11 @@ func (r *transfer) finish(listErr error) error {
 		}
 	}
 	seconds := time.Since(r.start).Seconds()
-	r.e.say("%d %s, %d skipped, %d failed, %.1f MB in %.1fs", r.done, r.verb, r.Skipped, r.Failed, float64(r.Bytes)/1e6, seconds)
+	notTried := ""
+	if r.NotTried > 0 {
+		notTried = fmt.Sprintf(", %d not tried", r.NotTried)
+	}
+	r.e.say("%d %s, %d skipped, %d failed%s, %.1f MB in %.1fs", r.done, r.verb, r.Skipped, r.Failed, notTried, float64(r.Bytes)/1e6, seconds)
 	if r.Failed > 0 && r.e.ctx.Err() == nil {
 		return &filesError{failed: r.Failed, first: r.firstErr}
 	}
