@@ -26,8 +26,8 @@ type bucketUploadCmd struct {
 	To          string            `help:"Directory of the bucket to put them in; absent: its root." placeholder:"DIR"`
 	Name        string            `help:"Name of a single file, or of stdin."`
 	Metadata    map[string]string `help:"Metadata for every file, as key=value; give it once per key." short:"m" aliases:"meta" mapsep:"none" placeholder:"KEY=VALUE"`
-	ContentType string            `help:"Content type; absent: by the file name."`
-	Lifetime    string            `help:"Delete after 1day, 1week, 1month, 6months or 1year."`
+	ContentType contentType       `help:"Content type; absent: by the file name."`
+	Lifetime    lifetime          `help:"Delete after 1day, 1week, 1month, 6months or 1year."`
 	Force       bool              `help:"Upload also what is there already: the same key, bytes and metadata."`
 	walkFlags
 	globs
@@ -47,6 +47,10 @@ Links are followed, but not into a directory that they are in themselves. What i
 // Run uploads files.
 func (c *bucketUploadCmd) Run(e *env) error {
 	if err := c.check(); err != nil {
+		return err
+	}
+	var err error
+	if c.Metadata, err = metadata(c.Metadata); err != nil {
 		return err
 	}
 	id, err := c.id(e)
@@ -85,7 +89,7 @@ func (c *bucketUploadCmd) Run(e *env) error {
 
 // upload brings one file, unless it is there.
 func (c *bucketUploadCmd) upload(ctx context.Context, e *env, bucket string, f local, bar progress) (outcome, error) {
-	n := client.NewFile{ContentType: c.ContentType, Metadata: c.Metadata, Lifetime: c.Lifetime, Size: f.size}
+	n := client.NewFile{ContentType: string(c.ContentType), Metadata: c.Metadata, Lifetime: string(c.Lifetime), Size: f.size}
 	if n.ContentType == "" {
 		n.ContentType = mime.TypeByExtension(filepath.Ext(f.name))
 	}
@@ -126,13 +130,7 @@ func (c *bucketUploadCmd) there(ctx context.Context, e *env, bucket string, f lo
 	if err != nil || found.Size != f.size {
 		return false, err
 	}
-	have := found.Meta()
-	for k, v := range c.Metadata {
-		if have[client.StoredName(k)] != v {
-			return false, nil
-		}
-	}
-	if c.Lifetime != "" && (found.Lifetime == nil || *found.Lifetime != c.Lifetime) {
+	if !hasAll(found.Meta(), c.Metadata) || c.Lifetime != "" && (found.Lifetime == nil || *found.Lifetime != string(c.Lifetime)) {
 		return false, nil
 	}
 	tag, err := fileTag(f.path)

@@ -357,6 +357,48 @@ func TestFileFailuresGoOn(t *testing.T) {
 	}
 }
 
+// What would be refused of each file alike is refused once, before the first.
+func TestFileUploadFlags(t *testing.T) {
+	s := newDataServer(t)
+	s.newChannel("raw")
+	dir := t.TempDir()
+	write(t, dir, map[string]string{"x": "1", "y": "2"})
+	x, y := filepath.Join(dir, "x"), filepath.Join(dir, "y")
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{dir, "--lifetime", "2days"}, "--lifetime: must be one of 1day, "},
+		{[]string{dir, "--content-type", "text/plain\nx: y"}, "--content-type: must be "},
+		{[]string{dir, "-m", "filename=z"}, "metadata: filename=z does not go with the directory " + dir},
+		{[]string{x, dir, "-m", "Filename=z"}, "metadata: filename=z does not go with the directory " + dir},
+		{[]string{x, y, "-m", "filename=z"}, "metadata: filename=z is for a single file"},
+		{[]string{dir, "-m", "a=1", "-m", "A=2"}, `metadata: "a" is given twice`},
+	} {
+		code, out, errs := s.run("", append([]string{"file", "upload", "raw"}, c.args...)...)
+		if code != 2 || strings.Count(errs, "panal: ") != 1 || !strings.Contains(errs, c.want) || strings.Contains(errs+out, "again") {
+			t.Errorf("upload %q = %d %s; want %q", c.args, code, errs, c.want)
+		}
+	}
+	s.count(0, "raw")
+	for _, c := range []struct {
+		args   []string
+		status string
+	}{
+		{[]string{x}, "uploaded"},
+		{[]string{x}, "skipped"},
+		{[]string{x, "-m", "label="}, "uploaded"}, // empty is not the same as none
+		{[]string{x, "-m", "label="}, "skipped"},
+		{[]string{x, "-m", "FileName=z"}, "uploaded"},
+		{[]string{x, "-m", "filename=z"}, "skipped"},
+	} {
+		if all, code := s.lines(append([]string{"file", "upload", "raw"}, c.args...)...); code != 0 || statuses(all)[c.status] != 1 {
+			t.Errorf("upload %q = %d %v; want %s", c.args, code, all, c.status)
+		}
+	}
+	s.count(1, "raw", "filename:z")
+}
+
 // What stops a command is said with the number of files that it kept from being tried.
 func TestFileNotTried(t *testing.T) {
 	s := newDataServer(t)

@@ -209,7 +209,7 @@ func (c *fileSetMetadataCmd) Run(e *env) error {
 
 type fileSetLifetimeCmd struct {
 	channelArg
-	Lifetime string   `arg:"" help:"1day, 1week, 1month, 6months or 1year, from the upload on. What is older than that ends at once."`
+	Lifetime lifetime `arg:"" help:"1day, 1week, 1month, 6months or 1year, from the upload on. What is older than that ends at once."`
 	Files    []string `arg:"" optional:"" help:"File ids."`
 	queryFlags
 	reportFlags
@@ -225,9 +225,9 @@ func (c *fileSetLifetimeCmd) Run(e *env) error {
 		return err
 	}
 	if c.Query != "" && !c.Yes {
-		return e.dryRun(id, c.text(), "given a lifetime of "+c.Lifetime)
+		return e.dryRun(id, c.text(), "given a lifetime of "+string(c.Lifetime))
 	}
 	return e.changeFiles(id, c.Files, c.queryFlags, c.reportFlags, func(ctx context.Context, file string) error {
-		return e.api.SetFileLifetime(ctx, id, file, c.Lifetime)
+		return e.api.SetFileLifetime(ctx, id, file, string(c.Lifetime))
 	})
 }

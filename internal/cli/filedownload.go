@@ -32,7 +32,7 @@ type fileDownloadCmd struct {
 
 // Help implements kong's interface.
 func (*fileDownloadCmd) Help() string {
-	return `Files are named after their metadata "filename", or their id where that is no name; what is longer than 255 bytes is shortened, and keeps its extension. What is there already (same name and bytes) is skipped, and a file that was cut goes on where it ended: after an interruption, run the command again. A full disk ends it, and leaves nothing of the files that were under way.
+	return `Files are named after their metadata "filename", or their id where that is no name; what is longer than 255 bytes is shortened, and keeps its extension; control characters, such as a newline, become dashes. Of several files with one name the oldest has it, and the others have their id in front, so that names don't change when more are uploaded; the newest is the first of file find CHANNEL 'filename:"NAME"', and comes with its id. What is there already (same name and bytes) is skipped, and a file that was cut goes on where it ended: after an interruption, run the command again. A full disk ends it, and leaves nothing of the files that were under way.
 
   panal file download digits --to ./digits --tree
   panal file download digits -q 'label:7 AND NOT split:test' --to ./sevens --include '**/*.png'

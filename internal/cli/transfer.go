@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/bmatcuk/doublestar/v4"
 	"golang.org/x/sync/errgroup"
@@ -84,6 +86,51 @@ func (j jobs) Validate() error {
 		return errors.New("must be 1 to 256")
 	}
 	return nil
+}
+
+// lifetime is one of those that the server knows; empty for ever.
+type lifetime string
+
+// Validate implements kong's interface: refused here, it is refused once, not for each file.
+func (l lifetime) Validate() error {
+	if !slices.Contains([]lifetime{"", "1day", "1week", "1month", "6months", "1year"}, l) {
+		return errors.New("must be one of 1day, 1week, 1month, 6months, 1year")
+	}
+	return nil
+}
+
+// contentType is a content type; empty where the file's name tells it.
+type contentType string
+
+// Validate implements kong's interface: no request could have another as a header.
+func (c contentType) Validate() error {
+	if len(c) > 1<<10 || !utf8.ValidString(string(c)) || strings.ContainsFunc(string(c), unicode.IsControl) {
+		return errors.New("must be at most 1024 bytes of text, on one line")
+	}
+	return nil
+}
+
+// metadata returns what -m gives under the names that it is stored under.
+func metadata(given map[string]string) (map[string]string, error) {
+	all := map[string]string{}
+	for k, v := range given {
+		name := client.StoredName(k)
+		if _, twice := all[name]; twice || name == "" {
+			return nil, plat.InvalidField("metadata", "%q is given twice, or is no name; upper and lower case are the same", name)
+		}
+		all[name] = v
+	}
+	return all, nil
+}
+
+// hasAll tells whether a file's metadata holds what is given, also where a value is empty.
+func hasAll(have, given map[string]string) bool {
+	for k, v := range given {
+		if got, ok := have[client.StoredName(k)]; !ok || got != v {
+			return false
+		}
+	}
+	return true
 }
 
 // reportFlags are of every command that does something with many files.
