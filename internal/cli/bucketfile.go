@@ -260,7 +260,7 @@ func (c *bucketDownloadCmd) Run(e *env) error {
 		}
 		return r.do(func(ctx context.Context) (outcome, error) {
 			defer r.bar.add(1)
-			d := download{e: e, root: root, file: f.File, name: name, force: c.Force}
+			d := download{e: e, root: root, file: f.File, name: name, force: c.Force, verify: "panal bucket verify " + id}
 			d.file.ID = shortID(f.Key() + "\x00" + f.ETag) // of its part: bytes change under a key
 			d.from = func(ctx context.Context, _ client.File, off int64) (io.ReadCloser, int64, error) {
 				return e.api.DownloadBucketFile(ctx, id, f, off)

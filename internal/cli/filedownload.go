@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"path"
 	"path/filepath"
@@ -86,7 +87,7 @@ func (c *fileDownloadCmd) Run(e *env) error {
 		}
 		return r.do(func(ctx context.Context) (outcome, error) {
 			defer r.bar.add(1)
-			d := download{e: e, root: root, file: f, name: name, force: c.Force}
+			d := download{e: e, root: root, file: f, name: name, force: c.Force, verify: "panal channel verify " + id}
 			d.from = func(ctx context.Context, f client.File, off int64) (io.ReadCloser, int64, error) {
 				return e.api.DownloadFrom(ctx, id, f, off)
 			}
@@ -182,6 +183,8 @@ type download struct {
 	file  client.File // its id stands for its bytes
 	name  string      // with slashes, below root
 	force bool
+	// verify is the command that looks into what is wrong in the storage.
+	verify string
 	// from returns the bytes from an offset on, and where they really begin.
 	from func(ctx context.Context, f client.File, off int64) (io.ReadCloser, int64, error)
 }
@@ -270,6 +273,10 @@ func (d download) fetch(ctx context.Context) (err error) {
 	}
 	if have < d.file.Size || have == 0 {
 		rc, at, err := d.from(ctx, d.file, have)
+		if e, ok := errors.AsType[*client.Error](err); ok && e.Status == http.StatusRequestedRangeNotSatisfiable {
+			err = fmt.Errorf("the object in the storage is shorter than the file: %d of %d bytes; %s tells more", have, d.file.Size, d.verify)
+			return errors.Join(err, d.root.Remove(part))
+		}
 		if err != nil {
 			return d.drop(part, have, err)
 		}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -78,6 +79,29 @@ func TestDownloadStopsAtTheDisk(t *testing.T) {
 				t.Errorf("left behind: %v, want %d", left, c.parts)
 			}
 		})
+	}
+}
+
+// A storage whose object ends too early is no matter of another try; no part is left.
+func TestDownloadTruncated(t *testing.T) {
+	dir := t.TempDir()
+	root, err := openTo(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = root.Close() }()
+	if err := root.WriteFile(".panal-1.part", []byte("0123"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := download{root: root, file: client.File{ID: "1", Size: 10}, name: "x", verify: "panal channel verify raw"}
+	d.from = func(context.Context, client.File, int64) (io.ReadCloser, int64, error) {
+		return nil, 0, &client.Error{Status: http.StatusRequestedRangeNotSatisfiable, Description: "GET answered 416"}
+	}
+	if _, err := d.run(t.Context()); err == nil || !strings.Contains(err.Error(), "shorter than the file: 4 of 10 bytes; panal channel verify raw") {
+		t.Errorf("run = %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v %v", left, err)
 	}
 }
 
