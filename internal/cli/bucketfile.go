@@ -380,6 +380,19 @@ func (c *bucketRmCmd) Run(e *env) error {
 	r := e.newTransfer(c.reportFlags, globs{}, "deleted", len(keys), e.progress(len(keys), "deleting", "files"))
 	return r.finish(r.all(len(keys), func(ctx context.Context, i int) (outcome, error) {
 		defer r.bar.add(1)
-		return outcome{FileID: keys[i]}, again(ctx, passing, func() error { return e.api.DeleteBucketFile(ctx, id, keys[i]) })
+		return outcome{FileID: keys[i]}, again(ctx, passing, func() error { return c.delete(ctx, e, id, keys[i]) })
 	}))
+}
+
+// delete deletes one file, and says how to delete a directory.
+func (c *bucketRmCmd) delete(ctx context.Context, e *env, bucket, key string) error {
+	err := e.api.DeleteBucketFile(ctx, bucket, key)
+	if c.Recursive || !errors.Is(err, plat.ErrNotFound) {
+		return err
+	}
+	isDir := false
+	if e.api.BucketFiles(ctx, bucket, key, "", false, func(client.BucketFile) error { isDir = true; return client.ErrStop }) == nil && isDir {
+		return plat.Errorf(plat.ErrNotFound, "there is no file %s, but a directory; --recursive deletes what is below it", key)
+	}
+	return err
 }
