@@ -121,7 +121,9 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	exit := -1
 	parser, err := kong.New(&r,
 		kong.Name("panal"),
-		kong.Description("A self-hosted machine-learning platform in one binary.\n\nStart a server with 'panal serve', then: eval \"$(panal env)\" and try 'panal channel list'."),
+		kong.Description("A self-hosted machine-learning platform in one binary.\n\nStart a server with 'panal serve', then: eval \"$(panal env)\" and try 'panal channel list'.\n\n"+
+			"Exit codes: 0 done, 1 failed, 2 wrong use, 3 no or wrong credentials, 4 forbidden, 5 not found, 6 conflict,\n"+
+			"7 a limit, quota or disk is full, 8 unavailable, 9 unsupported, 130 interrupted."),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { exit = code }),
 		kong.UsageOnError(),

@@ -135,7 +135,7 @@ func TestDownloadDenied(t *testing.T) {
 	if err := d.local(syscall.EACCES); errors.Is(err, plat.ErrForbidden) {
 		t.Errorf("a directory that takes files: %v", err)
 	}
-	if err := os.Chmod(dir, 0o555); err != nil { //nolint:gosec // readable by all is what it is about
+	if err := os.Chmod(dir, 0o555); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.local(syscall.EACCES); !errors.Is(err, plat.ErrForbidden) {
