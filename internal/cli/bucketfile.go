@@ -251,7 +251,7 @@ func (c *bucketDownloadCmd) Run(e *env) error {
 		return err
 	}
 	defer func() { _ = root.Close() }()
-	r := e.newTransfer(c.reportFlags, c.globs, "downloaded", -1, e.progress(-1, "downloading", "files"))
+	r := e.newTransfer(c.reportFlags, c.globs, "downloaded", -1, e.progressBytes(-1, "downloading"))
 	names := namer{tree: true, used: map[string]bool{}}
 	err = c.each(e, id, func(f client.BucketFile, within string) error {
 		name := names.unique(within, shortID(f.Key()))
@@ -259,8 +259,7 @@ func (c *bucketDownloadCmd) Run(e *env) error {
 			return nil
 		}
 		return r.do(func(ctx context.Context) (outcome, error) {
-			defer r.bar.add(1)
-			d := download{e: e, root: root, file: f.File, name: name, force: c.Force, verify: "panal bucket verify " + id}
+			d := download{bar: r.bar, root: root, file: f.File, name: name, force: c.Force, verify: "panal bucket verify " + id}
 			d.file.ID = shortID(f.Key() + "\x00" + f.ETag) // of its part: bytes change under a key
 			d.from = func(ctx context.Context, _ client.File, off int64) (io.ReadCloser, int64, error) {
 				return e.api.DownloadBucketFile(ctx, id, f, off)

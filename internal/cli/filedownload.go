@@ -69,11 +69,10 @@ func (c *fileDownloadCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	total := n
 	if len(c.Include)+len(c.Exclude) > 0 {
-		total = -1 // of those that the globs take
+		n = -1 // of those that the globs take
 	}
-	r := e.newTransfer(c.reportFlags, c.globs, "downloaded", total, e.progress(n, "downloading", "files"))
+	r := e.newTransfer(c.reportFlags, c.globs, "downloaded", n, e.progressBytes(-1, "downloading"))
 	names := namer{tree: c.Tree, used: map[string]bool{}}
 	err = c.each(e, id, func(f client.File) error {
 		// Named before it is filtered: which of two gets the name must not depend on that.
@@ -82,12 +81,10 @@ func (c *fileDownloadCmd) Run(e *env) error {
 			given = f.ID
 		}
 		if !c.takes(given) {
-			r.bar.add(1)
 			return nil
 		}
 		return r.do(func(ctx context.Context) (outcome, error) {
-			defer r.bar.add(1)
-			d := download{e: e, root: root, file: f, name: name, force: c.Force, verify: "panal channel verify " + id}
+			d := download{bar: r.bar, root: root, file: f, name: name, force: c.Force, verify: "panal channel verify " + id}
 			d.from = func(ctx context.Context, f client.File, off int64) (io.ReadCloser, int64, error) {
 				return e.api.DownloadFrom(ctx, id, f, off)
 			}
@@ -100,7 +97,6 @@ func (c *fileDownloadCmd) Run(e *env) error {
 		})
 	}, func(file string, err error) error {
 		return r.do(func(context.Context) (outcome, error) {
-			r.bar.add(1)
 			return outcome{FileID: file}, err
 		})
 	})
@@ -109,7 +105,7 @@ func (c *fileDownloadCmd) Run(e *env) error {
 
 func (c *fileDownloadCmd) query() string { return strings.TrimSpace(strings.TrimPrefix(c.Query, "*")) }
 
-// count says how many files there will be, for the bar.
+// count says how many files there will be.
 func (c *fileDownloadCmd) count(e *env, channel string) (int, error) {
 	if len(c.Files) > 0 {
 		return len(c.Files), nil
@@ -178,7 +174,7 @@ func checkSum(sum *etag.Sum, f client.File) error {
 
 // download is one file on its way to the directory.
 type download struct {
-	e     *env
+	bar   progress // of bytes
 	root  *os.Root
 	file  client.File // its id stands for its bytes
 	name  string      // with slashes, below root
@@ -287,7 +283,7 @@ func (d download) fetch(ctx context.Context) (err error) {
 		if _, err := tmp.Seek(at, io.SeekStart); err != nil {
 			return err
 		}
-		if _, err := io.Copy(io.MultiWriter(tmp, sum), rc); err != nil {
+		if _, err := io.Copy(io.MultiWriter(tmp, sum, barWriter{d.bar}), rc); err != nil {
 			return fmt.Errorf("write %s: %w", d.name, err) // the part stays for the next try
 		}
 	}

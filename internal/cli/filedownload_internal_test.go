@@ -17,6 +17,8 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"github.com/schollz/progressbar/v3"
+
 	"panal/internal/client"
 	"panal/internal/plat"
 )
@@ -103,6 +105,30 @@ func TestDownloadTruncated(t *testing.T) {
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v %v", left, err)
 	}
+}
+
+// A download's bar counts the bytes as they come, and the files that are done.
+func TestDownloadProgress(t *testing.T) {
+	root, err := openTo(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = root.Close() }()
+	bar := progressbar.NewOptions64(-1, progressbar.OptionSetWriter(io.Discard))
+	e := &env{ctx: t.Context(), stdout: io.Discard, stderr: io.Discard}
+	r := e.newTransfer(reportFlags{Jobs: 1}, globs{}, "downloaded", 2, progress{bar: bar, what: "downloading"})
+	d := download{bar: r.bar, root: root, file: client.File{ID: "1", Size: 4}, name: "x"}
+	d.from = func(context.Context, client.File, int64) (io.ReadCloser, int64, error) {
+		return io.NopCloser(strings.NewReader("0123")), 0, nil
+	}
+	if _, err := d.run(t.Context()); err != nil || bar.State().CurrentBytes != 4 {
+		t.Errorf("%v bytes, %v", bar.State().CurrentBytes, err)
+	}
+	r.add(outcome{}, nil)
+	if what := bar.State().Description; what != "downloading, 1 of 2 files done" {
+		t.Errorf("the bar says %q", what)
+	}
+	r.bar.done()
 }
 
 // An interruption between two files is one too.

@@ -281,6 +281,7 @@ func (r *transfer) add(o outcome, err error) {
 		r.done++
 		r.Bytes += o.Size
 	}
+	r.bar.files(r.done+r.Skipped+r.Failed, r.total)
 	if !r.flags.Lines {
 		r.Files = append(r.Files, o)
 		return
