@@ -56,7 +56,6 @@ func (c *auditListCmd) Run(e *env) error {
 	if c.Since > 0 {
 		q.Start = time.Now().Add(-c.Since)
 	}
-	e.lines = e.json // with -o json too: rows may be many
 	rows := newList(e, []string{"TIME", "ACTOR", "ID", "OPERATION", "STATUS", "PATH", "SOURCE", "MISSED"}, auditCells)
 	if err := e.api.Audit(e.ctx, q, func(r client.AuditRow) error { return rows.add(r, c.Limit) }); err != nil && !errors.Is(err, client.ErrStop) {
 		return err

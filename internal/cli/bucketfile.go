@@ -26,8 +26,8 @@ type bucketUploadCmd struct {
 	To          string            `help:"Directory of the bucket to put them in; absent: its root." placeholder:"DIR"`
 	Name        string            `help:"Name of a single file, or of stdin."`
 	Metadata    map[string]string `help:"Metadata for every file, as key=value; give it once per key." short:"m" aliases:"meta" mapsep:"none" placeholder:"KEY=VALUE"`
-	ContentType string            `help:"Content type; absent: by the file name."`
-	Lifetime    string            `help:"Delete after 1day, 1week, 1month, 6months or 1year."`
+	ContentType contentType       `help:"Content type; absent: by the file name."`
+	Lifetime    lifetime          `help:"Delete after 1day, 1week, 1month, 6months or 1year."`
 	Force       bool              `help:"Upload also what is there already: the same key, bytes and metadata."`
 	walkFlags
 	globs
@@ -47,6 +47,10 @@ Links are followed, but not into a directory that they are in themselves. What i
 // Run uploads files.
 func (c *bucketUploadCmd) Run(e *env) error {
 	if err := c.check(); err != nil {
+		return err
+	}
+	var err error
+	if c.Metadata, err = metadata(c.Metadata); err != nil {
 		return err
 	}
 	id, err := c.id(e)
@@ -75,22 +79,17 @@ func (c *bucketUploadCmd) Run(e *env) error {
 		}
 		total += max(f.size, 0)
 	}
-	r := e.newTransfer(c.reportFlags, c.globs, "uploaded", e.progressBytes(total, "uploading"))
-	for _, f := range files {
-		if err := r.do(func(ctx context.Context) (outcome, error) {
-			o, err := c.upload(ctx, e, id, f, r.bar)
-			o.Path, o.FileID = f.path, f.name
-			return o, err
-		}); err != nil {
-			break
-		}
-	}
-	return r.finish(nil)
+	r := e.newTransfer(c.reportFlags, c.globs, "uploaded", len(files), e.progressBytes(total, "uploading"))
+	return r.finish(r.all(len(files), func(ctx context.Context, i int) (outcome, error) {
+		o, err := c.upload(ctx, e, id, files[i], r.bar)
+		o.Path, o.FileID = files[i].path, files[i].name
+		return o, err
+	}))
 }
 
 // upload brings one file, unless it is there.
 func (c *bucketUploadCmd) upload(ctx context.Context, e *env, bucket string, f local, bar progress) (outcome, error) {
-	n := client.NewFile{ContentType: c.ContentType, Metadata: c.Metadata, Lifetime: c.Lifetime, Size: f.size}
+	n := client.NewFile{ContentType: string(c.ContentType), Metadata: c.Metadata, Lifetime: string(c.Lifetime), Size: f.size}
 	if n.ContentType == "" {
 		n.ContentType = mime.TypeByExtension(filepath.Ext(f.name))
 	}
@@ -131,13 +130,7 @@ func (c *bucketUploadCmd) there(ctx context.Context, e *env, bucket string, f lo
 	if err != nil || found.Size != f.size {
 		return false, err
 	}
-	have := found.Meta()
-	for k, v := range c.Metadata {
-		if have[client.StoredName(k)] != v {
-			return false, nil
-		}
-	}
-	if c.Lifetime != "" && (found.Lifetime == nil || *found.Lifetime != c.Lifetime) {
+	if !hasAll(found.Meta(), c.Metadata) || c.Lifetime != "" && (found.Lifetime == nil || *found.Lifetime != string(c.Lifetime)) {
 		return false, nil
 	}
 	tag, err := fileTag(f.path)
@@ -233,7 +226,7 @@ type bucketDownloadCmd struct {
 
 // Help implements kong's interface.
 func (*bucketDownloadCmd) Help() string {
-	return `Files come to lie below the directory as they do in the bucket; what is below a directory that you name, as it lies within it. What is there already (same name and bytes) is skipped, and a file that was cut goes on where it ended: after an interruption, run the command again.
+	return `Files come to lie below the directory as they do in the bucket; what is below a directory that you name, as it lies within it. What is there already (same name and bytes) is skipped, and a file that was cut goes on where it ended: after an interruption, run the command again. A full disk ends it, and leaves nothing of the files that were under way.
 
   panal bucket download models --to ./models
   panal bucket download models run-7 --to ./run-7 --include '**/*.pt'
@@ -258,7 +251,7 @@ func (c *bucketDownloadCmd) Run(e *env) error {
 		return err
 	}
 	defer func() { _ = root.Close() }()
-	r := e.newTransfer(c.reportFlags, c.globs, "downloaded", e.progress(-1, "downloading", "files"))
+	r := e.newTransfer(c.reportFlags, c.globs, "downloaded", -1, e.progressBytes(-1, "downloading"))
 	names := namer{tree: true, used: map[string]bool{}}
 	err = c.each(e, id, func(f client.BucketFile, within string) error {
 		name := names.unique(within, shortID(f.Key()))
@@ -266,8 +259,7 @@ func (c *bucketDownloadCmd) Run(e *env) error {
 			return nil
 		}
 		return r.do(func(ctx context.Context) (outcome, error) {
-			defer r.bar.add(1)
-			d := download{e: e, root: root, file: f.File, name: name, force: c.Force}
+			d := download{bar: r.bar, root: root, file: f.File, name: name, force: c.Force, verify: "panal bucket verify " + id}
 			d.file.ID = shortID(f.Key() + "\x00" + f.ETag) // of its part: bytes change under a key
 			d.from = func(ctx context.Context, _ client.File, off int64) (io.ReadCloser, int64, error) {
 				return e.api.DownloadBucketFile(ctx, id, f, off)
@@ -384,14 +376,22 @@ func (c *bucketRmCmd) Run(e *env) error {
 		e.say("%d files would be deleted; nothing was done: add --yes to delete them", len(keys))
 		return e.print(map[string]any{"dry_run": true, "count": len(keys)}, []string{"COUNT"}, [][]string{{fmt.Sprint(len(keys))}})
 	}
-	r := e.newTransfer(c.reportFlags, globs{}, "deleted", e.progress(len(keys), "deleting", "files"))
-	for _, key := range keys {
-		if err := r.do(func(ctx context.Context) (outcome, error) {
-			defer r.bar.add(1)
-			return outcome{FileID: key}, again(ctx, passing, func() error { return e.api.DeleteBucketFile(ctx, id, key) })
-		}); err != nil {
-			break
-		}
+	r := e.newTransfer(c.reportFlags, globs{}, "deleted", len(keys), e.progress(len(keys), "deleting", "files"))
+	return r.finish(r.all(len(keys), func(ctx context.Context, i int) (outcome, error) {
+		defer r.bar.add(1)
+		return outcome{FileID: keys[i]}, again(ctx, passing, func() error { return c.delete(ctx, e, id, keys[i]) })
+	}))
+}
+
+// delete deletes one file, and says how to delete a directory.
+func (c *bucketRmCmd) delete(ctx context.Context, e *env, bucket, key string) error {
+	err := e.api.DeleteBucketFile(ctx, bucket, key)
+	if c.Recursive || !errors.Is(err, plat.ErrNotFound) {
+		return err
 	}
-	return r.finish(nil)
+	isDir := false
+	if e.api.BucketFiles(ctx, bucket, key, "", false, func(client.BucketFile) error { isDir = true; return client.ErrStop }) == nil && isDir {
+		return plat.Errorf(plat.ErrNotFound, "there is no file %s, but a directory; --recursive deletes what is below it", key)
+	}
+	return err
 }

@@ -91,6 +91,15 @@ func (a apiFlags) client() *client.Client {
 	return client.New(a.URL, a.Org, a.User, a.Token)
 }
 
+// explain says how to give credentials where none were: the server knows of headers only.
+func (a apiFlags) explain(err error) error {
+	if !errors.Is(err, plat.ErrUnauthenticated) || a.Token != "" || a.Datasource != "" && a.Secret != "" {
+		return err
+	}
+	return plat.Errorf(plat.ErrUnauthenticated, `there are no credentials. Those of a server on this machine: eval "$(panal env --data DIR)"; others: `+
+		"--user and --token, or PANAL_USER_ID and PANAL_PERSONAL_ACCESS_TOKEN; a datasource's: --datasource and --datasource-secret, or PANAL_DATASOURCE_ID and PANAL_DATASOURCE_SECRET")
+}
+
 // env is what a command works with. Run methods take *env.
 type env struct {
 	ctx    context.Context //nolint:containedctx // one command, one context: kong passes values, not parameters
@@ -112,7 +121,9 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	exit := -1
 	parser, err := kong.New(&r,
 		kong.Name("panal"),
-		kong.Description("A self-hosted machine-learning platform in one binary.\n\nStart a server with 'panal serve', then: eval \"$(panal env)\" and try 'panal channel list'."),
+		kong.Description("A self-hosted machine-learning platform in one binary.\n\nStart a server with 'panal serve', then: eval \"$(panal env)\" and try 'panal channel list'.\n\n"+
+			"Exit codes: 0 done, 1 failed, 2 wrong use, 3 no or wrong credentials, 4 forbidden, 5 not found, 6 conflict,\n"+
+			"7 a limit, quota or disk is full, 8 unavailable, 9 unsupported, 130 interrupted."),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { exit = code }),
 		kong.UsageOnError(),
@@ -142,7 +153,7 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 			_, _ = fmt.Fprintln(stderr, "panal: interrupted")
 			return exitInterrupted
 		}
-		report(stderr, err)
+		report(stderr, r.API.explain(err))
 		return exitCode(err)
 	}
 	return 0

@@ -258,3 +258,20 @@ func TestDatasetCommands(t *testing.T) {
 	s.json(&d, "dataset", "delete", "animals")
 	s.fails(5, "dataset", "get", "animals")
 }
+
+// Who gives no credentials is told how.
+func TestNoCredentials(t *testing.T) {
+	for _, v := range []string{"PANAL_PERSONAL_ACCESS_TOKEN", "ABEJA_PLATFORM_PERSONAL_ACCESS_TOKEN", "PANAL_DATASOURCE_ID", "ABEJA_PLATFORM_DATASOURCE_ID"} {
+		t.Setenv(v, "")
+	}
+	s := newDataServer(t)
+	all := s.flags
+	s.flags = all[:4:4] // without --user and --token
+	if code, _, errs := s.run("", "channel", "list"); code != 3 || !strings.Contains(errs, `eval "$(panal env --data DIR)"`) || !strings.Contains(errs, "PANAL_PERSONAL_ACCESS_TOKEN") {
+		t.Errorf("without = %d %s", code, errs)
+	}
+	s.flags = append(all[:6:6], "--token", "wrong")
+	if code, _, errs := s.run("", "channel", "list"); code != 3 || strings.Contains(errs, "panal env") {
+		t.Errorf("with wrong ones = %d %s", code, errs)
+	}
+}

@@ -357,6 +357,65 @@ func TestFileFailuresGoOn(t *testing.T) {
 	}
 }
 
+// What would be refused of each file alike is refused once, before the first.
+func TestFileUploadFlags(t *testing.T) {
+	s := newDataServer(t)
+	s.newChannel("raw")
+	dir := t.TempDir()
+	write(t, dir, map[string]string{"x": "1", "y": "2"})
+	x, y := filepath.Join(dir, "x"), filepath.Join(dir, "y")
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{dir, "--lifetime", "2days"}, "--lifetime: must be one of 1day, "},
+		{[]string{dir, "--content-type", "text/plain\nx: y"}, "--content-type: must be "},
+		{[]string{dir, "-m", "filename=z"}, "metadata: filename=z does not go with the directory " + dir},
+		{[]string{x, dir, "-m", "Filename=z"}, "metadata: filename=z does not go with the directory " + dir},
+		{[]string{x, y, "-m", "filename=z"}, "metadata: filename=z is for a single file"},
+		{[]string{dir, "-m", "a=1", "-m", "A=2"}, `metadata: "a" is given twice`},
+	} {
+		code, out, errs := s.run("", append([]string{"file", "upload", "raw"}, c.args...)...)
+		if code != 2 || strings.Count(errs, "panal: ") != 1 || !strings.Contains(errs, c.want) || strings.Contains(errs+out, "again") {
+			t.Errorf("upload %q = %d %s; want %q", c.args, code, errs, c.want)
+		}
+	}
+	s.count(0, "raw")
+	for _, c := range []struct {
+		args   []string
+		status string
+	}{
+		{[]string{x}, "uploaded"},
+		{[]string{x}, "skipped"},
+		{[]string{x, "-m", "label="}, "uploaded"}, // empty is not the same as none
+		{[]string{x, "-m", "label="}, "skipped"},
+		{[]string{x, "-m", "FileName=z"}, "uploaded"},
+		{[]string{x, "-m", "filename=z"}, "skipped"},
+	} {
+		if all, code := s.lines(append([]string{"file", "upload", "raw"}, c.args...)...); code != 0 || statuses(all)[c.status] != 1 {
+			t.Errorf("upload %q = %d %v; want %s", c.args, code, all, c.status)
+		}
+	}
+	s.count(1, "raw", "filename:z")
+}
+
+// What stops a command is said with the number of files that it kept from being tried.
+func TestFileNotTried(t *testing.T) {
+	s := newDataServer(t)
+	s.newChannel("raw")
+	dir := t.TempDir()
+	write(t, dir, map[string]string{"x": "1", "y": "2", "z": "3"})
+	var ch any
+	s.json(&ch, "channel", "archive", "raw")
+	code, out, errs := s.run("", "file", "upload", "raw", filepath.Join(dir, "y"), filepath.Join(dir, "x"), filepath.Join(dir, "z"), "-j1", "-o", "json")
+	var report struct {
+		NotTried int `json:"not_tried"`
+	}
+	if err := json.Unmarshal([]byte(out), &report); err != nil || code != 4 || report.NotTried != 2 || !strings.Contains(errs, "0 uploaded, 0 skipped, 1 failed, 2 not tried, ") {
+		t.Errorf("upload = %d %s %s", code, out, errs)
+	}
+}
+
 // Names that somebody else has given reach nothing outside of the directory.
 func TestFileHostileNames(t *testing.T) {
 	s := newDataServer(t)
@@ -414,6 +473,32 @@ func TestFileHostileNames(t *testing.T) {
 	}
 	if b, err := os.ReadFile(filepath.Join(to, "x/y/z")); err != nil || !strings.HasPrefix(string(b), "evil x") {
 		t.Errorf("x//y/./z: %q, %v", b, err)
+	}
+}
+
+// A file and a directory of one name: the later one's has its id, whichever it is.
+func TestFileDownloadFileAndDirectory(t *testing.T) {
+	s := newDataServer(t)
+	s.newChannel("raw")
+	var ids []string
+	for _, name := range []string{"a", "a/b/c.txt", "d/e", "d", "d/e/f", "d/e/f"} {
+		code, out, errs := s.run("of "+name, "file", "upload", "raw", "-", "-m", "filename="+name, "--json")
+		var l fileLine
+		if err := json.Unmarshal([]byte(out), &l); err != nil || code != 0 {
+			t.Fatalf("upload %q: %s", name, errs)
+		}
+		ids = append(ids, l.FileID)
+	}
+	want := map[string]string{
+		"a": "of a", ids[1] + "-a-b-c.txt": "of a/b/c.txt", "d/e": "of d/e", ids[3] + "-d": "of d",
+		"d/" + ids[4] + "-e-f": "of d/e/f", "d/" + ids[5] + "-e-f": "of d/e/f",
+	}
+	to := filepath.Join(t.TempDir(), "out")
+	for range 2 { // the second time all of it is there
+		if all, code := s.lines("file", "download", "raw", "--to", to, "--tree"); code != 0 {
+			t.Errorf("download = %d %+v", code, all)
+		}
+		same(t, "tree", tree(t, to), want)
 	}
 }
 

@@ -141,23 +141,22 @@ func (c *fileDeleteCmd) byQuery(e *env, channel string) error {
 
 // changeFiles does something to each of the files, or to all that a query finds.
 func (e *env) changeFiles(channel string, ids []string, q queryFlags, flags reportFlags, change func(ctx context.Context, id string) error) error {
-	r := e.newTransfer(flags, globs{}, "changed", e.progress(-1, "changing", "files"))
-	one := func(id string) error {
-		return r.do(func(ctx context.Context) (outcome, error) {
-			defer r.bar.add(1)
-			return outcome{FileID: id}, again(ctx, passing, func() error { return change(ctx, id) })
-		})
-	}
+	total := len(ids)
 	if q.Query != "" {
-		// In the order of the upload, which no change alters: none is met twice.
-		return r.finish(e.api.Files(e.ctx, channel, q.text(), false, 1000, func(f client.File) error { return one(f.ID) }))
+		total = -1
 	}
-	for _, id := range ids {
-		if err := one(id); err != nil {
-			break
-		}
+	r := e.newTransfer(flags, globs{}, "changed", total, e.progress(total, "changing", "files"))
+	one := func(ctx context.Context, id string) (outcome, error) {
+		defer r.bar.add(1)
+		return outcome{FileID: id}, again(ctx, passing, func() error { return change(ctx, id) })
 	}
-	return r.finish(nil)
+	if q.Query == "" {
+		return r.finish(r.all(len(ids), func(ctx context.Context, i int) (outcome, error) { return one(ctx, ids[i]) }))
+	}
+	// In the order of the upload, which no change alters: none is met twice.
+	return r.finish(e.api.Files(e.ctx, channel, q.text(), false, 1000, func(f client.File) error {
+		return r.do(func(ctx context.Context) (outcome, error) { return one(ctx, f.ID) })
+	}))
 }
 
 type fileSetMetadataCmd struct {
@@ -210,7 +209,7 @@ func (c *fileSetMetadataCmd) Run(e *env) error {
 
 type fileSetLifetimeCmd struct {
 	channelArg
-	Lifetime string   `arg:"" help:"1day, 1week, 1month, 6months or 1year, from the upload on. What is older than that ends at once."`
+	Lifetime lifetime `arg:"" help:"1day, 1week, 1month, 6months or 1year, from the upload on. What is older than that ends at once."`
 	Files    []string `arg:"" optional:"" help:"File ids."`
 	queryFlags
 	reportFlags
@@ -226,9 +225,9 @@ func (c *fileSetLifetimeCmd) Run(e *env) error {
 		return err
 	}
 	if c.Query != "" && !c.Yes {
-		return e.dryRun(id, c.text(), "given a lifetime of "+c.Lifetime)
+		return e.dryRun(id, c.text(), "given a lifetime of "+string(c.Lifetime))
 	}
 	return e.changeFiles(id, c.Files, c.queryFlags, c.reportFlags, func(ctx context.Context, file string) error {
-		return e.api.SetFileLifetime(ctx, id, file, c.Lifetime)
+		return e.api.SetFileLifetime(ctx, id, file, string(c.Lifetime))
 	})
 }

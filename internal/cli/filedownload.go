@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"net/http"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"panal/internal/client"
 	"panal/internal/plat"
@@ -30,7 +33,7 @@ type fileDownloadCmd struct {
 
 // Help implements kong's interface.
 func (*fileDownloadCmd) Help() string {
-	return `Files are named after their metadata "filename", or their id where that is no name; what is longer than 255 bytes is shortened, and keeps its extension. What is there already (same name and bytes) is skipped, and a file that was cut goes on where it ended: after an interruption, run the command again.
+	return `Files are named after their metadata "filename", or their id where that is no name; what is longer than 255 bytes is shortened, and keeps its extension; control characters, such as a newline, become dashes. Of several files with one name the oldest has it, and the others have their id in front, so that names don't change when more are uploaded; the newest is the first of file find CHANNEL 'filename:"NAME"', and comes with its id. What is there already (same name and bytes) is skipped, and a file that was cut goes on where it ended: after an interruption, run the command again. A full disk ends it, and leaves nothing of the files that were under way.
 
   panal file download digits --to ./digits --tree
   panal file download digits -q 'label:7 AND NOT split:test' --to ./sevens --include '**/*.png'
@@ -66,7 +69,10 @@ func (c *fileDownloadCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	r := e.newTransfer(c.reportFlags, c.globs, "downloaded", e.progress(n, "downloading", "files"))
+	if len(c.Include)+len(c.Exclude) > 0 {
+		n = -1 // of those that the globs take
+	}
+	r := e.newTransfer(c.reportFlags, c.globs, "downloaded", n, e.progressBytes(-1, "downloading"))
 	names := namer{tree: c.Tree, used: map[string]bool{}}
 	err = c.each(e, id, func(f client.File) error {
 		// Named before it is filtered: which of two gets the name must not depend on that.
@@ -75,12 +81,10 @@ func (c *fileDownloadCmd) Run(e *env) error {
 			given = f.ID
 		}
 		if !c.takes(given) {
-			r.bar.add(1)
 			return nil
 		}
 		return r.do(func(ctx context.Context) (outcome, error) {
-			defer r.bar.add(1)
-			d := download{e: e, root: root, file: f, name: name, force: c.Force}
+			d := download{bar: r.bar, root: root, file: f, name: name, force: c.Force, verify: "panal channel verify " + id}
 			d.from = func(ctx context.Context, f client.File, off int64) (io.ReadCloser, int64, error) {
 				return e.api.DownloadFrom(ctx, id, f, off)
 			}
@@ -93,7 +97,6 @@ func (c *fileDownloadCmd) Run(e *env) error {
 		})
 	}, func(file string, err error) error {
 		return r.do(func(context.Context) (outcome, error) {
-			r.bar.add(1)
 			return outcome{FileID: file}, err
 		})
 	})
@@ -102,7 +105,7 @@ func (c *fileDownloadCmd) Run(e *env) error {
 
 func (c *fileDownloadCmd) query() string { return strings.TrimSpace(strings.TrimPrefix(c.Query, "*")) }
 
-// count says how many files there will be, for the bar.
+// count says how many files there will be.
 func (c *fileDownloadCmd) count(e *env, channel string) (int, error) {
 	if len(c.Files) > 0 {
 		return len(c.Files), nil
@@ -171,17 +174,20 @@ func checkSum(sum *etag.Sum, f client.File) error {
 
 // download is one file on its way to the directory.
 type download struct {
-	e     *env
+	bar   progress // of bytes
 	root  *os.Root
 	file  client.File // its id stands for its bytes
 	name  string      // with slashes, below root
 	force bool
+	// verify is the command that looks into what is wrong in the storage.
+	verify string
 	// from returns the bytes from an offset on, and where they really begin.
 	from func(ctx context.Context, f client.File, off int64) (io.ReadCloser, int64, error)
 }
 
 // run downloads the file, unless it is there.
 func (d download) run(ctx context.Context) (skipped bool, err error) {
+	defer func() { err = d.local(err) }()
 	if !d.force && d.there() {
 		return true, nil
 	}
@@ -191,6 +197,36 @@ func (d download) run(ctx context.Context) (skipped bool, err error) {
 		}
 	}
 	return false, again(ctx, func(err error) bool { return passing(err) || errors.Is(err, io.ErrUnexpectedEOF) }, func() error { return d.fetch(ctx) })
+}
+
+// local makes what the file system refused, and will refuse of any other file too, an
+// error that ends the command.
+func (d download) local(err error) error {
+	kind := error(nil)
+	switch {
+	case noRoom(err):
+		kind = plat.ErrExhausted
+	case errors.Is(err, syscall.EROFS), errors.Is(err, fs.ErrPermission) && d.denied():
+		kind = plat.ErrForbidden
+	default:
+		return err
+	}
+	return &plat.Error{Kind: kind, Public: "can't write to " + d.root.Name(), Err: err}
+}
+
+// noRoom tells whether a disk or its quota is full.
+func noRoom(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
+// denied tells whether no file may be made in the directory at all: a permission may
+// also lack for one file, or below one directory.
+func (d download) denied() bool {
+	probe := ".panal-" + d.file.ID + ".probe"
+	f, err := d.root.OpenFile(probe, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return errors.Is(err, fs.ErrPermission)
+	}
+	_ = errors.Join(f.Close(), d.root.Remove(probe)) // that it could be made is what counts
+	return false
 }
 
 // there tells whether the directory has the file's bytes under its name.
@@ -218,7 +254,14 @@ func (d download) fetch(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = tmp.Close() }() // closed before the rename too, where it matters
+	defer func() {
+		_ = tmp.Close() // closed before the rename too, where it matters
+		// Of a full disk no part keeps the rest from whoever else writes to it, also no
+		// part of a file that was only under way then. Any other part waits for the next run.
+		if err != nil && (noRoom(err) || noRoom(context.Cause(ctx))) {
+			_ = d.root.Remove(part)
+		}
+	}()
 	sum := etag.New()
 	have, err := io.Copy(sum, io.LimitReader(tmp, d.file.Size))
 	if err != nil {
@@ -226,6 +269,10 @@ func (d download) fetch(ctx context.Context) (err error) {
 	}
 	if have < d.file.Size || have == 0 {
 		rc, at, err := d.from(ctx, d.file, have)
+		if e, ok := errors.AsType[*client.Error](err); ok && e.Status == http.StatusRequestedRangeNotSatisfiable {
+			err = fmt.Errorf("the object in the storage is shorter than the file: %d of %d bytes; %s tells more", have, d.file.Size, d.verify)
+			return errors.Join(err, d.root.Remove(part))
+		}
 		if err != nil {
 			return d.drop(part, have, err)
 		}
@@ -236,7 +283,7 @@ func (d download) fetch(ctx context.Context) (err error) {
 		if _, err := tmp.Seek(at, io.SeekStart); err != nil {
 			return err
 		}
-		if _, err := io.Copy(io.MultiWriter(tmp, sum), rc); err != nil {
+		if _, err := io.Copy(io.MultiWriter(tmp, sum, barWriter{d.bar}), rc); err != nil {
 			return fmt.Errorf("write %s: %w", d.name, err) // the part stays for the next try
 		}
 	}
@@ -266,10 +313,10 @@ func (d download) drop(part string, have int64, err error) error {
 
 // namer names each file after its metadata, safely: "/" becomes "-" or, in a tree, a
 // directory, and where two would be equal, or one is no name, the file id tells them
-// apart.
+// apart. A file and a directory of one name are two that are equal.
 type namer struct {
 	tree bool
-	used map[string]bool
+	used map[string]bool // true of a file, false of a directory
 }
 
 // What file systems take: bytes of a name, and of a path with room for where it lies.
@@ -317,14 +364,27 @@ func (n *namer) unique(given, id string) string {
 		}
 		kept = append(kept, shorten(p))
 	}
-	name := strings.Join(kept, "/")
-	if name != "" && n.used[name] {
-		dir, base := path.Split(name)
-		name = dir + shorten(id+"-"+base)
+	if i := n.clash(kept); i >= 0 {
+		kept = append(kept[:i], shorten(id+"-"+strings.Join(kept[i:], "-")))
 	}
-	if name == "" || n.used[name] || len(name) > maxFilePath {
+	name := strings.Join(kept, "/")
+	if name == "" || n.clash(kept) >= 0 || len(name) > maxFilePath {
 		name = id
 	}
 	n.used[name] = true
+	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+		n.used[dir] = false
+	}
 	return name
+}
+
+// clash returns which of the parts of a name a file has already, or, of the last one,
+// a directory; -1 for none.
+func (n *namer) clash(parts []string) int {
+	for i := range parts {
+		if file, there := n.used[strings.Join(parts[:i+1], "/")]; file || there && i == len(parts)-1 {
+			return i
+		}
+	}
+	return -1
 }

@@ -11,6 +11,7 @@ import (
 	"mime"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"panal/internal/client"
@@ -22,8 +23,8 @@ type fileUploadCmd struct {
 	channelArg
 	Paths          []string          `arg:"" help:"Files and directories; - for stdin. Below a directory, a file's name is its path within."`
 	Metadata       map[string]string `help:"Metadata for every file, as key=value; give it once per key." short:"m" aliases:"meta" mapsep:"none" placeholder:"KEY=VALUE"`
-	ContentType    string            `help:"Content type; absent: by the file name."`
-	Lifetime       string            `help:"Delete after 1day, 1week, 1month, 6months or 1year."`
+	ContentType    contentType       `help:"Content type; absent: by the file name."`
+	Lifetime       lifetime          `help:"Delete after 1day, 1week, 1month, 6months or 1year."`
 	SkipDuplicates bool              `help:"Leave out files whose name is in the channel already, whatever they hold."`
 	Force          bool              `help:"Upload also what is there already: the same name, bytes and metadata."`
 	walkFlags
@@ -33,12 +34,12 @@ type fileUploadCmd struct {
 
 // Help implements kong's interface.
 func (*fileUploadCmd) Help() string {
-	return `What is in the channel already (same name, same bytes, the metadata that you give) is skipped, but gets the lifetime that you give: after an interruption, run the command again.
+	return `What is in the channel already (same name, same bytes, the metadata that you give) is skipped, but gets the lifetime that you give: after an interruption, run the command again. What has other bytes or other metadata becomes another file of the same name (file set-metadata changes one that is there). The older one stays, and keeps the name when both are downloaded, so that names don't change under anybody; the newest is the first of file find CHANNEL 'filename:"NAME"'.
 
   panal file upload digits ./photos --include '**/*.jpg' --exclude '.git' -m split=train
   tar c data | panal file upload digits - -m filename=data.tar
 
-Links are followed, but not into a directory that they are in themselves. What is no regular file (a pipe, a device) and links to nothing are passed over, and named on stderr; --no-follow-links passes over every link. The exit code is 0 only when every file is there; where --include and --exclude leave none it is 2.`
+Links are followed, but not into a directory that they are in themselves. What is no regular file (a pipe, a device) and links to nothing are passed over, and named on stderr; --no-follow-links passes over every link. Names are stored as they are, but come back from a download with "-" for a control character, such as a newline. The exit code is 0 only when every file is there; where --include and --exclude leave none it is 2.`
 }
 
 // Run uploads files. The name of a file is its base name, or for a single one what
@@ -46,6 +47,10 @@ Links are followed, but not into a directory that they are in themselves. What i
 // stays visible.
 func (c *fileUploadCmd) Run(e *env) error {
 	if err := c.check(); err != nil {
+		return err
+	}
+	name, named, err := c.name()
+	if err != nil {
 		return err
 	}
 	id, err := c.id(e)
@@ -67,33 +72,45 @@ func (c *fileUploadCmd) Run(e *env) error {
 		total += max(f.size, 0)
 	}
 	for i := range files {
-		if given := c.Metadata["filename"]; given != "" && files[i].single && (len(c.Paths) == 1 || files[i].path == "-") {
-			files[i].name = given
+		if named && (len(c.Paths) == 1 || files[i].path == "-") {
+			files[i].name = name
 		}
 	}
-	r := e.newTransfer(c.reportFlags, c.globs, "uploaded", e.progressBytes(total, "uploading"))
-	for _, f := range files {
-		if err := r.do(func(ctx context.Context) (outcome, error) {
-			o, err := c.upload(ctx, e, id, f, there, r.bar)
-			o.Path = f.path
-			return o, err
-		}); err != nil {
-			break
+	r := e.newTransfer(c.reportFlags, c.globs, "uploaded", len(files), e.progressBytes(total, "uploading"))
+	return r.finish(r.all(len(files), func(ctx context.Context, i int) (outcome, error) {
+		o, err := c.upload(ctx, e, id, files[i], there, r.bar)
+		o.Path = files[i].path
+		return o, err
+	}))
+}
+
+// name takes the name that a single file is given out of the metadata of every file.
+func (c *fileUploadCmd) name() (name string, given bool, err error) {
+	if c.Metadata, err = metadata(c.Metadata); err != nil {
+		return "", false, err
+	}
+	if name, given = c.Metadata["filename"]; !given {
+		return "", false, nil
+	}
+	delete(c.Metadata, "filename")
+	for _, path := range c.Paths {
+		if info, err := os.Stat(path); err == nil && info.IsDir() {
+			return "", false, plat.InvalidField("metadata", "filename=%s does not go with the directory %s: the name of a file below it is its path within", name, path)
 		}
 	}
-	return r.finish(nil)
+	if len(c.Paths) > 1 && !slices.Contains(c.Paths, "-") {
+		return "", false, plat.InvalidField("metadata", "filename=%s is for a single file", name)
+	}
+	return name, true, nil
 }
 
 // upload brings one file, unless it is there.
 func (c *fileUploadCmd) upload(ctx context.Context, e *env, channel string, f local, there *presence, bar progress) (outcome, error) {
 	meta := maps.Clone(c.Metadata)
-	if meta == nil {
-		meta = map[string]string{}
-	}
 	if f.name != "" {
 		meta["filename"] = f.name
 	}
-	n := client.NewFile{ContentType: c.ContentType, Metadata: meta, Lifetime: c.Lifetime, Size: f.size}
+	n := client.NewFile{ContentType: string(c.ContentType), Metadata: meta, Lifetime: string(c.Lifetime), Size: f.size}
 	if n.ContentType == "" {
 		n.ContentType = mime.TypeByExtension(filepath.Ext(f.name))
 	}
@@ -113,8 +130,8 @@ func (c *fileUploadCmd) upload(ctx context.Context, e *env, channel string, f lo
 	err := again(ctx, later, func() error {
 		if unknown {
 			found, ok, err := there.has(ctx, f, meta, sends > 0)
-			if err == nil && ok && c.Lifetime != "" && (found.Lifetime == nil || *found.Lifetime != c.Lifetime) {
-				err = e.api.SetFileLifetime(ctx, channel, found.ID, c.Lifetime)
+			if err == nil && ok && n.Lifetime != "" && (found.Lifetime == nil || *found.Lifetime != n.Lifetime) {
+				err = e.api.SetFileLifetime(ctx, channel, found.ID, n.Lifetime)
 			}
 			if err != nil || ok {
 				out.FileID, out.Skipped = found.ID, sends == 0
@@ -226,12 +243,7 @@ func (p *presence) has(ctx context.Context, f local, meta map[string]string, fre
 	}
 	tag := ""
 	for _, there := range found {
-		have := there.Meta()
-		same := there.Size == f.size
-		for k, v := range meta {
-			same = same && have[client.StoredName(k)] == v
-		}
-		if !same {
+		if there.Size != f.size || !hasAll(there.Meta(), meta) {
 			continue
 		}
 		if tag == "" {

@@ -73,7 +73,11 @@ func (f valueFlags) read(e *env) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the value: %w", err)
 	}
-	return []byte(strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")), nil
+	value := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
+	if value == "" {
+		return nil, plat.InvalidField("value", "is empty; give the text itself on standard input, or with --file")
+	}
+	return []byte(value), nil
 }
 
 func orDash(s *string) string {

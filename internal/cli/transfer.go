@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/bmatcuk/doublestar/v4"
 	"golang.org/x/sync/errgroup"
@@ -86,6 +88,51 @@ func (j jobs) Validate() error {
 	return nil
 }
 
+// lifetime is one of those that the server knows; empty for ever.
+type lifetime string
+
+// Validate implements kong's interface: refused here, it is refused once, not for each file.
+func (l lifetime) Validate() error {
+	if !slices.Contains([]lifetime{"", "1day", "1week", "1month", "6months", "1year"}, l) {
+		return errors.New("must be one of 1day, 1week, 1month, 6months, 1year")
+	}
+	return nil
+}
+
+// contentType is a content type; empty where the file's name tells it.
+type contentType string
+
+// Validate implements kong's interface: no request could have another as a header.
+func (c contentType) Validate() error {
+	if len(c) > 1<<10 || !utf8.ValidString(string(c)) || strings.ContainsFunc(string(c), unicode.IsControl) {
+		return errors.New("must be at most 1024 bytes of text, on one line")
+	}
+	return nil
+}
+
+// metadata returns what -m gives under the names that it is stored under.
+func metadata(given map[string]string) (map[string]string, error) {
+	all := map[string]string{}
+	for k, v := range given {
+		name := client.StoredName(k)
+		if _, twice := all[name]; twice || name == "" {
+			return nil, plat.InvalidField("metadata", "%q is given twice, or is no name; upper and lower case are the same", name)
+		}
+		all[name] = v
+	}
+	return all, nil
+}
+
+// hasAll tells whether a file's metadata holds what is given, also where a value is empty.
+func hasAll(have, given map[string]string) bool {
+	for k, v := range given {
+		if got, ok := have[client.StoredName(k)]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
+
 // reportFlags are of every command that does something with many files.
 type reportFlags struct {
 	Jobs  jobs `help:"How many at a time, 1 to 256." default:"8" short:"j"`
@@ -147,7 +194,9 @@ type transfer struct {
 	Files    []outcome `json:"files"`
 	Skipped  int       `json:"skipped"`
 	Failed   int       `json:"failed"`
+	NotTried int       `json:"not_tried"` // or not to the end, when something stopped the command
 	Bytes    int64     `json:"bytes"`
+	total    int       // -1: nobody knows
 	begun    int
 	done     int
 	firstErr error
@@ -156,9 +205,10 @@ type transfer struct {
 	ctx   context.Context //nolint:containedctx // one command, one context
 }
 
-func (e *env) newTransfer(flags reportFlags, g globs, verb string, bar progress) *transfer {
+// newTransfer begins a transfer of so many files (-1: nobody knows).
+func (e *env) newTransfer(flags reportFlags, g globs, verb string, total int, bar progress) *transfer {
 	flags.Lines = flags.Lines || e.lines
-	r := &transfer{e: e, flags: flags, globs: g, bar: bar, start: time.Now(), verb: verb, Files: []outcome{}}
+	r := &transfer{e: e, flags: flags, globs: g, bar: bar, start: time.Now(), verb: verb, total: total, Files: []outcome{}}
 	r.group, r.ctx = errgroup.WithContext(e.ctx)
 	r.group.SetLimit(int(flags.Jobs))
 	return r
@@ -182,6 +232,9 @@ func (r *transfer) do(work func(ctx context.Context) (outcome, error)) error {
 	}
 	r.begun++
 	r.group.Go(func() error {
+		if err := r.ctx.Err(); err != nil { // while there was no room
+			return err
+		}
 		o, err := work(r.ctx)
 		if err != nil && r.ctx.Err() != nil {
 			return err // ended with the others: that is not this file's failure
@@ -192,6 +245,16 @@ func (r *transfer) do(work func(ctx context.Context) (outcome, error)) error {
 		}
 		return nil
 	})
+	return nil
+}
+
+// all does the work of n files.
+func (r *transfer) all(n int, work func(ctx context.Context, i int) (outcome, error)) error {
+	for i := range n {
+		if err := r.do(func(ctx context.Context) (outcome, error) { return work(ctx, i) }); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -218,6 +281,7 @@ func (r *transfer) add(o outcome, err error) {
 		r.done++
 		r.Bytes += o.Size
 	}
+	r.bar.files(r.done+r.Skipped+r.Failed, r.total)
 	if !r.flags.Lines {
 		r.Files = append(r.Files, o)
 		return
@@ -231,13 +295,16 @@ func (r *transfer) add(o outcome, err error) {
 	}
 }
 
-// finish waits for the files under way and tells what was done. listErr is what
-// stopped the command from beginning more.
-func (r *transfer) finish(listErr error) error {
+// finish waits for the files under way and tells what was done. stop is what kept the
+// command from beginning more.
+func (r *transfer) finish(stop error) error {
 	err := r.group.Wait()
 	r.bar.done()
 	if err == nil {
-		err = listErr
+		err = stop
+	}
+	if err != nil && r.total >= 0 {
+		r.NotTried = max(r.total-r.done-r.Skipped-r.Failed, 0) // of a channel, files may have come since
 	}
 	if err == nil && r.begun == 0 {
 		err = r.globs.leaveNone()
@@ -253,7 +320,11 @@ func (r *transfer) finish(listErr error) error {
 		}
 	}
 	seconds := time.Since(r.start).Seconds()
-	r.e.say("%d %s, %d skipped, %d failed, %.1f MB in %.1fs", r.done, r.verb, r.Skipped, r.Failed, float64(r.Bytes)/1e6, seconds)
+	notTried := ""
+	if r.NotTried > 0 {
+		notTried = fmt.Sprintf(", %d not tried", r.NotTried)
+	}
+	r.e.say("%d %s, %d skipped, %d failed%s, %.1f MB in %.1fs", r.done, r.verb, r.Skipped, r.Failed, notTried, float64(r.Bytes)/1e6, seconds)
 	if r.Failed > 0 && r.e.ctx.Err() == nil {
 		return &filesError{failed: r.Failed, first: r.firstErr}
 	}

@@ -16,6 +16,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -136,8 +137,14 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 		target += "?" + r.Query.Encode()
 	}
 	req, err := http.NewRequestWithContext(ctx, r.Method, target, r.Body)
-	if err != nil {
-		return nil, plat.Errorf(plat.ErrInvalid, "the API URL %q can't be used", c.base)
+	if err == nil && (req.URL.Host == "" || req.URL.Scheme != "http" && req.URL.Scheme != "https") {
+		err = errors.New("it begins with http:// or https:// and a host")
+	}
+	switch {
+	case err != nil && signed:
+		return nil, plat.Errorf(plat.ErrUnavailable, "the server gave an address of the bytes that can't be used: %v", err)
+	case err != nil:
+		return nil, plat.InvalidField("api-url", "%q can't be used: %v", c.base, err)
 	}
 	if r.Body != nil && r.Size >= 0 {
 		req.ContentLength = r.Size
@@ -157,15 +164,17 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 			req.Header.Set("Authorization", "Bearer "+c.token)
 		}
 	}
+	for name, values := range req.Header {
+		if slices.ContainsFunc(values, func(v string) bool { return strings.ContainsFunc(v, control) }) {
+			return nil, plat.InvalidField(strings.ToLower(name), "holds a control character, such as a newline") // no value: it may be a token
+		}
+	}
 	res, err := c.http.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		if bad, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-			return nil, plat.Errorf(plat.ErrInvalid, "the certificate of %s is not trusted: %v; name its authority's file in SSL_CERT_FILE", c.base, bad.Err)
-		}
-		return nil, &plat.Error{Kind: plat.ErrUnavailable, Public: "the server at " + c.base + " does not answer; is it running? (panal serve)", Err: errors.Unwrap(err)}
+		return nil, c.noAnswer(req, signed, err)
 	}
 	if res.StatusCode < 400 {
 		return res, nil
@@ -181,6 +190,21 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 	}
 	return nil, e
 }
+
+// noAnswer is the error of a request that got none, and blames the host that it went to.
+func (c *Client) noAnswer(req *http.Request, signed bool, err error) error {
+	at, why := c.base, "is it running? (panal serve)"
+	if host := req.URL.Scheme + "://" + req.URL.Host; signed && at != host && !strings.HasPrefix(at, host+"/") {
+		at, why = host, "the bytes are there, says "+at+": it is the storage's public endpoint, or the server's --public-url"
+	}
+	if bad, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return plat.Errorf(plat.ErrInvalid, "the certificate of %s is not trusted: %v; name its authority's file in SSL_CERT_FILE", at, bad.Err)
+	}
+	return &plat.Error{Kind: plat.ErrUnavailable, Public: "the server at " + at + " does not answer; " + why, Err: errors.Unwrap(err)}
+}
+
+// control tells whether no header may hold r.
+func control(r rune) bool { return r < 0x20 && r != '\t' || r == 0x7f }
 
 // maxPatience is how long a call in all waits for a rate that is used up.
 const maxPatience = time.Minute
