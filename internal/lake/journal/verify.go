@@ -5,9 +5,9 @@ package journal
 import (
 	"context"
 	"errors"
-	"maps"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -109,9 +109,9 @@ type verify struct {
 	after plat.FileID
 	end   bool
 
-	gone    map[plat.FileID]bool // lately; nil: not asked yet
-	swept   bool                 // of stray terms, on the way
-	strays  int64                // which were that many
+	gone   map[plat.FileID]bool // lately; nil: not asked yet
+	swept  bool                 // of stray terms, on the way
+	strays int64                // which were that many
 }
 
 // lately is longer than the entry of a change takes, also of a writer that died.
