@@ -201,18 +201,23 @@ func (a *App) firstStart(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		u, err := a.orgs.AddUser(ctx, o.ID, "admin@localhost.localdomain", "admin", authn.RoleAdmin)
-		if err != nil {
+		if adm, err = firstAdmin(ctx, a.orgs, o.ID); err != nil {
 			return err
 		}
-		secret, err := a.orgs.NewToken(ctx, u)
-		if err != nil {
-			return err
-		}
-		adm = Admin{APIURL: a.agents, OrganizationID: string(o.ID), UserID: string(u.ID), Token: secret}
+		adm.APIURL = a.agents
 		a.log.LogAttrs(ctx, slog.LevelInfo, "first start: made organization default and its admin", slog.String(plat.LogPath, path))
 	}
 	return writeAdmin(a.cfg.Data, adm)
+}
+
+// firstAdmin makes an admin with a token for an organization that has none.
+func firstAdmin(ctx context.Context, orgs *org.Service, id plat.OrgID) (Admin, error) {
+	u, err := orgs.AddUser(ctx, id, "admin@localhost.localdomain", "admin", authn.RoleAdmin)
+	if err != nil {
+		return Admin{}, err
+	}
+	token, err := orgs.NewToken(ctx, u)
+	return Admin{OrganizationID: string(id), UserID: string(u.ID), Token: token}, err
 }
 
 // Run serves until ctx ends, then drains and stops everything in order. Workloads

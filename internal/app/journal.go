@@ -13,7 +13,6 @@ import (
 	"slices"
 	"time"
 
-	"panal/internal/authn"
 	"panal/internal/config"
 	"panal/internal/lake/journal"
 	"panal/internal/org"
@@ -131,15 +130,11 @@ func (a *App) recoverOrgs(ctx context.Context, index *sqlstore.Lake) ([]Recovere
 		if err != nil {
 			return out, fmt.Errorf("recover organization %s: %w", id, err)
 		}
-		u, err := orgs.AddUser(ctx, o.ID, "admin@localhost.localdomain", "admin", authn.RoleAdmin)
+		adm, err := firstAdmin(ctx, orgs, o.ID)
 		if err != nil {
 			return out, err
 		}
-		token, err := orgs.NewToken(ctx, u)
-		if err != nil {
-			return out, err
-		}
-		out = append(out, RecoveredOrg{ID: o.ID, Name: o.Name, Admin: u.ID, Token: token})
+		out = append(out, RecoveredOrg{ID: o.ID, Name: o.Name, Admin: plat.UserID(adm.UserID), Token: adm.Token})
 	}
 	if len(all) > 0 || len(out) == 0 {
 		return out, nil

@@ -145,26 +145,3 @@ func TestTransferInterrupted(t *testing.T) {
 		t.Errorf("finish = %v\n%s", err, &errs)
 	}
 }
-
-// A directory that nobody may write to ends a download, one file that can't be written does not.
-func TestDownloadDenied(t *testing.T) {
-	if os.Getuid() == 0 {
-		t.Skip("root may write everywhere")
-	}
-	dir := t.TempDir()
-	root, err := openTo(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = root.Close() }()
-	d := download{root: root, file: client.File{ID: "1"}}
-	if err := d.local(syscall.EACCES); errors.Is(err, plat.ErrForbidden) {
-		t.Errorf("a directory that takes files: %v", err)
-	}
-	if err := os.Chmod(dir, 0o555); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.local(syscall.EACCES); !errors.Is(err, plat.ErrForbidden) {
-		t.Errorf("a directory that takes none: %v", err)
-	}
-}
