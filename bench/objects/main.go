@@ -65,7 +65,7 @@ func main() {
 	flag.DurationVar(&o.duration, "duration", 5*time.Second, "length of each part (a started upload is finished)")
 	flag.StringVar(&o.cases, "cases", "4KiB:16,1MiB:16,16MiB:4,1GiB:8", "SIZE:CLIENTS, comma separated")
 	flag.Int64Var(&o.maxBytes, "max-bytes", 8<<30, "end a part after so many bytes")
-	flag.IntVar(&o.rounds, "rounds", 1, "how often each case is measured, the servers in turn; the median counts")
+	flag.IntVar(&o.rounds, "rounds", 1, "how often each case is measured, the servers in turn; the medians count")
 	flag.StringVar(&o.pprof, "pprof", "", "Panal's --admin-listen, for a profile meanwhile")
 	flag.StringVar(&o.only, "only", "", "panal or versitygw: that one alone")
 	flag.StringVar(&o.report, "report", "bench-objects.json", "where to write the figures")
@@ -190,7 +190,8 @@ func run(ctx context.Context, o options) error {
 	for _, k := range cases {
 		var got []figures
 		for round := range o.rounds {
-			for _, s := range servers {
+			for i := range servers {
+				s := servers[(i+round)%len(servers)] // each as often first as second
 				both, err := measure(ctx, o, s, k, round, noise)
 				if err != nil {
 					return fmt.Errorf("%s, %s: %w", s.Name, k.Name, err)
@@ -223,7 +224,8 @@ func run(ctx context.Context, o options) error {
 	return os.WriteFile(o.report, append(b, '\n'), 0o600)
 }
 
-// median returns the round whose CPU per operation is in the middle.
+// median returns the middle of each figure over a server's rounds, and the worst of what
+// is bounded: memory and failures.
 func median(all []figures, server, part string) figures {
 	var mine []figures
 	for _, f := range all {
@@ -231,8 +233,29 @@ func median(all []figures, server, part string) figures {
 			mine = append(mine, f)
 		}
 	}
-	slices.SortFunc(mine, func(a, b figures) int { return int(a.CPU - b.CPU) })
-	return mine[len(mine)/2]
+	m := mine[0]
+	for _, f := range mine[1:] {
+		m.Ops += f.Ops
+		m.PeakMB, m.Growth = max(m.PeakMB, f.PeakMB), max(m.Growth, f.Growth)
+		if m.Failed += f.Failed; m.Problem == "" {
+			m.Problem = f.Problem
+		}
+	}
+	for _, of := range []func(*figures) *float64{
+		func(f *figures) *float64 { return &f.OpsSec },
+		func(f *figures) *float64 { return &f.MBSec },
+		func(f *figures) *float64 { return &f.P50 },
+		func(f *figures) *float64 { return &f.P99 },
+		func(f *figures) *float64 { return &f.CPU },
+	} {
+		var each []float64
+		for i := range mine {
+			each = append(each, *of(&mine[i]))
+		}
+		slices.Sort(each)
+		*of(&m) = each[len(each)/2]
+	}
+	return m
 }
 
 // maxRead bounds the objects that the GET part draws from.
