@@ -59,6 +59,26 @@ func TestBucket(t *testing.T) {
 		if !strings.HasPrefix(uri, public+"/") || f["download_url"] != uri {
 			t.Errorf("download_uri = %s", uri)
 		}
+		// Storage's URL is signed for GET alone; Panal's takes HEAD and has the file's ETag.
+		ours, _ := p.call(http.MethodGet, client.Path("channels", ch, file)+"?presign=false", nil)["download_uri"].(string)
+		for method, want := range map[string]int{http.MethodHead: http.StatusOK, http.MethodGet: http.StatusPartialContent} {
+			req, err := http.NewRequestWithContext(t.Context(), method, ours, http.NoBody)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Range", "bytes=10-19")
+			res, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(res.Body)
+			_ = res.Body.Close()
+			length := map[string]int64{http.MethodHead: int64(len(body)), http.MethodGet: 10}[method] // a range is of GET alone
+			if err != nil || res.StatusCode != want || res.ContentLength != length || res.Header.Get("ETag") != `"`+f["etag"].(string)+`"` ||
+				method == http.MethodGet && string(got) != "0123456789" {
+				t.Errorf("%s %s = %d, %q, %v, %v", method, ours, res.StatusCode, got, res.Header, err)
+			}
+		}
 		p.kill()
 		res, err := http.Get(uri)
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"panal/internal/blob"
+	"panal/internal/lake"
 	"panal/internal/plat"
 	"panal/internal/x/httpx"
 	"panal/internal/x/signedurl"
@@ -26,26 +27,49 @@ const idleLimit = 60 * time.Second
 
 // downloadURL returns an absolute, self-authorising URL that answers GET with the
 // object under key: storage's own where it has them, else ours. It always has a "?".
-func (a *API) downloadURL(ctx context.Context, key, contentType string) (string, time.Time, error) {
-	return a.immutableURL(ctx, key, contentType, "", 0, time.Time{})
+func (a *API) downloadURL(ctx context.Context, key, contentType string) (string, error) {
+	now := a.Now()
+	return a.signedURL(ctx, signedurl.Grant{Method: http.MethodGet, Key: key, ContentType: contentType, Expires: now.Add(urlLife)}, now, true)
 }
 
-// immutableURL is downloadURL of an object that never changes: the URL itself says
-// its ETag and size, so that a download asks no database. It does not outlive end; the zero
-// time is never.
-func (a *API) immutableURL(ctx context.Context, key, contentType, etag string, size int64, end time.Time) (string, time.Time, error) {
+// fileURL is downloadURL of a file, which never changes: the URL itself says its ETag and
+// size, so that a download asks no database. It does not outlive the file.
+func (a *API) fileURL(ctx context.Context, f lake.File, presign bool) (string, time.Time, error) {
 	now := a.Now()
-	expires := now.Add(urlLife)
-	if !end.IsZero() && end.Before(expires) {
-		expires = end
+	g := signedurl.Grant{
+		Method: http.MethodGet, Key: lake.BlobKey(caller(ctx).Org, f.Channel, f.ID), ContentType: f.ContentType,
+		ETag: f.ETag, Bytes: f.Size, Expires: now.Add(urlLife),
 	}
-	if _, _, linked := a.linkedFile(key); linked { // the object is not in our storage, and may change
-		size = 0
-	} else if u, ok, err := a.Blobs.PresignGet(ctx, key, contentType, expires.Sub(now)); ok || err != nil {
-		return u, expires, err
+	if !f.ExpiresAt.IsZero() && f.ExpiresAt.Before(g.Expires) {
+		g.Expires = f.ExpiresAt
 	}
-	g := signedurl.Grant{Method: http.MethodGet, Key: key, ContentType: contentType, ETag: etag, Bytes: size, Expires: expires}
-	return baseURL(ctx) + "/blobs/" + escapeKey(key) + "?" + a.Signer.Query(g), expires, nil
+	if _, _, linked := a.linkedFile(g.Key); linked { // the object is not in our storage, and may change
+		g.Bytes, presign = 0, false
+	}
+	u, err := a.signedURL(ctx, g, now, presign)
+	return u, g.Expires, err
+}
+
+// signedURL returns a URL for what g grants: with presign storage's own, where it has one.
+func (a *API) signedURL(ctx context.Context, g signedurl.Grant, now time.Time, presign bool) (string, error) {
+	if presign {
+		if u, ok, err := a.Blobs.PresignGet(ctx, g.Key, g.ContentType, g.Expires.Sub(now)); ok || err != nil {
+			return u, err
+		}
+	}
+	return baseURL(ctx) + "/blobs/" + escapeKey(g.Key) + "?" + a.Signer.Query(g), nil
+}
+
+// presigned reads the query presign: whether a download URL may be storage's own. Ours takes
+// HEAD, answers with the file's ETag, and ends with the organization.
+func presigned(text string) (bool, error) {
+	switch text {
+	case "", "true":
+		return true, nil
+	case "false":
+		return false, nil
+	}
+	return false, plat.InvalidField("presign", "must be true or false")
 }
 
 // uploadURL returns a URL for one PUT of at most maxBytes under key. It binds no

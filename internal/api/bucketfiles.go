@@ -49,15 +49,14 @@ type BucketEntriesAnswer struct {
 	LastFileID     *string       `json:"last_file_id" doc:"the same under its other name"`
 }
 
-func (a *API) bucketFileWire(ctx context.Context, f lake.File) (BucketEntry, error) {
-	org := caller(ctx).Org
-	link, expires, err := a.immutableURL(ctx, lake.BlobKey(org, f.Channel, f.ID), f.ContentType, f.ETag, f.Size, f.ExpiresAt)
+func (a *API) bucketFileWire(ctx context.Context, f lake.File, presign bool) (BucketEntry, error) {
+	link, expires, err := a.fileURL(ctx, f, presign)
 	if err != nil {
 		return BucketEntry{}, err
 	}
 	at, until := f.UploadedAt.Format(plat.TimeSecOffset), expires.Format(plat.TimeSecOffset)
 	return BucketEntry{
-		FileID: "/" + f.Path, IsFile: true, Size: f.Size, ETag: &f.ETag, Metadata: f.Metadata.Wire(org), ContentType: &f.ContentType,
+		FileID: "/" + f.Path, IsFile: true, Size: f.Size, ETag: &f.ETag, Metadata: f.Metadata.Wire(caller(ctx).Org), ContentType: &f.ContentType,
 		Lifetime: orNull(string(f.Lifetime)), LastModified: &at, UploadedAt: &at, DownloadURI: &link, DownloadURL: &link, URLExpiresOn: &until,
 	}, nil
 }
@@ -80,6 +79,7 @@ func (a *API) addBucketFiles() {
 		StartAfter string `query:"start_after" doc:"next_start_after of the page before"`
 		LastFileID string `query:"last_file_id" doc:"the same as start_after"`
 		Q          string `query:"q" doc:"JMESPath over {Contents: [{Key, Size, LastModified, ETag}], CommonPrefixes: [{Prefix}]} of each page, for example Contents[?Size > 100]"`
+		Presign    string `query:"presign" doc:"false: download URLs of Panal's own, whatever the storage has; default true"`
 	}
 	register(a, bucketOp("list-bucket-files", http.MethodGet, files, "List one level of a bucket's directories; an empty page is the end", authz.BucketRead), func(ctx context.Context, in *listIn) (*BucketEntriesAnswer, error) {
 		d := lake.Directory{Bucket: plat.ChannelID(in.Bucket)}
@@ -94,6 +94,10 @@ func (a *API) addBucketFiles() {
 			in.StartAfter = in.LastFileID
 		}
 		d.After = strings.TrimPrefix(in.StartAfter, "/")
+		storages, err := presigned(in.Presign)
+		if err != nil {
+			return nil, err
+		}
 		var q *pagequery.Query
 		if in.Q != "" {
 			if q, err = pagequery.Parse(in.Q); err != nil {
@@ -114,7 +118,7 @@ func (a *API) addBucketFiles() {
 				out.Files[i] = BucketEntry{FileID: "/" + e.Path, Metadata: map[string]string{}}
 				continue
 			}
-			if out.Files[i], err = a.bucketFileWire(ctx, *e.File); err != nil {
+			if out.Files[i], err = a.bucketFileWire(ctx, *e.File, storages); err != nil {
 				return nil, err
 			}
 		}
@@ -135,13 +139,17 @@ func bucketKey(r *http.Request) (string, error) {
 
 func (a *API) getBucketFile(w http.ResponseWriter, r *http.Request) {
 	key, err := bucketKey(r)
+	storages := false
+	if err == nil {
+		storages, err = presigned(r.URL.Query().Get("presign"))
+	}
 	var f lake.File
 	if err == nil {
 		f, err = a.Lake.BucketFile(r.Context(), caller(r.Context()).Org, plat.ChannelID(param(r, "bucket_id")), key)
 	}
 	var out BucketEntry
 	if err == nil {
-		out, err = a.bucketFileWire(r.Context(), f)
+		out, err = a.bucketFileWire(r.Context(), f, storages)
 	}
 	if err != nil {
 		a.fail(w, r, familyLake, err)

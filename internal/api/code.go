@@ -211,7 +211,7 @@ func (a *API) addCodes() {
 			if err := a.Deploy.CheckSource(ctx, v); err != nil {
 				return nil, err
 			}
-			u, _, err := a.downloadURL(ctx, v.SourceKey(), sourceType)
+			u, err := a.downloadURL(ctx, v.SourceKey(), sourceType)
 			return &DownloadURI{u}, err
 		})
 }

@@ -448,7 +448,7 @@ func (a *API) addVersions(tag string) {
 		if err != nil {
 			return nil, err
 		}
-		u, _, err := a.downloadURL(ctx, v.Source, v.SourceType)
+		u, err := a.downloadURL(ctx, v.Source, v.SourceType)
 		return &DownloadURI{DownloadURI: u}, err
 	})
 }

@@ -81,7 +81,7 @@ func (a *API) addFileChanges() {
 		if err != nil {
 			return nil, err
 		}
-		return a.fileAnswer(ctx)(a.Lake.PatchMetadata(ctx, caller(ctx).Org, plat.ChannelID(in.Channel), plat.FileID(in.File), p))
+		return a.fileAnswer(ctx, true)(a.Lake.PatchMetadata(ctx, caller(ctx).Org, plat.ChannelID(in.Channel), plat.FileID(in.File), p))
 	})
 
 	type deleteIn struct {
@@ -121,7 +121,7 @@ func (a *API) deleteFiles(ctx context.Context, channel plat.ChannelID, in Delete
 			return nil, err
 		}
 		for _, s := range sample {
-			wire, err := a.fileWire(ctx, s)
+			wire, err := a.fileWire(ctx, s, true)
 			if err != nil {
 				return nil, err
 			}

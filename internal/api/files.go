@@ -59,13 +59,12 @@ func uploadedWire(org plat.OrgID, f lake.File) Uploaded {
 	}
 }
 
-func (a *API) fileWire(ctx context.Context, f lake.File) (File, error) {
-	org := caller(ctx).Org
-	url, expires, err := a.immutableURL(ctx, lake.BlobKey(org, f.Channel, f.ID), f.ContentType, f.ETag, f.Size, f.ExpiresAt)
+func (a *API) fileWire(ctx context.Context, f lake.File, presign bool) (File, error) {
+	url, expires, err := a.fileURL(ctx, f, presign)
 	if err != nil {
 		return File{}, err
 	}
-	return File{Uploaded: uploadedWire(org, f), DownloadURI: url, DownloadURL: url, URLExpiresOn: expires.Format(plat.TimeSecOffset)}, nil
+	return File{Uploaded: uploadedWire(caller(ctx).Org, f), DownloadURI: url, DownloadURL: url, URLExpiresOn: expires.Format(plat.TimeSecOffset)}, nil
 }
 
 // FilePath is the path parameters of everything below a file.
@@ -91,7 +90,8 @@ func (a *API) addFiles() {
 		Sort      string `query:"sort" doc:"comma list of uploaded_at, file_id, content_type, x-abeja-meta-<key>; - in front descends"`
 		Q         string `query:"q" doc:"search, for example label:cat AND NOT split:test"`
 		Query     string `query:"query" doc:"the same as q"`
-		PageToken string `query:"next_page_token" doc:"of the page before; replaces all others"`
+		PageToken string `query:"next_page_token" doc:"of the page before; replaces all others but presign"`
+		Presign   string `query:"presign" doc:"false: download URLs of Panal's own, whatever the storage has; default true"`
 	}
 	search := func(in *listIn) (s lake.Search, err error) {
 		channel := plat.ChannelID(in.Channel)
@@ -119,6 +119,10 @@ func (a *API) addFiles() {
 		if err != nil {
 			return nil, err
 		}
+		storages, err := presigned(in.Presign)
+		if err != nil {
+			return nil, err
+		}
 		s.Limit = min(s.Limit, a.Limits.Page) // a token is no more than what could be asked for
 		files, next, err := a.Lake.Files(ctx, caller(ctx).Org, s)
 		if err != nil {
@@ -129,7 +133,7 @@ func (a *API) addFiles() {
 			out.NextPageToken = &next
 		}
 		for i, f := range files {
-			if out.Files[i], err = a.fileWire(ctx, f); err != nil {
+			if out.Files[i], err = a.fileWire(ctx, f, storages); err != nil {
 				return nil, err
 			}
 		}
@@ -146,8 +150,16 @@ func (a *API) addFiles() {
 		return &CountAnswer{Count: n}, err
 	})
 
-	register(a, op("get-file", http.MethodGet, one, "Get a file with a fresh download URL", authz.FileRead), func(ctx context.Context, in *FilePath) (*File, error) {
-		return a.fileAnswer(ctx)(a.Lake.File(ctx, caller(ctx).Org, plat.ChannelID(in.Channel), plat.FileID(in.File)))
+	type getIn struct {
+		FilePath
+		Presign string `query:"presign" doc:"false: a download URL of Panal's own, whatever the storage has; default true"`
+	}
+	register(a, op("get-file", http.MethodGet, one, "Get a file with a fresh download URL", authz.FileRead), func(ctx context.Context, in *getIn) (*File, error) {
+		storages, err := presigned(in.Presign)
+		if err != nil {
+			return nil, err
+		}
+		return a.fileAnswer(ctx, storages)(a.Lake.File(ctx, caller(ctx).Org, plat.ChannelID(in.Channel), plat.FileID(in.File)))
 	})
 
 	register(a, op("delete-file", http.MethodDelete, one, "Delete a file", authz.FileDelete), func(ctx context.Context, in *FilePath) (*Message, error) {
@@ -164,16 +176,16 @@ func (a *API) addFiles() {
 		if err != nil {
 			return nil, err
 		}
-		return a.fileAnswer(ctx)(a.Lake.SetMetadata(ctx, caller(ctx).Org, plat.ChannelID(in.Channel), plat.FileID(in.File), m))
+		return a.fileAnswer(ctx, true)(a.Lake.SetMetadata(ctx, caller(ctx).Org, plat.ChannelID(in.Channel), plat.FileID(in.File), m))
 	})
 }
 
-func (a *API) fileAnswer(ctx context.Context) func(lake.File, error) (*File, error) {
+func (a *API) fileAnswer(ctx context.Context, presign bool) func(lake.File, error) (*File, error) {
 	return func(f lake.File, err error) (*File, error) {
 		if err != nil {
 			return nil, err
 		}
-		out, err := a.fileWire(ctx, f)
+		out, err := a.fileWire(ctx, f, presign)
 		return &out, err
 	}
 }

@@ -204,7 +204,7 @@ func (a *API) addJobs() {
 		if err != nil {
 			return nil, err
 		}
-		u, _, err := a.downloadURL(ctx, key, "application/zip")
+		u, err := a.downloadURL(ctx, key, "application/zip")
 		out := &JobResult{DownloadURI: u}
 		out.Artifacts.Complete.URI = u
 		return out, err

@@ -172,7 +172,7 @@ func (a *API) addModels() {
 		if err != nil {
 			return nil, err
 		}
-		u, _, err := a.downloadURL(ctx, m.Object, "application/zip")
+		u, err := a.downloadURL(ctx, m.Object, "application/zip")
 		return &DownloadURI{DownloadURI: u}, err
 	})
 

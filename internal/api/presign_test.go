@@ -98,8 +98,9 @@ func TestWireStoragesOwnURLs(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	world := newWorld(t, withData(presigner{memblob.New()}, func() time.Time { return now }))
 	w := &wire{world: world, as: "acme/developer", org: "/organizations/" + string(world.orgs["acme"].ID)}
-	ch := w.channel()
+	ch, bucket := w.channel(), w.bucket()
 	file := w.call("POST", "/channels/"+ch+"/upload?lifetime=1day", "x", "Content-Type", "text/plain; a=b+c")["file_id"].(string)
+	w.put(bucket, "a/b.txt", "x")
 	for _, c := range []struct {
 		at   time.Duration // after the upload
 		want string
@@ -119,6 +120,25 @@ func TestWireStoragesOwnURLs(t *testing.T) {
 				f["download_url"] != u || f["url_expires_on"] != c.ends {
 				t.Errorf("%s after %s: %v", what, c.at, f)
 			}
+		}
+	}
+	// With presign=false it is ours, which takes HEAD and has the file's ETag (§10.6).
+	inBucket := w.org + "/buckets/" + bucket + "/files"
+	for what, f := range map[string]obj{
+		"get":         w.call("GET", "/channels/"+ch+"/"+file+"?presign=false", nil),
+		"list":        w.call("GET", "/channels/"+ch+"?presign=false", nil)["files"].([]any)[0].(obj),
+		"bucket get":  w.call("GET", inBucket+"/a/b.txt?presign=false", nil),
+		"bucket list": w.call("GET", inBucket+"?target_dir=a&presign=false", nil)["files"].([]any)[0].(obj),
+	} {
+		u, _ := f["download_uri"].(string)
+		if res, _ := w.anonymous("HEAD", u, nil); !strings.HasPrefix(u, w.srv.URL+"/blobs/") ||
+			res.StatusCode != 200 || res.Header.Get("ETag") != `"`+f["etag"].(string)+`"` || res.Header.Get("Content-Length") != "1" {
+			t.Errorf("%s with presign=false: %v; HEAD = %d %v", what, f, res.StatusCode, res.Header)
+		}
+	}
+	for _, path := range []string{"/channels/" + ch + "/" + file, "/channels/" + ch, inBucket, inBucket + "/a/b.txt"} {
+		if f := w.refused("neither", 400, "GET", path+"?presign=no", nil); !strings.Contains(fmt.Sprint(f), "presign") {
+			t.Errorf("%s: %v", path, f)
 		}
 	}
 	// For less than a second storage has no URL: ours is exact.

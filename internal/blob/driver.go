@@ -73,7 +73,7 @@ type Info struct {
 // missing the platform serves signed URLs of its own, and also where one is empty
 // without an error: the driver has none for so short a time.
 type Presigner interface {
-	// PresignGet returns a URL for GET (and HEAD) that works until expiry, answering with contentType.
+	// PresignGet returns a URL for GET that works until expiry, answering with contentType.
 	PresignGet(ctx context.Context, key, contentType string, expiry time.Duration) (string, error)
 	// PresignPut returns a URL for one PUT of the object. The signature binds no content type.
 	PresignPut(ctx context.Context, key string, expiry time.Duration) (string, error)
