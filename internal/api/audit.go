@@ -102,13 +102,10 @@ func acts(ctx context.Context, id authn.Identity) {
 	}
 }
 
-// actsBySignature is acts for a signed URL: its key names the organization.
-func actsBySignature(ctx context.Context, key string) {
+// actsBySignature is acts for a signed URL: what it is for belongs to an organization.
+func actsBySignature(ctx context.Context, org plat.OrgID) {
 	if info := infoOf(ctx); info != nil && info.audit != nil {
-		info.audit.row.Actor = actorSignedURL
-		if seg := strings.SplitN(key, "/", 3); len(seg) == 3 {
-			info.audit.named = seg[1]
-		}
+		info.audit.row.Actor, info.audit.named = actorSignedURL, string(org)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"panal/internal/api"
 	"panal/internal/audit"
+	"panal/internal/lake"
 	"panal/internal/plat"
 	"panal/internal/sqlstore"
 )
@@ -101,6 +102,35 @@ func rowOf(t *testing.T, w *world, requestID string) (audit.Row, bool) {
 		}
 	}
 	return audit.Row{}, false
+}
+
+// An upload by a signed URL is in the audit of the organization that it is for.
+func TestAuditOfSignedUpload(t *testing.T) {
+	w := newWorld(t, withData(nil, plat.SystemClock), withAudit)
+	channel, err := w.deps.Lake.CreateChannel(t.Context(), w.orgs["other"].ID, lake.NewChannel{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, body := w.do("POST", "/channels/"+string(channel.ID), "other/admin", nil)
+	var promised struct {
+		FileID string `json:"file_id"`
+		URL    string `json:"upload_url"`
+	}
+	if err := json.Unmarshal([]byte(body), &promised); err != nil || status != 200 {
+		t.Fatalf("promise: %d %s", status, body)
+	}
+	for _, want := range []int{200, 409} {
+		if status, body = w.do("PUT", strings.TrimPrefix(promised.URL, w.srv.URL), "", strings.NewReader("x")); status != want {
+			t.Fatalf("PUT upload_url = %d %s, want %d", status, body, want)
+		}
+		rows, _, err := w.deps.Audit.List(t.Context(), audit.Query{Org: w.orgs["other"].ID, Limit: 1})
+		if err != nil || len(rows) != 1 {
+			t.Fatal(rows, err)
+		}
+		if r := rows[0]; r.Operation != "put-file" || r.Actor != "signed_url" || r.Status != want || r.Targets["file_id"] != promised.FileID {
+			t.Errorf("the row of the upload: %+v", r)
+		}
+	}
 }
 
 // A row says what the call made, also where no path names it.

@@ -116,7 +116,9 @@ func (a *API) grant(r *http.Request) (signedurl.Grant, error) {
 	if !ok {
 		return signedurl.Grant{}, plat.Errorf(plat.ErrForbidden, "the signed URL has expired or was changed; ask for a new one")
 	}
-	actsBySignature(r.Context(), g.Key)
+	_, rest, _ := strings.Cut(g.Key, "/")
+	org, _, _ := strings.Cut(rest, "/")
+	actsBySignature(r.Context(), plat.OrgID(org))
 	return g, a.blobStanding(r.Context(), g)
 }
 

@@ -103,6 +103,12 @@ func (a *API) putFile(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, familyLake, plat.Errorf(plat.ErrForbidden, "the upload URL has expired or was changed; ask for a new one"))
 		return
 	}
+	org, err := a.Lake.Owner(r.Context(), channel)
+	actsBySignature(r.Context(), org)
+	if err != nil {
+		a.fail(w, r, familyLake, err)
+		return
+	}
 	f, err := a.Lake.Fulfil(r.Context(), channel, id, clientBody{httpx.IdleReader(w, r.Body, idleLimit)}, r.ContentLength)
 	if err != nil {
 		a.failUpload(w, r, http.StatusConflict, err)

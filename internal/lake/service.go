@@ -151,6 +151,12 @@ func (s *Service) Channel(ctx context.Context, org plat.OrgID, id plat.ChannelID
 	return c, nil
 }
 
+// Owner returns the organization of a channel or bucket, for who has a signature instead of one.
+func (s *Service) Owner(ctx context.Context, id plat.ChannelID) (plat.OrgID, error) {
+	c, err := s.store.Channel(ctx, id)
+	return c.Org, err
+}
+
 // Channels lists the organization's channels, newest first.
 func (s *Service) Channels(ctx context.Context, org plat.OrgID, page ChannelPage) (all []Channel, more bool, err error) {
 	return s.store.Channels(ctx, org, page)

@@ -29,7 +29,7 @@ type Index interface {
 	Rows(ctx context.Context, channel plat.ChannelID, after plat.FileID, limit int) ([]lake.File, error)
 	// RowsOf returns those of the files that there are, expired or not.
 	RowsOf(ctx context.Context, channel plat.ChannelID, ids []plat.FileID) ([]lake.File, error)
-	// Changed calls each for the events of topic channel and file since a time, in order. A
+	// Changed calls each for the events of topic channel and file since a time. A
 	// file has gone when it was deleted, expired or replaced.
 	Changed(ctx context.Context, since time.Time, each func(topic, subject, what string) error) error
 	// RestoreChannel stores a channel as it is, unless it is there.
@@ -185,7 +185,8 @@ func (j *Journal) rejournal(ctx context.Context, index Index, since time.Time) e
 		if files[id] == nil {
 			files[id] = map[plat.FileID]bool{}
 		}
-		files[id][plat.FileID(file)] = hasGone(what)
+		f := plat.FileID(file)
+		files[id][f] = files[id][f] || hasGone(what) // the upload's time may be ahead of the clock, and later than the end
 		if n++; n >= maxBatch {
 			return flush()
 		}
@@ -250,7 +251,7 @@ func (w *stateWriter) channel(ctx context.Context, id plat.ChannelID) error {
 	return nil
 }
 
-// files journals those of a channel; true: the last event of one was its end.
+// files journals those of a channel; true: an event of one was its end.
 func (w *stateWriter) files(ctx context.Context, channel plat.ChannelID, ids map[plat.FileID]bool) error {
 	c, err := w.find(ctx, channel)
 	if err != nil || c == nil || c.Linked { // linked files are in their bucket whole (docs/adr/0017)

@@ -7,10 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"panal/internal/blob"
 	"panal/internal/lake"
@@ -109,27 +107,9 @@ type verify struct {
 	after plat.FileID
 	end   bool
 
-	gone   map[plat.FileID]bool // lately; nil: not asked yet
-	swept  bool                 // of stray terms, on the way
-	strays int64                // which were that many
-}
-
-// lately is longer than the entry of a change takes, also of a writer that died.
-const lately = time.Hour
-
-// events notes which files have gone lately.
-func (v *verify) events(ctx context.Context) error {
-	gone := map[plat.FileID]bool{}
-	err := v.index.Changed(ctx, v.j.now().Add(-lately), func(_, subject, what string) error {
-		if channel, id, ok := strings.Cut(subject, "/"); ok && channel == string(v.c.ID) && hasGone(what) {
-			gone[plat.FileID(id)] = true
-		}
-		return nil
-	})
-	if err == nil {
-		v.gone = gone
-	}
-	return err
+	doubts []plat.FileID // to be judged
+	swept  bool          // of stray terms, on the way
+	strays int64         // which were that many
 }
 
 func (v *verify) run(ctx context.Context) error {
@@ -157,6 +137,9 @@ func (v *verify) run(ctx context.Context) error {
 		return err
 	}
 	if err := v.until(ctx, objects, nil); err != nil {
+		return err
+	}
+	if err := v.judge(ctx); err != nil {
 		return err
 	}
 	return v.sums(ctx)
@@ -220,16 +203,8 @@ func (v *verify) page(ctx context.Context) error {
 	}
 	v.after = rows[len(rows)-1].ID
 	v.out.Files += int64(len(rows))
-	bad, err := v.index.CheckTerms(ctx, v.c.ID, rows)
+	bad, err := v.badTerms(ctx, rows)
 	if err != nil || len(bad) == 0 {
-		return err
-	}
-	// Again, as they are now: a change may have passed between row and term.
-	now, err := v.index.RowsOf(ctx, v.c.ID, bad)
-	if err != nil {
-		return err
-	}
-	if bad, err = v.index.CheckTerms(ctx, v.c.ID, now); err != nil {
 		return err
 	}
 	if v.opt.Repair {
@@ -241,6 +216,34 @@ func (v *verify) page(ctx context.Context) error {
 		v.out.add(KindTerms, string(id), v.opt.Repair)
 	}
 	return nil
+}
+
+// badTerms returns the rows whose terms are not theirs. Terms are read after rows: what counts
+// is whose row is still the same then.
+func (v *verify) badTerms(ctx context.Context, rows []lake.File) (bad []plat.FileID, err error) {
+	for len(rows) > 0 {
+		odd, err := v.index.CheckTerms(ctx, v.c.ID, rows)
+		if err != nil || len(odd) == 0 {
+			return bad, err
+		}
+		rev := make(map[plat.FileID]int64, len(rows))
+		for _, f := range rows {
+			rev[f.ID] = f.Rev
+		}
+		now, err := v.index.RowsOf(ctx, v.c.ID, odd)
+		if err != nil {
+			return nil, err
+		}
+		rows = nil
+		for _, f := range now {
+			if f.Rev == rev[f.ID] {
+				bad = append(bad, f.ID)
+			} else {
+				rows = append(rows, f)
+			}
+		}
+	}
+	return bad, nil
 }
 
 // object goes to a key's object; what it passes by has neither row nor entry.
@@ -294,10 +297,9 @@ func (v *verify) row(ctx context.Context, o *objects, f lake.File, e *Entry) err
 	if err != nil {
 		return err
 	}
-	wrongEntry := e == nil || e.Gone != 0 || e.Rev != f.Rev || !same(e.file(), f)
 	wrongObject := info == nil || info.Size != f.Size
-	if wrongEntry || wrongObject || v.opt.Deep {
-		// Committed, changed or deleted since the listings were read?
+	if wrongObject || v.opt.Deep {
+		// Committed or deleted since the listings were read?
 		now, err := v.index.RowsOf(ctx, v.c.ID, []plat.FileID{f.ID})
 		if err != nil || len(now) == 0 {
 			return err
@@ -323,50 +325,10 @@ func (v *verify) row(ctx context.Context, o *objects, f lake.File, e *Entry) err
 			v.out.add(KindObjectContent, string(f.ID), false)
 		}
 	}
-	if !wrongEntry {
-		return nil
+	if !agree(&f, e) {
+		return v.doubt(ctx, f.ID)
 	}
-	switch {
-	case e != nil && e.Gone != 0:
-		v.out.add(KindRowDeleted, string(f.ID), false)
-		return nil
-	case e != nil && e.Rev > f.Rev:
-		if v.opt.Repair {
-			if err := v.index.RenewFile(ctx, e.file()); err != nil {
-				return err
-			}
-		}
-		v.out.add(KindRowOld, string(f.ID), v.opt.Repair)
-		return nil
-	case e != nil && e.Rev == f.Rev && same(e.file(), f):
-		return nil // it was changed since the listings were read
-	case e == nil && v.j.now().Sub(f.UploadedAt) < slack: // its entry may be on the way
-		v.out.Young++
-		return nil
-	}
-	if v.opt.Repair {
-		if e != nil && e.Rev == f.Rev { // counted on from a restored row: what was answered last holds
-			f.Rev++
-			if err := v.index.RenewFile(ctx, f); err != nil {
-				return err
-			}
-			now, err := v.index.RowsOf(ctx, v.c.ID, []plat.FileID{f.ID})
-			if err != nil || len(now) == 0 {
-				return err
-			}
-			f = now[0]
-		}
-		if err := v.j.Append(ctx, fileEntry(v.c.Org, f)); err != nil {
-			return err
-		}
-	}
-	v.out.add(KindJournal, string(f.ID), v.opt.Repair)
 	return nil
-}
-
-// same tells whether two states of a file are one.
-func same(a, b lake.File) bool {
-	return a.Lifetime == b.Lifetime && maps.Equal(a.Metadata, b.Metadata)
 }
 
 // noRow checks an entry that no row stands beside.
@@ -383,51 +345,7 @@ func (v *verify) noRow(ctx context.Context, o *objects, e *Entry) error {
 		}
 		return v.orphan(ctx, key)
 	}
-	known, err := v.index.Known(ctx, v.c.ID, []plat.FileID{e.File})
-	if err != nil || known[e.File] {
-		return err
-	}
-	// Deleted, and its entry on the way? A deletion leaves an event with its row.
-	if err := v.events(ctx); err != nil {
-		return err
-	}
-	if v.gone[e.File] {
-		v.out.Young++
-		return nil
-	}
-	fresh, err := lookup(ctx, v.j.blobs, key)
-	if err != nil || fresh == nil || fresh.Gone != 0 {
-		return err
-	}
-	if v.opt.Repair {
-		err := v.index.RestoreFiles(ctx, v.c.ID, []lake.File{fresh.file()})
-		if errors.Is(err, plat.ErrExists) && !v.swept { // or the row is all that went, and its terms are in the way
-			v.swept = true
-			if v.strays, err = v.index.StrayTerms(ctx, v.c.ID, true); err == nil {
-				err = v.index.RestoreFiles(ctx, v.c.ID, []lake.File{fresh.file()})
-			}
-		}
-		if err != nil {
-			if errors.Is(err, plat.ErrExists) { // another file has its place in time
-				v.out.add(KindRowMissing, string(e.File), false)
-				return nil
-			}
-			return err
-		}
-	}
-	v.out.add(KindRowMissing, string(e.File), v.opt.Repair)
-	return nil
-}
-
-// lookup reads what the journal says of one key now, or nil.
-func lookup(ctx context.Context, b *blob.Store, key string) (*Entry, error) {
-	want := func(k string) bool { return k == key }
-	m, err := snapshot(ctx, b, want)
-	if err != nil {
-		return nil, err
-	}
-	e, err := nextOf(m, want)
-	return e, errors.Join(err, m.close())
+	return v.doubt(ctx, e.File)
 }
 
 // Alive implements lake.Record.

@@ -3,6 +3,8 @@
 package journal_test
 
 import (
+	"context"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -142,6 +144,91 @@ func TestVerify(t *testing.T) {
 		}
 		if got, err := w.index.File(t.Context(), c.ID, f[3].ID, w.now); err != nil || got.Metadata["label"] != "black cat" {
 			t.Errorf("the row that was brought back: %+v, %v", got, err)
+		}
+	})
+}
+
+// meanwhile is an index that is changed before its rows, and before its terms, are read.
+type meanwhile struct {
+	journal.Index
+	rows, terms func()
+}
+
+func (m *meanwhile) Rows(ctx context.Context, channel plat.ChannelID, after plat.FileID, limit int) ([]lake.File, error) {
+	m.rows()
+	return m.Index.Rows(ctx, channel, after, limit)
+}
+
+func (m *meanwhile) CheckTerms(ctx context.Context, channel plat.ChannelID, files []lake.File) ([]plat.FileID, error) {
+	m.terms()
+	return m.Index.CheckTerms(ctx, channel, files)
+}
+
+// TestVerifyBesideChanges: what is changed while the listings are read is no damage, and what is
+// not in the journal yet is too young to be called that.
+func TestVerifyBesideChanges(t *testing.T) {
+	sqlstoretest.Each(t, func(t *testing.T, db *sqlstore.DB) {
+		w := newWorld(t, db)
+		c := w.channel(t)
+		var f [4]lake.File
+		for i := range f {
+			var err error
+			if f[i], err = w.put(t, c.ID, lake.Metadata{"label": "old"}, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		label := func(s lake.Store, id plat.FileID, as string) {
+			t.Helper()
+			if _, err := s.SetMetadata(t.Context(), c.ID, id, lake.Metadata{"label": as}, w.now); err != nil {
+				t.Fatal(err)
+			}
+		}
+		none := func() {}
+		verify := func(rows, terms func()) journal.Report {
+			t.Helper()
+			r, err := w.j.Verify(t.Context(), &meanwhile{w.index, rows, terms}, c, journal.VerifyOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r
+		}
+		changes := []string{"a", "b", "c"} // while the terms are read, and read again
+		r := verify(func() {
+			label(w.store, f[0].ID, "new")
+			if _, err := w.store.DeleteFile(t.Context(), c.ID, f[1].ID, w.now); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.blobs.Delete(t.Context(), lake.BlobKey(org, c.ID, f[1].ID)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.put(t, c.ID, nil, ""); err != nil {
+				t.Fatal(err)
+			}
+		}, func() {
+			if len(changes) > 0 {
+				label(w.store, f[2].ID, changes[0])
+				changes = changes[1:]
+			}
+		})
+		if r.Young != 0 || len(r.Findings) > 0 {
+			t.Errorf("beside changes: %+v", r)
+		}
+		r = verify(func() {
+			label(w.index, f[0].ID, "newer")
+			if _, err := w.index.DeleteFile(t.Context(), c.ID, f[3].ID, w.now); err != nil {
+				t.Fatal(err)
+			}
+		}, none)
+		if r.Young != 2 || len(r.Findings) > 0 {
+			t.Errorf("beside changes that are not in the journal yet: %+v", r)
+		}
+		w.now = w.now.Add(2 * time.Hour)
+		found := map[journal.Kind]int64{}
+		for _, x := range verify(none, none).Findings {
+			found[x.Kind] = x.Found
+		}
+		if want := map[journal.Kind]int64{journal.KindJournal: 1, journal.KindRowMissing: 1}; !maps.Equal(found, want) {
+			t.Errorf("what the journal never got: %v, want %v", found, want)
 		}
 	})
 }
