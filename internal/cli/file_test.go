@@ -344,6 +344,9 @@ func TestFileFailuresGoOn(t *testing.T) {
 	if !slices.ContainsFunc(all, func(l fileLine) bool { return strings.Contains(l.Error, "ETag") }) {
 		t.Errorf("nothing tells of damaged bytes: %+v", all)
 	}
+	if !slices.ContainsFunc(all, func(l fileLine) bool { return strings.Contains(l.Error, "; panal channel verify "+id+" tells") }) {
+		t.Errorf("nothing tells how to look for what is missing: %+v", all)
+	}
 	if left, _ := filepath.Glob(filepath.Join(to, ".panal-*")); len(left) != 0 || len(tree(t, to)) != len(infos)-2 {
 		t.Errorf("left behind: %v", tree(t, to))
 	}

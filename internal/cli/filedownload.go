@@ -286,6 +286,9 @@ func (d download) fetch(ctx context.Context) (err error) {
 			err = fmt.Errorf("the object in the storage is shorter than the file: %d of %d bytes; %s tells more", have, d.file.Size, d.verify)
 			return errors.Join(err, d.root.Remove(part))
 		}
+		if errors.Is(err, plat.ErrNotFound) { // the file may have been deleted meanwhile, or its object be lost
+			err = fmt.Errorf("%w; %s tells whether the storage has lost it", err, d.verify)
+		}
 		if err != nil {
 			return d.drop(part, have, err)
 		}
