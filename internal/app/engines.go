@@ -3,11 +3,14 @@
 package app
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
+	"path"
 	"path/filepath"
 
 	"panal/internal/config"
@@ -19,7 +22,7 @@ import (
 // them, and prune the keys of secrets that are elsewhere, or back nothing up.
 type engines struct {
 	Database string `json:"database"` // one of the names below
-	Blob     string `json:"blob"`     // s3://BUCKET or dir:/PATH; empty: in the data directory
+	Blob     string `json:"blob"`     // s3://BUCKET, with /PREFIX, or dir:/PATH; empty: in the data directory
 }
 
 const (
@@ -38,11 +41,19 @@ func enginesOf(cfg config.Server) (engines, error) {
 	}
 	switch {
 	case where.Bucket != "":
-		e.Blob = "s3://" + where.Bucket
+		e.Blob = "s3://" + path.Join(where.Bucket, where.Prefix)
 	case where.Dir != "":
 		e.Blob = "dir:" + where.Dir
 	}
 	return e, nil
+}
+
+// files is Blob for people.
+func (e engines) files() string {
+	if e.Blob == "" {
+		return "the data directory"
+	}
+	return e.Blob
 }
 
 // noted returns what the data directory notes; of one without a note it knows nothing.
@@ -87,26 +98,28 @@ func checkBlob(cfg config.Server) error {
 	}
 	now, err := enginesOf(cfg)
 	if err == nil && now.Blob != e.Blob {
-		if e.Blob == "" {
-			e.Blob = "the data directory"
-		}
-		err = plat.InvalidField("blob", "is not where the installation of %s has its files, which are in %s; give the server's --blob (PANAL_BLOB)", cfg.Data, e.Blob)
+		err = plat.InvalidField("blob", "is not where the installation of %s has its files, which are in %s; give the server's --blob (PANAL_BLOB)", cfg.Data, e.files())
 	}
 	return err
 }
 
-// noteEngines notes the configuration's.
-func noteEngines(cfg config.Server) error {
-	now, err := enginesOf(cfg)
+// noteEngines notes the configuration's. That the files are elsewhere than before is said:
+// they may have been moved, or --blob forgotten.
+func (a *App) noteEngines(ctx context.Context) error {
+	now, err := enginesOf(a.cfg)
 	if err != nil {
 		return err
 	}
-	if e, known, err := noted(cfg.Data); err != nil || known && e == now {
+	e, known, err := noted(a.cfg.Data)
+	if err != nil || known && e == now {
 		return err
+	}
+	if known && e.Blob != now.Blob {
+		a.log.LogAttrs(ctx, slog.LevelWarn, "files are looked for elsewhere than before (--blob); those that were not moved there can't be read", slog.String("before", e.files()), slog.String("now", now.files()))
 	}
 	b, err := json.Marshal(now)
 	if err != nil {
 		return err
 	}
-	return writePrivate(filepath.Join(cfg.Data, fileEngines), append(b, '\n'))
+	return writePrivate(filepath.Join(a.cfg.Data, fileEngines), append(b, '\n'))
 }

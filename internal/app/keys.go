@@ -20,7 +20,6 @@ import (
 	"panal/internal/plat"
 	"panal/internal/secret"
 	"panal/internal/sqlstore"
-	"panal/internal/sqlstore/postgres"
 	"panal/internal/sqlstore/sqlite"
 	"panal/internal/x/keyring"
 )
@@ -86,7 +85,7 @@ type Key struct {
 // Keys lists the keys of a server's key file, and what they have sealed in its
 // database. The server may be running.
 func Keys(ctx context.Context, cfg config.Server) ([]Key, error) {
-	ring, err := keyring.Open(keyFile(cfg))
+	ring, err := openKeys(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -105,6 +104,16 @@ func Keys(ctx context.Context, cfg config.Server) ([]Key, error) {
 	return all, nil
 }
 
+// openKeys opens a key file that is there. One that is lost must not be made anew by who only
+// asks: a server would take it, and nothing would tell any more that secrets need the lost one.
+func openKeys(cfg config.Server) (*keyring.Ring, error) {
+	path := keyFile(cfg)
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil, plat.Errorf(plat.ErrNotFound, "there is no key file %s", path)
+	}
+	return keyring.Open(path)
+}
+
 // RotateKey puts a new key in front of the key file; a server that runs takes it up
 // within seconds.
 func RotateKey(cfg config.Server) (id string, err error) {
@@ -118,7 +127,7 @@ func RotateKey(cfg config.Server) (id string, err error) {
 // PruneKeys removes the keys that have nothing sealed any more, but for the active
 // one, and returns their ids.
 func PruneKeys(ctx context.Context, cfg config.Server) (gone []string, err error) {
-	ring, err := keyring.Open(keyFile(cfg))
+	ring, err := openKeys(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +150,7 @@ func sealedBy(ctx context.Context, cfg config.Server) (map[string]int, error) {
 	var db, files *sqlstore.DB
 	var err error
 	if cfg.Database != "" {
-		db, err = postgres.Open(ctx, cfg.Database, 2, "outbox", "control", "lake", "logs")
+		db, err = openPostgres(ctx, cfg.Database, 2)
 		files = db
 	} else {
 		db, err = sqlite.Open(ctx, filepath.Join(cfg.Data, fileControl), "outbox", "control")
@@ -185,7 +194,7 @@ func CheckDataDir(cfg config.Server) error {
 	if cfg.Database != "" && cfg.KeyFile != "" {
 		return nil
 	}
-	if found, err := filepath.Glob(filepath.Join(cfg.Data, "*")); err != nil || !slices.Contains(found, filepath.Join(cfg.Data, fileLock)) {
+	if _, err := os.Lstat(filepath.Join(cfg.Data, fileLock)); err != nil {
 		return plat.Errorf(plat.ErrNotFound, "there is no data directory %s", cfg.Data)
 	}
 	return checkEngines(cfg)

@@ -55,7 +55,7 @@ func (a *App) preflight(ctx context.Context) (err error) {
 	defer cancel()
 	if a.cfg.Database != "" {
 		if err := postgres.Ping(ctx, a.cfg.Database); err != nil {
-			return err
+			return fmt.Errorf("--database: %w", err)
 		}
 	}
 	if where.Bucket != "" {

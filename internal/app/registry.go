@@ -23,6 +23,7 @@ import (
 	"panal/internal/plat"
 	"panal/internal/runner"
 	"panal/internal/runner/procrunner"
+	"panal/internal/sqlstore"
 	"panal/internal/sqlstore/postgres"
 	"panal/internal/sqlstore/sqlite"
 )
@@ -49,7 +50,7 @@ func (a *App) openData(ctx context.Context) error {
 		return fmt.Errorf("upload directory: %w", err)
 	}
 	if a.cfg.Database != "" {
-		if a.control, err = postgres.Open(ctx, a.cfg.Database, 16, "outbox", "control", "lake", "logs"); err != nil {
+		if a.control, err = openPostgres(ctx, a.cfg.Database, 16); err != nil {
 			return err
 		}
 		a.lakeDB = a.control
@@ -69,7 +70,16 @@ func (a *App) openData(ctx context.Context) error {
 	}
 	a.blobs = blob.New(d)
 	a.closers = append(a.closers, a.blobs.Close)
-	return noteEngines(a.cfg)
+	return a.noteEngines(ctx)
+}
+
+// openPostgres opens the database of --database, and names the flag where that fails.
+func openPostgres(ctx context.Context, url string, maxConns int) (*sqlstore.DB, error) {
+	db, err := postgres.Open(ctx, url, maxConns, "outbox", "control", "lake", "logs")
+	if err != nil {
+		return nil, fmt.Errorf("--database: %w", err)
+	}
+	return db, nil
 }
 
 func (a *App) openBlobs(ctx context.Context) (blob.Driver, error) {

@@ -75,7 +75,13 @@ func Restore(ctx context.Context, r io.Reader, opt RestoreOptions) (_ Restored, 
 	if err := notNewer(in.Header().Schema, newest, in.Header().Panal); err != nil {
 		return Restored{}, err
 	}
-	out := Restored{Header: in.Header(), Data: target, KeyFile: filepath.Join(target, fileKey)}
+	out := Restored{Header: in.Header(), Data: target, KeyFile: filepath.Join(target, fileKey), HasKeys: opt.KeyFile != ""}
+	var keys []byte
+	if out.HasKeys {
+		if keys, err = readKeys(opt.KeyFile, in.Header().KeyIDs); err != nil {
+			return Restored{}, err
+		}
+	}
 	temp := filepath.Join(filepath.Dir(target), "."+filepath.Base(target)+".restoring")
 	held, err := restoreDir(temp)
 	if err != nil {
@@ -94,8 +100,10 @@ func Restore(ctx context.Context, r io.Reader, opt RestoreOptions) (_ Restored, 
 	if err := checkDatabases(ctx, temp, newest, in.Header().Panal); err != nil {
 		return Restored{}, err
 	}
-	if out.HasKeys, err = restoreKeys(opt.KeyFile, temp, in.Header().KeyIDs); err != nil {
-		return Restored{}, err
+	if out.HasKeys {
+		if err := writePrivate(filepath.Join(temp, fileKey), keys); err != nil {
+			return Restored{}, err
+		}
 	}
 	if out.HasAdmin, err = newAdmin(ctx, temp); err != nil {
 		return Restored{}, err
@@ -283,9 +291,15 @@ func syncDir(path string) error {
 // checkDatabases reads every database: sound, and of no newer schema, whatever the
 // header says.
 func checkDatabases(ctx context.Context, dir string, newest map[string]int64, version string) error {
-	files, err := filepath.Glob(filepath.Join(dir, dirLogs, "*.db"))
+	entries, err := os.ReadDir(filepath.Join(dir, dirLogs))
 	if err != nil {
 		return err
+	}
+	var files []string
+	for _, d := range entries {
+		if filepath.Ext(d.Name()) == ".db" {
+			files = append(files, filepath.Join(dir, dirLogs, d.Name()))
+		}
 	}
 	for _, name := range []string{fileControl, fileLake} {
 		path := filepath.Join(dir, name)
@@ -306,29 +320,22 @@ func checkDatabases(ctx context.Context, dir string, newest map[string]int64, ve
 	return nil
 }
 
-// restoreKeys copies the key file to its place, once it is seen to be the right one.
-func restoreKeys(from, dir string, ids []string) (bool, error) {
-	if from == "" {
-		return false, nil
-	}
-	raw, err := os.ReadFile(from)
+// readKeys reads a key file, once it is seen to be the right one.
+func readKeys(path string, ids []string) ([]byte, error) {
+	raw, err := os.ReadFile(path)
 	if err != nil {
-		return false, plat.InvalidField("key-file", "%v", err)
-	}
-	path := filepath.Join(dir, fileKey)
-	if err := writePrivate(path, raw); err != nil {
-		return false, err
+		return nil, plat.InvalidField("key-file", "%v", err)
 	}
 	ring, err := keyring.Open(path)
 	if err != nil {
-		return false, plat.InvalidField("key-file", "%s is no key file: %v", from, err)
+		return nil, plat.InvalidField("key-file", "%s is no key file: %v", path, err)
 	}
 	for _, id := range ids {
 		if !slices.Contains(ring.IDs(), id) {
-			return false, plat.InvalidField("key-file", "%s holds the keys %s, and the backup was made with %s", from, strings.Join(ring.IDs(), ", "), strings.Join(ids, ", "))
+			return nil, plat.InvalidField("key-file", "%s holds the keys %s, and the backup was made with %s", path, strings.Join(ring.IDs(), ", "), strings.Join(ids, ", "))
 		}
 	}
-	return true, nil
+	return raw, nil
 }
 
 // newAdmin makes a token for an admin of the first organization and writes admin.json:

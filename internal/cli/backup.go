@@ -96,7 +96,11 @@ func (c *backupCmd) Run(e *env) error {
 			return err
 		}
 	}
-	e.say("The key file is NOT in the backup: %s (keys %s). Without it no secret can be opened: keep a copy of it, apart from the backup.", h.KeyFile, strings.Join(h.KeyIDs, ", "))
+	if len(h.KeyIDs) > 0 {
+		e.say("The key file is NOT in the backup: %s (keys %s). Without it no secret can be opened: keep a copy of it, apart from the backup.", h.KeyFile, strings.Join(h.KeyIDs, ", "))
+	} else {
+		e.say("There is no key file %s. It is not in the backup either, and without it no secret can be opened: find it.", h.KeyFile)
+	}
 	if end.Missing > 0 {
 		return fmt.Errorf("the backup has all that there is, but %d objects are missing or damaged in the installation itself: panal channel verify --deep and the server's log tell which", end.Missing)
 	}

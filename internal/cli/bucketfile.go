@@ -69,11 +69,15 @@ func (c *bucketUploadCmd) Run(e *env) error {
 			files[i].name = c.Name
 		}
 	}
-	total := int64(0)
+	total, from := int64(0), map[string]string{}
 	for i, f := range files {
 		if f.name == "" {
 			return plat.InvalidField("name", "is required for stdin")
 		}
+		if other, twice := from[f.name]; twice { // one would replace the other, nobody knows which
+			return plat.Errorf(plat.ErrInvalid, "%s and %s would have the same key, %s; upload them apart, each with its --to", other, f.path, f.name)
+		}
+		from[f.name] = f.path
 		if dir := strings.Trim(c.To, "/"); dir != "" {
 			files[i].name = dir + "/" + f.name
 		}
@@ -252,8 +256,12 @@ func (c *bucketDownloadCmd) Run(e *env) error {
 	}
 	defer func() { _ = root.Close() }()
 	r := e.newTransfer(c.reportFlags, c.globs, "downloaded", -1, e.progressBytes(-1, "downloading"))
-	names := namer{tree: true, used: map[string]bool{}}
+	names, seen := namer{tree: true, used: map[string]bool{}}, map[string]bool{}
 	err = c.each(e, id, func(f client.BucketFile, within string) error {
+		if seen[f.Key()] { // named twice, or below a directory that is named too
+			return nil
+		}
+		seen[f.Key()] = true
 		name := names.unique(within, shortID(f.Key()))
 		if !c.takes(within) {
 			return nil

@@ -124,7 +124,7 @@ func TestFileRoundTrip(t *testing.T) {
 	elsewhere := t.TempDir()
 	write(t, elsewhere, map[string]string{"6.bin": "six"})
 	for name, to := range map[string]string{
-		"link.bin": "cat/1.jpg", "dir": elsewhere, "cat/up": "..", "self": "self", "gone.txt": "nowhere", "dir2": filepath.Join(dir, "cat"),
+		"link.bin": "cat/1.jpg", "dir": elsewhere, "cat/up": "..", "out": filepath.Dir(dir), "self": "self", "gone.txt": "nowhere", "dir2": filepath.Join(dir, "cat"),
 	} {
 		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
@@ -139,17 +139,17 @@ func TestFileRoundTrip(t *testing.T) {
 	}
 	s.newChannel("links")
 	code, _, errs := s.run("", "file", "upload", "links", dir, "--exclude", ".git")
-	for _, line := range []string{"links to nothing: 2, ", "links to a directory that they are in: 2, ", "no regular files: 1, the first is " + filepath.Join(dir, "pipe"), "12 uploaded, 0 skipped"} {
+	for _, line := range []string{"links to nothing: 2, ", "links to a directory that they are in: 3, ", "no regular files: 1, the first is " + filepath.Join(dir, "pipe"), "12 uploaded, 0 skipped"} {
 		if code != 0 || !strings.Contains(errs, line) {
 			t.Errorf("upload said %d %s; want %q", code, errs, line)
 		}
 	}
 	code, _, errs = s.run("", "file", "upload", "links", dir, "--exclude", ".git", "--no-follow-links")
-	if code != 0 || !strings.Contains(errs, "links: 6, ") || !strings.Contains(errs, "0 uploaded, 7 skipped") {
+	if code != 0 || !strings.Contains(errs, "links: 7, ") || !strings.Contains(errs, "0 uploaded, 7 skipped") {
 		t.Errorf("upload without links said %d %s", code, errs)
 	}
 	s.fails(2, "file", "upload", "links", filepath.Join(dir, "pipe"))
-	for _, name := range []string{"dir2", "link.bin", "dir"} {
+	for _, name := range []string{"dir2", "link.bin", "dir", "out"} {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -344,6 +344,9 @@ func TestFileFailuresGoOn(t *testing.T) {
 	if !slices.ContainsFunc(all, func(l fileLine) bool { return strings.Contains(l.Error, "ETag") }) {
 		t.Errorf("nothing tells of damaged bytes: %+v", all)
 	}
+	if !slices.ContainsFunc(all, func(l fileLine) bool { return strings.Contains(l.Error, "; panal channel verify "+id+" tells") }) {
+		t.Errorf("nothing tells how to look for what is missing: %+v", all)
+	}
 	if left, _ := filepath.Glob(filepath.Join(to, ".panal-*")); len(left) != 0 || len(tree(t, to)) != len(infos)-2 {
 		t.Errorf("left behind: %v", tree(t, to))
 	}
@@ -402,10 +405,19 @@ func TestFileUploadFlags(t *testing.T) {
 // What stops a command is said with the number of files that it kept from being tried.
 func TestFileNotTried(t *testing.T) {
 	s := newDataServer(t)
-	s.newChannel("raw")
+	channel := s.newChannel("raw")
 	dir := t.TempDir()
 	write(t, dir, map[string]string{"x": "1", "y": "2", "z": "3"})
 	var ch any
+	ids := []string{}
+	for range 3 {
+		code, out, errs := s.run("x", "file", "upload", "raw", "-", "--json")
+		var l fileLine
+		if err := json.Unmarshal([]byte(out), &l); err != nil || code != 0 {
+			t.Fatal(errs)
+		}
+		ids = append(ids, l.FileID)
+	}
 	s.json(&ch, "channel", "archive", "raw")
 	code, out, errs := s.run("", "file", "upload", "raw", filepath.Join(dir, "y"), filepath.Join(dir, "x"), filepath.Join(dir, "z"), "-j1", "-o", "json")
 	var report struct {
@@ -414,6 +426,46 @@ func TestFileNotTried(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &report); err != nil || code != 4 || report.NotTried != 2 || !strings.Contains(errs, "0 uploaded, 0 skipped, 1 failed, 2 not tried, ") {
 		t.Errorf("upload = %d %s %s", code, out, errs)
 	}
+	if code, _, errs = s.run("", append([]string{"--token", "wrong", "file", "delete", channel}, ids...)...); code != 3 || !strings.Contains(errs, "\n2 not tried\n") {
+		t.Errorf("delete = %d %s", code, errs)
+	}
+}
+
+// A file that is named twice is downloaded once; a query that only begins with * is not cut.
+func TestFileDownloadOnce(t *testing.T) {
+	s := newDataServer(t)
+	s.newChannel("raw")
+	dir := t.TempDir()
+	write(t, dir, map[string]string{"x": strings.Repeat("x", 1<<20)})
+	all, _ := s.lines("file", "upload", "raw", filepath.Join(dir, "x"))
+	id, to := all[0].FileID, filepath.Join(t.TempDir(), "out")
+	if all, code := s.lines("file", "download", "raw", id, id, id, "--to", to); code != 0 || len(all) != 1 {
+		t.Errorf("download = %d %+v", code, all)
+	}
+	same(t, "once", tree(t, to), tree(t, dir))
+	if all, code := s.lines("file", "download", "raw", "-q", "*filename:x", "--to", to); code != 0 || len(all) != 0 {
+		t.Errorf("download of another name = %d %+v", code, all)
+	}
+	if all, code := s.lines("file", "download", "raw", "-q", "*", "--to", to); code != 0 || len(all) != 1 {
+		t.Errorf("download all = %d %+v", code, all)
+	}
+}
+
+// A file that grows while it is read fails alone, and the server is not blamed.
+func TestFileUploadGrows(t *testing.T) {
+	s := newDataServer(t)
+	s.newChannel("raw")
+	dir := t.TempDir()
+	write(t, dir, map[string]string{"a": "1", "z": "2"})
+	// Its size is that of the link's target when it is listed, and the target has more by then.
+	if err := os.Symlink("/proc/self/status", filepath.Join(dir, "grows")); err != nil {
+		t.Fatal(err)
+	}
+	all, code := s.lines("file", "upload", "raw", dir)
+	if n := statuses(all); code != 1 || n["uploaded"] != 2 || n["failed"] != 1 || !slices.ContainsFunc(all, func(l fileLine) bool { return strings.Contains(l.Error, "its size changed") }) {
+		t.Errorf("upload = %d %+v", code, all)
+	}
+	s.count(2, "raw")
 }
 
 // Names that somebody else has given reach nothing outside of the directory.

@@ -87,7 +87,7 @@ func (c *fileDeleteCmd) Run(e *env) error {
 		return c.byQuery(e, id)
 	}
 	deleted, failed := []string{}, (*filesError)(nil)
-	for _, f := range c.Files {
+	for i, f := range c.Files {
 		err := e.api.DeleteFile(e.ctx, id, f)
 		switch {
 		case err == nil:
@@ -99,6 +99,9 @@ func (c *fileDeleteCmd) Run(e *env) error {
 		failed.failed++
 		e.say("panal: %s: %v", clean(f), err)
 		if fatal(err) {
+			if left := len(c.Files) - i - 1; left > 0 {
+				e.say("%d not tried", left)
+			}
 			break
 		}
 	}

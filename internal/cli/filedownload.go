@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -50,6 +51,12 @@ func (c *fileDownloadCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	seen := map[string]bool{}
+	c.Files = slices.DeleteFunc(c.Files, func(file string) bool { // named twice, it is one file
+		twice := seen[file]
+		seen[file] = true
+		return twice
+	})
 	if len(c.Files) > 0 && c.Query != "" || len(c.Files) == 0 && c.Query == "" && c.To == "" {
 		return plat.Errorf(plat.ErrInvalid, "name the files, or say which with --query (\"*\" for all), or where all of them go with --to")
 	}
@@ -103,7 +110,13 @@ func (c *fileDownloadCmd) Run(e *env) error {
 	return r.finish(err)
 }
 
-func (c *fileDownloadCmd) query() string { return strings.TrimSpace(strings.TrimPrefix(c.Query, "*")) }
+// query is empty for everything: that is counted and listed without a search.
+func (c *fileDownloadCmd) query() string {
+	if c.Query == "*" {
+		return ""
+	}
+	return c.Query
+}
 
 // count says how many files there will be.
 func (c *fileDownloadCmd) count(e *env, channel string) (int, error) {
@@ -272,6 +285,9 @@ func (d download) fetch(ctx context.Context) (err error) {
 		if e, ok := errors.AsType[*client.Error](err); ok && e.Status == http.StatusRequestedRangeNotSatisfiable {
 			err = fmt.Errorf("the object in the storage is shorter than the file: %d of %d bytes; %s tells more", have, d.file.Size, d.verify)
 			return errors.Join(err, d.root.Remove(part))
+		}
+		if errors.Is(err, plat.ErrNotFound) { // the file may have been deleted meanwhile, or its object be lost
+			err = fmt.Errorf("%w; %s tells whether the storage has lost it", err, d.verify)
 		}
 		if err != nil {
 			return d.drop(part, have, err)

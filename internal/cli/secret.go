@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"panal/internal/client"
 	"panal/internal/plat"
@@ -32,7 +33,7 @@ type secretArg struct {
 
 // id returns the secret's id.
 func (a secretArg) id(e *env) (string, error) {
-	if strings.Trim(a.Secret, "0123456789") == "" {
+	if len(a.Secret) == 13 && strings.Trim(a.Secret, "0123456789") == "" {
 		return a.Secret, nil
 	}
 	all, err := e.api.Secrets(e.ctx)
@@ -76,6 +77,9 @@ func (f valueFlags) read(e *env) ([]byte, error) {
 	value := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
 	if value == "" {
 		return nil, plat.InvalidField("value", "is empty; give the text itself on standard input, or with --file")
+	}
+	if !utf8.ValidString(value) {
+		return nil, plat.InvalidField("value", "is no UTF-8 text; give bytes as text, for example by base64")
 	}
 	return []byte(value), nil
 }

@@ -42,12 +42,22 @@ func (e *env) userID(who string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	var ids []string
 	for _, u := range all {
 		if u.Email == who {
 			return u.ID, nil
 		}
+		if strings.EqualFold(u.Email, who) {
+			ids = append(ids, u.ID)
+		}
 	}
-	return "", plat.NotFound("user", who)
+	switch len(ids) {
+	case 0:
+		return "", plat.NotFound("user", who)
+	case 1:
+		return ids[0], nil
+	}
+	return "", plat.Errorf(plat.ErrInvalid, "%d users have the address %q in another case; give the id: %s", len(ids), who, strings.Join(ids, ", ")) // older versions took them
 }
 
 func userHeader() []string { return []string{"USER", "EMAIL", "ROLE", "NAME", "CREATED"} }

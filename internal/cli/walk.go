@@ -54,7 +54,11 @@ func (f walkFlags) files(e *env, paths []string, g globs) ([]local, error) {
 			return nil, plat.Errorf(plat.ErrInvalid, "%v", err)
 		case info.IsDir():
 			w.root = path
-			if err := w.dir(path, []fs.FileInfo{info}); err != nil {
+			above, err := upFrom(path)
+			if err == nil {
+				err = w.dir(path, above)
+			}
+			if err != nil {
 				return nil, plat.Errorf(plat.ErrInvalid, "%v", err)
 			}
 		case !info.Mode().IsRegular():
@@ -71,7 +75,28 @@ func (f walkFlags) files(e *env, paths []string, g globs) ([]local, error) {
 	return w.files, nil
 }
 
-// dir lists one directory; above are it and those that the way to it led through.
+// upFrom returns a directory and all that it is in.
+func upFrom(path string) ([]fs.FileInfo, error) {
+	path, err := filepath.EvalSymlinks(path)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	all := []fs.FileInfo{}
+	for err == nil {
+		var info fs.FileInfo
+		if info, err = os.Stat(path); err == nil {
+			all = append(all, info)
+		}
+		if filepath.Dir(path) == path {
+			break
+		}
+		path = filepath.Dir(path)
+	}
+	return all, err
+}
+
+// dir lists one directory; above are it, those that it is in, and those that the way to it
+// led through.
 func (w *finder) dir(path string, above []fs.FileInfo) error {
 	entries, err := os.ReadDir(path)
 	if err != nil {

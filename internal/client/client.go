@@ -146,9 +146,15 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 	case err != nil:
 		return nil, plat.InvalidField("api-url", "%q can't be used: %v", c.base, err)
 	}
+	if req.Body != nil && req.Body != http.NoBody {
+		req.Body = &body{ReadCloser: req.Body, sized: r.Size >= 0, left: r.Size}
+	}
 	if r.Body != nil && r.Size >= 0 {
 		req.ContentLength = r.Size
-		if r.Size == 0 {
+		if r.Size == 0 { // net/http takes a length of 0 for an unknown one
+			if _, err := io.Copy(io.Discard, req.Body); err != nil {
+				return nil, err
+			}
 			req.Body = http.NoBody
 		}
 	}
@@ -174,6 +180,9 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
+		if unread, ok := errors.AsType[*bodyError](err); ok {
+			return nil, unread.err
+		}
 		return nil, c.noAnswer(req, signed, err)
 	}
 	if res.StatusCode < 400 {
@@ -189,6 +198,40 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 		e.Description, e.foreign = fmt.Sprintf("%s answered %s", r.Method, res.Status), true
 	}
 	return nil, e
+}
+
+// body is what is sent, of exactly as many bytes as were announced. What keeps it from being
+// read is nothing that the server did.
+type body struct {
+	io.ReadCloser
+	sized bool
+	left  int64
+}
+
+// bodyError is the error of a body that can't be read.
+type bodyError struct{ err error }
+
+// Error implements error.
+func (e *bodyError) Error() string { return e.err.Error() }
+
+// Read implements io.Reader.
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.left -= int64(n)
+	more := 0
+	if err == nil && b.sized && b.left == 0 { // seen before the last bytes are given: nothing is stored then
+		var one [1]byte
+		if more, err = io.ReadFull(b.ReadCloser, one[:]); errors.Is(err, io.EOF) {
+			err = nil // told once more
+		}
+	}
+	switch end := errors.Is(err, io.EOF); {
+	case b.sized && (more > 0 || b.left < 0 || end && b.left > 0):
+		return 0, &bodyError{errors.New("its size changed while it was sent")}
+	case err != nil && !end:
+		return 0, &bodyError{err}
+	}
+	return n, err
 }
 
 // noAnswer is the error of a request that got none, and blames the host that it went to.

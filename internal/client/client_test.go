@@ -4,9 +4,13 @@ package client_test
 
 import (
 	"errors"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/iotest"
 
 	"panal/internal/client"
 	"panal/internal/plat"
@@ -37,5 +41,49 @@ func TestNoAnswer(t *testing.T) {
 		if !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("GET %s at %q = %v, want %v: %s", c.path, c.base, err, c.kind, c.want)
 		}
+	}
+}
+
+// What keeps a body from being read, and one that is not as long as was said, are no fault of the server's.
+func TestBodyUnread(t *testing.T) {
+	var arrived atomic.Int32 // whole
+	sent := int32(0)
+	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err == nil {
+			arrived.Add(1)
+		}
+	}))
+	broken := errors.New("input/output error")
+	for _, c := range []struct {
+		body io.Reader
+		size int64
+		want string
+	}{
+		{strings.NewReader("12345"), 5, ""},
+		{strings.NewReader("12345"), -1, ""},
+		{iotest.OneByteReader(strings.NewReader("12345")), 5, ""},
+		{iotest.DataErrReader(strings.NewReader("12345")), 5, ""},
+		{strings.NewReader(""), 0, ""},
+		{strings.NewReader("1234"), 5, "size changed"},
+		{strings.NewReader("1"), 0, "size changed"},
+		{strings.NewReader("123456"), 5, "size changed"},
+		{iotest.OneByteReader(strings.NewReader("123456")), 5, "size changed"},
+		{iotest.DataErrReader(strings.NewReader("123456")), 5, "size changed"},
+		{iotest.ErrReader(broken), 5, broken.Error()},
+		{io.MultiReader(strings.NewReader("123"), iotest.ErrReader(broken)), -1, broken.Error()},
+		{io.MultiReader(strings.NewReader("12345"), iotest.ErrReader(broken)), 5, broken.Error()},
+	} {
+		// What client.Request holds is a plain reader: net/http knows no length but Size.
+		res, err := client.New(srv.URL, "acme", "", "").Do(t.Context(), client.Request{Method: http.MethodPost, Path: "/x", Body: struct{ io.Reader }{c.body}, Size: c.size})
+		if err == nil {
+			_ = res.Body.Close()
+			sent++
+		}
+		if c.want == "" && err != nil || c.want != "" && (err == nil || errors.Is(err, plat.ErrUnavailable) || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%d bytes = %v, want %q", c.size, err, c.want)
+		}
+	}
+	if srv.Close(); arrived.Load() != sent {
+		t.Errorf("the server got %d whole bodies, %d were sent", arrived.Load(), sent)
 	}
 }
