@@ -13,6 +13,7 @@ import (
 
 	"panal/internal/config"
 	"panal/internal/plat"
+	"panal/internal/sqlstore/sqlstoretest"
 )
 
 // A server that is told of another place of the files starts, for they may have been moved, and says
@@ -61,6 +62,18 @@ func TestKeysLost(t *testing.T) {
 	}
 	if _, err := os.Stat(lost); err == nil {
 		t.Error("a key file was made")
+	}
+}
+
+// Beside a database that is not the server's every key looks unused: none is pruned.
+func TestKeysOfAnotherDatabase(t *testing.T) {
+	cfg := config.Server{Data: installed(t).Data, Database: sqlstoretest.PostgresURL(t)}
+	if _, err := RotateKey(cfg); err != nil {
+		t.Fatal(err)
+	}
+	gone, err := PruneKeys(t.Context(), cfg)
+	if !errors.Is(err, plat.ErrInvalid) || !strings.Contains(err.Error(), "--database") || len(gone) > 0 {
+		t.Errorf("prune %q, %v", gone, err)
 	}
 }
 

@@ -159,6 +159,13 @@ func sealedBy(ctx context.Context, cfg config.Server) (map[string]int, error) {
 		return nil, err
 	}
 	defer func() { _ = db.Close() }() // it was only read
+	// An installation has an organization from its first start on. Without this, every key would
+	// look unused beside a database that is not the server's.
+	if all, err := sqlstore.NewOrgs(db).Organizations(ctx); err != nil {
+		return nil, err
+	} else if len(all) == 0 {
+		return nil, plat.InvalidField("database", "has no organization, so it is not the server's; give the server's --database (PANAL_DATABASE)")
+	}
 	if files == nil {
 		if files, err = sqlite.Open(ctx, filepath.Join(cfg.Data, fileLake), "outbox", "lake"); err != nil {
 			return nil, err
