@@ -25,8 +25,9 @@ const (
 	settle = time.Minute
 	// fewBatches are left alone, and so many segments of a tier make one of the next.
 	fewBatches, fanIn = 64, 8
-	// mergeEntries bounds what is sorted in memory.
-	mergeEntries = 100_000
+	// mergeBytes is how much text of batches is sorted in memory at once, which takes some
+	// four times as much.
+	mergeBytes = 4 << 20
 	// endsKept is how long the end of a file stays in the journal after nothing else
 	// of it does: longer than an object without a row, and than any writer's retries.
 	endsKept = 72 * time.Hour
@@ -73,18 +74,19 @@ func (j *Journal) compactBatches(ctx context.Context, all bool) (int, error) {
 	}
 	var entries []Entry
 	var from []string
+	var size int64
 	for _, key := range keys {
-		if len(entries) >= mergeEntries {
+		if size >= mergeBytes {
 			break
 		}
-		more, err := readBatch(ctx, j.blobs, key)
+		more, n, err := readBatch(ctx, j.blobs, key)
 		if errors.Is(err, plat.ErrNotFound) { // another process has merged it
 			continue
 		}
 		if err != nil {
 			return 0, err
 		}
-		entries, from = append(entries, more...), append(from, key)
+		entries, from, size = append(entries, more...), append(from, key), size+n
 	}
 	if len(from) == 0 {
 		return 0, nil

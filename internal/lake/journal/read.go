@@ -43,24 +43,25 @@ func list(ctx context.Context, b *blob.Store, prefix string, limit int) ([]strin
 	}
 }
 
-func readBatch(ctx context.Context, b *blob.Store, key string) ([]Entry, error) {
+// readBatch returns the entries of a batch, and the length of its text.
+func readBatch(ctx context.Context, b *blob.Store, key string) ([]Entry, int64, error) {
 	rc, info, err := b.Open(ctx, key, 0, -1)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer func() { _ = rc.Close() }()
 	if info.Size > maxObject {
-		return nil, plat.Errorf(plat.ErrInvalid, "%s is too large to be a journal batch", key)
+		return nil, 0, plat.Errorf(plat.ErrInvalid, "%s is too large to be a journal batch", key)
 	}
 	raw, err := io.ReadAll(rc)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", key, err)
+		return nil, 0, fmt.Errorf("read %s: %w", key, err)
 	}
 	entries, err := decodeBatch(raw)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", key, err)
+		return nil, 0, fmt.Errorf("%s: %w", key, err)
 	}
-	return entries, nil
+	return entries, info.Size, nil
 }
 
 // source is entries in the order of their keys, one for each.
@@ -257,7 +258,7 @@ func openAll(ctx context.Context, b *blob.Store, keep func(string) bool) (_ *mer
 	}
 	var fresh []Entry
 	for _, key := range batches {
-		entries, err := readBatch(ctx, b, key)
+		entries, _, err := readBatch(ctx, b, key)
 		if err != nil {
 			return nil, err
 		}

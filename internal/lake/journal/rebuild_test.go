@@ -253,6 +253,31 @@ func TestCompaction(t *testing.T) {
 	}
 }
 
+// TestCompactionInParts: what is merged at once is bounded by its length, not by how many entries
+// there are.
+func TestCompactionInParts(t *testing.T) {
+	w := newWorld(t, sqlstoretest.SQLite(t))
+	c := w.channel(t)
+	const files = 9 << 20 / (15 << 10)
+	for range files {
+		e := journal.Entry{Org: org, Channel: c.ID, File: plat.NewFileID(w.now), At: 1, Size: 1, Metadata: lake.Metadata{"k": strings.Repeat("v", 15<<10)}}
+		if err := w.j.Append(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.j.Compact(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	infos, _, err := w.blobs.List(t.Context(), journal.Prefix+"segment/", "", 1000)
+	if err != nil || len(infos) != 3 {
+		t.Errorf("9 MiB were merged into %d segments, %v; want 3", len(infos), err)
+	}
+	got, err := journal.Rebuild(t.Context(), w.blobs, empty(t, sqlstoretest.SQLite(t), w.clock), false, nil)
+	if err != nil || got.Missing != files { // there are no objects
+		t.Errorf("rebuilt %+v, %v", got, err)
+	}
+}
+
 // TestCollectKeepsWhatTheIndexLost: a server that is started on an empty index, or an
 // older one, deletes no file's bytes; what was deleted, has expired or was never a file
 // goes, and so does all when its channel was deleted.
