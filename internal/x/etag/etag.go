@@ -64,6 +64,7 @@ func (e *Sum) Write(p []byte) (int, error) {
 		}
 		if e.beginChunk(); e.pair != nil && e.pair.full() {
 			e.part()
+			e.pair = newPair(e.ahead()) // of this chunk's end
 		}
 		k := min(int64(len(p)), e.room)
 		if e.pair == nil {
@@ -90,12 +91,12 @@ func (e *Sum) beginChunk() {
 	}
 }
 
-// ahead is how long the chunk after the current one, of which nothing is written, will be at most.
+// ahead is how long what follows the current chunk will be.
 func (e *Sum) ahead() int64 {
 	if e.long < 0 {
 		return ChunkSize
 	}
-	return min(e.long-e.size-ChunkSize, ChunkSize)
+	return e.long - e.size - e.room
 }
 
 // endChunk leaves the hash of the chunk ready for another.

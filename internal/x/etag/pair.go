@@ -11,10 +11,11 @@ import (
 
 // pair hashes a chunk together with the one that follows it. Each step of MD5 waits for the one
 // before, which leaves more than half of a core idle; two messages at a time take as long as one.
-// So as much of the first chunk's end as the second is long is put by until that arrives.
+// So the first chunk's end, no more than the second is long, is put by until that arrives. With
+// half a chunk at most, the second one's end can be put by for a third one afterwards.
 type pair struct {
 	alone  int64 // bytes of the first chunk that are hashed as they come, whole blocks
-	memory *[ChunkSize]byte
+	memory *[mostKept]byte
 	kept   []byte // a part of memory: what was put by and is not hashed
 
 	follows       bool // the second chunk has begun
@@ -24,7 +25,8 @@ type pair struct {
 }
 
 const (
-	// maxPairs bounds the memory for what is put by, to 20 MiB.
+	// mostKept is how much is put by at most. maxPairs bounds the memory for that, to 10 MiB.
+	mostKept = ChunkSize / 2
 	maxPairs = 4
 	// minPaired is how much of a second chunk makes a pair worth while.
 	minPaired = 64 << 10
@@ -34,29 +36,30 @@ const (
 
 // places is the memory that pairs take turns in: maxPairs, nil until it is first needed and then
 // kept. To be collected and made again it would cost more than it is.
-var places = func() chan *[ChunkSize]byte { //nolint:gochecknoglobals // as the machine's memory is
-	c := make(chan *[ChunkSize]byte, maxPairs)
+var places = func() chan *[mostKept]byte { //nolint:gochecknoglobals // as the machine's memory is
+	c := make(chan *[mostKept]byte, maxPairs)
 	for range maxPairs {
 		c <- nil
 	}
 	return c
 }()
 
-// newPair returns a pair of a whole chunk and so many bytes of the next, or nil where chunks
-// are hashed one by one: there is no memory, or nothing to be gained.
+// newPair returns a pair of a chunk, of which no more than half is hashed, and so many bytes of
+// the next, or nil where chunks are hashed one by one: there is no memory, or nothing to be gained.
 func newPair(ahead int64) *pair {
 	if !paired || ahead < minPaired {
 		return nil
 	}
-	var memory *[ChunkSize]byte
+	var memory *[mostKept]byte
 	select {
 	case memory = <-places:
 	default:
 		return nil
 	}
 	if memory == nil {
-		memory = new([ChunkSize]byte)
+		memory = new([mostKept]byte)
 	}
+	ahead = min(ahead, mostKept)
 	return &pair{alone: ChunkSize - ahead/md5.BlockSize*md5.BlockSize, memory: memory, kept: memory[:0]}
 }
 
