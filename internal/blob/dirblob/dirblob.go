@@ -402,20 +402,25 @@ func (d *Driver) copyBody(ctx context.Context, w io.Writer, r io.Reader, size in
 		panic("BUG: dirblob's pool holds something else")
 	}
 	defer d.buffers.Put(buf)
+	// Whole buffers are written, however the body comes: a write that starts where a large
+	// page of the file system's cache does gets one, and what reads the file later is
+	// spared the many small ones.
 	var got int64
+	var held int
 	for {
 		if err := d.check(ctx); err != nil {
 			return err
 		}
-		n, rerr := r.Read(*buf)
-		got += int64(n)
+		n, rerr := r.Read((*buf)[held:])
+		got, held = got+int64(n), held+n
 		if size >= 0 && got > size {
 			return plat.Errorf(plat.ErrInvalid, "the body is longer than the declared %d bytes", size)
 		}
-		if n > 0 {
-			if _, err := w.Write((*buf)[:n]); err != nil {
+		if held == len(*buf) || rerr == io.EOF && held > 0 {
+			if _, err := w.Write((*buf)[:held]); err != nil {
 				return translate(err)
 			}
+			held = 0
 		}
 		switch {
 		case rerr == io.EOF:
