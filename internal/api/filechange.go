@@ -5,7 +5,9 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"panal/internal/api/compat"
@@ -168,8 +170,8 @@ func patchOf(raw *compat.Any) (lake.Patch, error) {
 		return nil, plat.InvalidField("body", "must be an object of %s<key> to text or null", lake.MetaPrefix)
 	}
 	texts := make(map[string]*string, len(fields))
-	for name, v := range fields {
-		switch v := v.(type) {
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		switch v := fields[name].(type) {
 		case nil:
 			texts[name] = nil
 		case string:

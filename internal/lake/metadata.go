@@ -4,6 +4,8 @@ package lake
 
 import (
 	"cmp"
+	"iter"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -81,9 +83,18 @@ func (m Metadata) has(key string) bool { _, ok := m[key]; return ok }
 // be stored and compared.
 func (m Metadata) Check(limits ...Limits) error {
 	lim := limitsOf(limits)
+	if m.check(maps.Keys(m), lim) == nil {
+		return nil
+	}
+	// Of several the first by name is told, each time.
+	return m.check(slices.Values(slices.Sorted(maps.Keys(m))), lim)
+}
+
+func (m Metadata) check(names iter.Seq[string], lim Limits) error {
 	total := 0
 	decoded := map[string]string{}
-	for raw, value := range m {
+	for raw := range names {
+		value := m[raw]
 		field := MetaPrefix + raw
 		total += len(field) + len(value)
 		key := IndexKey(raw)

@@ -5,6 +5,7 @@ package lake
 import (
 	"context"
 	"maps"
+	"slices"
 	"strings"
 
 	"panal/internal/lake/query"
@@ -18,8 +19,8 @@ type Patch map[string]*string
 // ParsePatch reads prefixed names, as FromWire does when strict.
 func ParsePatch(fields map[string]*string) (Patch, error) {
 	p := Patch{}
-	for name, v := range fields {
-		folded := query.Fold(name)
+	for _, name := range slices.Sorted(maps.Keys(fields)) { // so that the same bad name is told each time
+		v, folded := fields[name], query.Fold(name)
 		key, ok := strings.CutPrefix(folded, MetaPrefix)
 		switch {
 		case ok && p.has(key):
@@ -59,7 +60,7 @@ func (m Metadata) With(p Patch, lim Limits) (Metadata, error) {
 // check refuses two spellings of one name: which of them is meant?
 func (p Patch) check() error {
 	spelled := map[string]string{}
-	for raw := range p {
+	for _, raw := range slices.Sorted(maps.Keys(p)) {
 		key := IndexKey(raw)
 		if other, twice := spelled[key]; twice {
 			return plat.InvalidField(MetaPrefix+raw, "is the same name as %s%s", MetaPrefix, other)
