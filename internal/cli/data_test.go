@@ -255,7 +255,8 @@ func TestDatasetCommands(t *testing.T) {
 	if code != 0 || !strings.HasPrefix(out, "DATASET") || !strings.Contains(out, "animals") {
 		t.Errorf("dataset list = %d %s", code, out)
 	}
-	s.json(&d, "dataset", "delete", "animals")
+	s.fails(2, "dataset", "delete", "animals")
+	s.json(&d, "dataset", "delete", "animals", "--yes")
 	s.fails(5, "dataset", "get", "animals")
 }
 

@@ -130,13 +130,24 @@ func (c *datasetGetCmd) Run(e *env) error {
 	return e.print(d, datasetHeader(), [][]string{datasetRow(d)})
 }
 
-type datasetDeleteCmd struct{ datasetArg }
+type datasetDeleteCmd struct {
+	datasetArg
+	Yes bool `help:"Really do it, also when it has items."`
+}
+
+// Help implements kong's interface.
+func (*datasetDeleteCmd) Help() string {
+	return `An empty dataset goes at once; one with items only with --yes, for their labels go with it. The files that they refer to stay.`
+}
 
 // Run deletes a dataset.
 func (c *datasetDeleteCmd) Run(e *env) error {
 	d, err := c.get(e)
 	if err != nil {
 		return err
+	}
+	if d.TotalCount > 0 && !c.Yes {
+		return plat.Errorf(plat.ErrInvalid, "dataset %s has %d items; add --yes to delete them with it", d.ID, d.TotalCount)
 	}
 	if err := e.api.DeleteDataset(e.ctx, d.ID); err != nil {
 		return err
