@@ -6,13 +6,11 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"strings"
 
 	"panal/internal/authn"
 	"panal/internal/authz"
 	"panal/internal/org"
 	"panal/internal/plat"
-	"panal/internal/x/signedurl"
 )
 
 // Organization is the wire's organization (data.md §3.1), with what is ours.
@@ -97,14 +95,9 @@ func (a *API) standing(ctx context.Context, id authn.Identity, op authz.Op) (aut
 }
 
 // blobStanding holds a signed URL to the organization that its key names: it works
-// while that is served. What workloads fetch and store (code, models, results) goes
-// on, as with their tokens.
-func (a *API) blobStanding(ctx context.Context, g signedurl.Grant) error {
-	seg := strings.SplitN(g.Key, "/", 3)
-	if len(seg) < 3 || seg[0] == "train" || seg[0] == "deploy" {
-		return nil
-	}
-	switch o, err := a.Orgs.Standing(ctx, plat.OrgID(seg[1])); {
+// while that is served.
+func (a *API) blobStanding(ctx context.Context, id plat.OrgID) error {
+	switch o, err := a.Orgs.Standing(ctx, id); {
 	case errors.Is(err, plat.ErrNotFound):
 		return nil // a key that names none
 	case err != nil:
