@@ -149,7 +149,11 @@ func startVersity(o options) (*server, error) {
 	}
 	s.begin = func(_ context.Context, name string) error {
 		bucket, stored = "bench-"+name, nil
-		return request("PUT", "/"+bucket)
+		if err := request("PUT", "/"+bucket); err != nil {
+			return err
+		}
+		// Of several first objects of a directory it refuses some: "existing object is a directory".
+		return request("PUT", "/"+bucket+"/objects/first")
 	}
 	s.put = func(worker int, n, size int64) []byte {
 		// As many levels as Panal's own keys have.
