@@ -27,7 +27,7 @@ const (
 	fewBatches, fanIn = 64, 8
 	// mergeBytes is how much text of batches is sorted in memory at once, which takes some
 	// four times as much.
-	mergeBytes = 4 << 20
+	mergeBytes = 2 << 20
 	// endsKept is how long the end of a file stays in the journal after nothing else
 	// of it does: longer than an object without a row, and than any writer's retries.
 	endsKept = 72 * time.Hour

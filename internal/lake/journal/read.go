@@ -4,6 +4,7 @@ package journal
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -72,33 +73,36 @@ type source interface {
 }
 
 // memory is a source over a batch or more.
-type memory struct{ entries []Entry }
+type memory struct {
+	entries []Entry
+	order   []int // of those that are still to come
+}
 
 // newMemory sorts entries and leaves the one that holds of each.
 func newMemory(entries []Entry) *memory {
-	keys := make(map[string]int, len(entries))
-	held := entries[:0:0]
+	keys, order := make([]string, len(entries)), make([]int, len(entries))
 	for i := range entries {
-		k := entries[i].key()
-		at, there := keys[k]
-		switch {
-		case !there:
-			keys[k] = len(held)
-			held = append(held, entries[i])
-		case entries[i].holdsAgainst(&held[at]):
-			held[at] = entries[i]
+		keys[i], order[i] = entries[i].key(), i
+	}
+	slices.SortFunc(order, func(a, b int) int { return cmp.Or(strings.Compare(keys[a], keys[b]), cmp.Compare(a, b)) })
+	held := order[:0]
+	for _, i := range order {
+		switch last := len(held) - 1; {
+		case last < 0 || keys[held[last]] != keys[i]:
+			held = append(held, i)
+		case entries[i].holdsAgainst(&entries[held[last]]):
+			held[last] = i
 		}
 	}
-	slices.SortFunc(held, func(a, b Entry) int { return strings.Compare(a.key(), b.key()) })
-	return &memory{held}
+	return &memory{entries, held}
 }
 
 func (m *memory) next() (Entry, error) {
-	if len(m.entries) == 0 {
+	if len(m.order) == 0 {
 		return Entry{}, io.EOF
 	}
-	e := m.entries[0]
-	m.entries = m.entries[1:]
+	e := m.entries[m.order[0]]
+	m.order = m.order[1:]
 	return e, nil
 }
 

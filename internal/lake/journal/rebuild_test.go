@@ -258,7 +258,7 @@ func TestCompaction(t *testing.T) {
 func TestCompactionInParts(t *testing.T) {
 	w := newWorld(t, sqlstoretest.SQLite(t))
 	c := w.channel(t)
-	const files = 9 << 20 / (15 << 10)
+	const files = 5 << 20 / (15 << 10)
 	for range files {
 		e := journal.Entry{Org: org, Channel: c.ID, File: plat.NewFileID(w.now), At: 1, Size: 1, Metadata: lake.Metadata{"k": strings.Repeat("v", 15<<10)}}
 		if err := w.j.Append(t.Context(), e); err != nil {
@@ -270,7 +270,7 @@ func TestCompactionInParts(t *testing.T) {
 	}
 	infos, _, err := w.blobs.List(t.Context(), journal.Prefix+"segment/", "", 1000)
 	if err != nil || len(infos) != 3 {
-		t.Errorf("9 MiB were merged into %d segments, %v; want 3", len(infos), err)
+		t.Errorf("5 MiB were merged into %d segments, %v; want 3", len(infos), err)
 	}
 	got, err := journal.Rebuild(t.Context(), w.blobs, empty(t, sqlstoretest.SQLite(t), w.clock), false, nil)
 	if err != nil || got.Missing != files { // there are no objects
