@@ -18,8 +18,16 @@ import (
 	"panal/internal/plat"
 )
 
-// maxSpool bounds the file of rows that the store could not take.
-const maxSpool = 256 << 20
+const (
+	// maxSpool bounds the file of rows that the store could not take.
+	maxSpool = 256 << 20
+	// ahead is how many zeros the file is lengthened by: to sync rows that are written over
+	// them costs half as much as to sync a longer file.
+	ahead = 256 << 10
+)
+
+//nolint:gochecknoglobals // zeros that nobody changes
+var zeros [ahead]byte
 
 // spool is a file of rows, a line of JSON each, for rows that the store is to get many
 // at a time, and for the time in which it does not answer: a call that was done leaves its
@@ -30,7 +38,8 @@ type spool struct {
 
 	mu   sync.Mutex
 	file *os.File // open while rows are added to it
-	size int64
+	size int64    // where the next rows go
+	end  int64    // of the zeros behind that, or less
 
 	draining sync.Mutex
 }
@@ -53,7 +62,13 @@ func (s *spool) add(rows []Row) error {
 	if s.size+int64(b.Len()) > maxSpool {
 		return plat.Errorf(plat.ErrExhausted, "%s is longer than %d bytes", s.path, int64(maxSpool))
 	}
-	_, err := s.file.Write(b.Bytes())
+	if s.size+int64(b.Len()) > s.end {
+		// Where there is no room for zeros there may be some for the rows.
+		if _, err := s.file.WriteAt(zeros[:], s.size); err == nil {
+			s.end = s.size + ahead
+		}
+	}
+	_, err := s.file.WriteAt(b.Bytes(), s.size)
 	s.size += int64(b.Len())
 	if err == nil {
 		err = s.file.Sync()
@@ -70,7 +85,7 @@ func (s *spool) open() error {
 	if s.file != nil {
 		return nil
 	}
-	f, err := os.OpenFile(s.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(s.path, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -81,7 +96,7 @@ func (s *spool) open() error {
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
-	s.file, s.size = f, fi.Size()
+	s.file, s.size, s.end = f, fi.Size(), fi.Size()
 	return nil
 }
 
@@ -155,7 +170,7 @@ func (s *spool) hand(ctx context.Context, old string, store func(context.Context
 		more = err == nil
 		var r Row
 		if json.Unmarshal(line, &r) != nil || r.ID == "" {
-			continue // an empty line, or one that was cut and never acknowledged
+			continue // an empty line, zeros, or one that was cut and never acknowledged
 		}
 		if batch = append(batch, r); len(batch) == maxBatch {
 			if err := flush(); err != nil {

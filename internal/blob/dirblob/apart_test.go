@@ -246,7 +246,7 @@ func TestRotApart(t *testing.T) {
 	text := strings.Repeat("x", 50)
 	for at := int64(20); at < head+3; at++ {
 		fsys := crashfs.New()
-		d := openAs(t, fsys, dirblob.Options{Inline: 8, SegmentBytes: 600, MemEntries: 4, Reserve: -1, Manual: true})
+		d := openAs(t, fsys, dirblob.Options{Inline: 8, SegmentBytes: 600, MemEntries: 4, Reserve: -1, Ahead: 2000, Manual: true})
 		for i := range 8 {
 			if err := putText(t, d, fmt.Sprint("k", i), text); err != nil {
 				t.Fatal(err)

@@ -33,9 +33,9 @@ const absent = ""
 // the time.
 var layouts = map[string]dirblob.Options{
 	"files":    {Small: -1, Manual: true},
-	"segments": {SegmentBytes: 300, MemEntries: 2, Reserve: -1, Manual: true},
-	"both":     {Small: 24, SegmentBytes: 150, MemEntries: 2, Reserve: 30, Manual: true},
-	"apart":    {Inline: 12, SegmentBytes: 300, MemEntries: 2, Reserve: -1, Manual: true},
+	"segments": {SegmentBytes: 300, MemEntries: 2, Reserve: -1, Ahead: -1, Manual: true},
+	"both":     {Small: 24, SegmentBytes: 150, MemEntries: 2, Reserve: 30, Ahead: 2000, Manual: true},
+	"apart":    {Inline: 12, SegmentBytes: 300, MemEntries: 2, Reserve: -1, Ahead: 2000, Manual: true},
 }
 
 // history is a plan of changes, the same for every place of the power cut.

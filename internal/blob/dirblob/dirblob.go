@@ -51,6 +51,9 @@ type Options struct {
 	Budget int64
 	// SegmentBytes is the length from which a segment is followed by another: 0 means 64 MiB.
 	SegmentBytes int64
+	// Ahead is by how many zeros a segment is lengthened before records are written over
+	// them: 0 means 1 MiB, less than 0 none.
+	Ahead int
 	// MemEntries and MemLog bound the part of the index that is in memory, by
 	// objects and by the bytes of segments that are read again at Open: 0 means
 	// 32,768 and 256 MiB.
@@ -75,6 +78,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.SegmentBytes == 0 {
 		o.SegmentBytes = 64 << 20
+	}
+	if o.Ahead == 0 {
+		o.Ahead = 1 << 20
 	}
 	if o.MemEntries == 0 {
 		o.MemEntries = 32 << 10

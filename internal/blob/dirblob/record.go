@@ -4,6 +4,7 @@ package dirblob
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -195,9 +196,15 @@ func goodEnd(r io.ReaderAt, salt uint64, from, size int64) (int64, error) {
 		if err != nil {
 			return 0, err
 		}
-		for i := range rest {
-			if h, ok := parseHead(rest[i:], salt, stop+int64(i)); ok {
-				proven = max(proven, stop+int64(i)-h.since)
+		magic := binary.LittleEndian.AppendUint32(nil, recordMagic)
+		for at := stop; ; at++ {
+			i := bytes.Index(rest[at-stop:], magic)
+			if i < 0 {
+				break
+			}
+			at += int64(i)
+			if h, ok := parseHead(rest[at-stop:], salt, at); ok {
+				proven = max(proven, at-h.since)
 			}
 		}
 	}

@@ -69,7 +69,7 @@ func (r *reserve) keep() error {
 // spend calls fn, and once more without the reserve where the disk was full.
 func (r *reserve) spend(fn func() error) error {
 	err := fn()
-	if r.size < 1 || !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+	if r.size < 1 || !full(err) {
 		return err
 	}
 	r.mu.Lock()
@@ -79,3 +79,6 @@ func (r *reserve) spend(fn func() error) error {
 	r.mu.Unlock()
 	return fn()
 }
+
+// full tells whether err says that a disk is.
+func full(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }

@@ -29,6 +29,9 @@ const (
 	maxHandles = 64      // segments open for reading
 )
 
+//nolint:gochecknoglobals // zeros that nobody changes
+var zeros [128 << 10]byte
+
 func segmentName(n uint32) string {
 	return segmentsDir + "/" + strconv.FormatUint(uint64(n), 10) + segmentSuffix
 }
@@ -55,11 +58,16 @@ type position struct {
 // Bodies of more than inline bytes are not copied into the group: they are written from
 // where the caller has them, who waits.
 //
+// A short group is written over zeros that were put there a while before: to sync bytes
+// of blocks that the file has already costs half as much, and half the time, as to sync what
+// makes it longer, which the file system has to note in its own log.
+//
 // Invariant: when a segment is begun, those before it end with their good part, and
 // that is synced. So only the newest can have an end that does not count.
 type log struct {
 	fs      vfs.FS
 	max     int64 // a segment that is longer is followed by another
+	ahead   int64 // how many zeros it is lengthened by
 	inline  int
 	publish func(b *group, at position)
 
@@ -71,8 +79,10 @@ type log struct {
 	file vfs.File      // of the segment that is written to, or nil
 	salt uint64        // the segment's
 	tail position      // its number, and the end of its good part
+	end  int64         // of the zeros behind that, or less
+	full bool          // there was no room for zeros
 	next uint32        // number of the next segment
-	torn bool          // behind tail may be what a failed write left
+	torn bool          // behind tail may be zeros, or what a failed write left
 	left uint32        // a segment that could not be begun and may be there, or 0
 
 	current atomic.Uint32 // the segment that is written to, 0 for none; for a look without the turn
@@ -103,7 +113,7 @@ type item struct {
 }
 
 func newLog(fsys vfs.FS, opt Options, publish func(*group, position)) *log {
-	l := &log{fs: fsys, max: opt.SegmentBytes, inline: opt.Inline, publish: publish, turn: make(chan struct{}, 1)}
+	l := &log{fs: fsys, max: opt.SegmentBytes, ahead: int64(opt.Ahead), inline: opt.Inline, publish: publish, turn: make(chan struct{}, 1)}
 	l.turn <- struct{}{}
 	return l
 }
@@ -175,10 +185,12 @@ func (l *log) write(g *group) error {
 		return l.begin(g)
 	}
 	g.place(l.salt, l.tail.offset)
-	if err := g.writeTo(l.file); err != nil {
-		// Back to where the good part ends.
-		_, serr := l.file.Seek(l.tail.offset, io.SeekStart)
-		if terr := l.file.Truncate(l.tail.offset); terr != nil || serr != nil {
+	err := l.lengthen(g.size)
+	if err == nil {
+		err = g.writeTo(l.file)
+	}
+	if err != nil {
+		if l.back() != nil {
 			l.torn = true
 			l.seal()
 		}
@@ -193,6 +205,39 @@ func (l *log) write(g *group) error {
 	}
 	l.tail.offset += g.size
 	return nil
+}
+
+// lengthen puts zeros behind the good part, where a group of so many bytes will go, and
+// more of them. A long group makes the file longer itself, for those bytes would be written
+// twice, and so does one on a disk that has no room for zeros.
+func (l *log) lengthen(size int64) error {
+	if l.tail.offset+size <= l.end || size > l.ahead/8 || l.full {
+		return nil
+	}
+	if _, err := l.file.Seek(l.tail.offset, io.SeekStart); err != nil {
+		return err
+	}
+	for n := int64(0); n < l.ahead; n += int64(len(zeros)) {
+		if _, err := l.file.Write(zeros[:min(int64(len(zeros)), l.ahead-n)]); err != nil {
+			if !full(err) {
+				return err
+			}
+			l.full = true
+			return l.back()
+		}
+	}
+	l.end = l.tail.offset + l.ahead
+	_, err := l.file.Seek(l.tail.offset, io.SeekStart)
+	return err
+}
+
+// back goes back to where the good part ends, and ends the file there.
+func (l *log) back() error {
+	_, err := l.file.Seek(l.tail.offset, io.SeekStart)
+	if err = errors.Join(err, l.file.Truncate(l.tail.offset)); err == nil {
+		l.end = l.tail.offset
+	}
+	return err
 }
 
 func (g *group) writeTo(w io.Writer) error {
@@ -225,13 +270,14 @@ func (g *group) place(salt uint64, off int64) {
 // seal ends the segment that is written to. All that counts of it is synced.
 func (l *log) seal() {
 	if l.file != nil {
+		l.torn = l.torn || l.end > l.tail.offset
 		_ = l.file.Close()
 		l.file = nil
 		l.current.Store(0)
 	}
 }
 
-// settle removes what failed writes left on the disk.
+// settle removes what failed writes left on the disk, and zeros that nothing was written over.
 func (l *log) settle() error {
 	if l.torn {
 		if err := l.fs.Truncate(segmentName(l.tail.segment), l.tail.offset); ignoreMissing(err) != nil {
@@ -251,7 +297,7 @@ func (l *log) settle() error {
 	return nil
 }
 
-// close ends the log, without what failed writes left if that can be.
+// close ends the log, without what is not its own behind it if that can be.
 func (l *log) close() {
 	<-l.turn
 	l.seal()
@@ -289,6 +335,7 @@ func (l *log) begin(g *group) error {
 		return errors.Join(err, f.Close(), ignoreMissing(l.fs.Remove(name)))
 	}
 	l.file, l.salt, l.tail, l.left = f, head.salt, position{n, segmentHeader + g.size}, 0
+	l.end, l.full = l.tail.offset, false
 	l.current.Store(n)
 	return nil
 }

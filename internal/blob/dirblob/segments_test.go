@@ -93,7 +93,7 @@ func failOnce(t *testing.T, opt dirblob.Options, seed uint64, step int, errno sy
 // read whole or with an error, with the index and without, and is never just missing.
 // Only the last write may be taken for one that a power cut left half-written.
 func TestBitRotIsAnError(t *testing.T) {
-	opt := dirblob.Options{Reserve: -1, Manual: true}
+	opt := dirblob.Options{Reserve: -1, Ahead: 4 << 10, Manual: true}
 	texts := map[string]string{}
 	build := func() *crashfs.FS {
 		fsys := crashfs.New()
@@ -238,7 +238,7 @@ func TestMissingSegment(t *testing.T) {
 }
 
 func TestRotInARun(t *testing.T) {
-	opt := dirblob.Options{MemEntries: 8, Reserve: -1, Manual: true}
+	opt := dirblob.Options{MemEntries: 8, Reserve: -1, Ahead: 4 << 10, Manual: true}
 	for which := range 2 {
 		stride := int64(5)
 		if thorough() > 1 {
@@ -280,7 +280,7 @@ func TestRotInARun(t *testing.T) {
 // TestIndexMadeAnewIsCutAnywhere cuts the power at each step of Open while it makes the
 // index anew, because of each of the runs, and of the manifest.
 func TestIndexMadeAnewIsCutAnywhere(t *testing.T) {
-	opt := dirblob.Options{MemEntries: 8, SegmentBytes: 700, Reserve: -1, Manual: true}
+	opt := dirblob.Options{MemEntries: 8, SegmentBytes: 700, Reserve: -1, Ahead: 2000, Manual: true}
 	fsys, _ := withRuns(t, opt)
 	for _, lost := range append(runsOf(t, fsys), "segments/manifest") {
 		for step, cut := 0, true; cut; step++ {
@@ -312,7 +312,7 @@ func TestCompactionKeepsWhatIsBesideDamage(t *testing.T) {
 	const size = 20 + 32 + 2 + 50
 	for at := int64(20); at < size; at++ {
 		fsys := crashfs.New()
-		d := openAs(t, fsys, dirblob.Options{SegmentBytes: 600, MemEntries: 4, Reserve: -1, Manual: true})
+		d := openAs(t, fsys, dirblob.Options{SegmentBytes: 600, MemEntries: 4, Reserve: -1, Ahead: 2000, Manual: true})
 		for round := range 3 {
 			for i := range 6 {
 				if round > 0 && i < 2 {

@@ -4,12 +4,17 @@ package dirblob_test
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/iotest"
 
 	"panal/internal/blob"
+	"panal/internal/blob/dirblob"
 	"panal/internal/blob/dirblob/crashfs"
 	"panal/internal/blob/dirblob/vfs"
 )
@@ -55,5 +60,59 @@ func TestWritesAreWhole(t *testing.T) {
 			t.Errorf("a body of %d bytes, %d declared, was written in %v, want %v", len(body), size, fsys.lengths, want)
 		}
 		mustRead(t, d, "k", string(body))
+	}
+}
+
+// Short records go over zeros that the segment has already; none are left behind a segment
+// that is followed by another, or of a store that is closed.
+func TestRecordsGoOverZeros(t *testing.T) {
+	dir := t.TempDir()
+	const ahead, body = 64 << 10, 1 << 10
+	d := openDir(t, dir, dirblob.Options{Ahead: ahead, SegmentBytes: 16 << 10, Manual: true})
+	lengths := func() (all []int64) {
+		names, err := filepath.Glob(filepath.Join(dir, "segments", "*.seg"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range names {
+			fi, err := os.Stat(n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, fi.Size())
+		}
+		return all
+	}
+	text := strings.Repeat("x", body)
+	var whole int64
+	for i := range 40 {
+		if err := putText(t, d, strconv.Itoa(i), text); err != nil {
+			t.Fatal(err)
+		}
+		switch now := lengths(); {
+		case i == 1:
+			whole = now[0]
+		case i > 1 && len(now) == 1 && now[0] != whole:
+			t.Errorf("%d records have made the segment %d bytes long, it had %d", i+1, now[0], whole)
+		}
+	}
+	if whole < ahead {
+		t.Errorf("the segment has %d bytes, %d of zeros were to come", whole, ahead)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got := lengths()
+	if len(got) < 2 {
+		t.Fatalf("%d segments, want several", len(got))
+	}
+	for _, n := range got {
+		if n > 20<<10 {
+			t.Errorf("segments of %d bytes after Close, want none above 20 KiB", got)
+		}
+	}
+	d = openDir(t, dir, dirblob.Options{Manual: true})
+	for i := range 40 {
+		mustRead(t, d, strconv.Itoa(i), text)
 	}
 }

@@ -223,22 +223,33 @@ func crashDir(d *dir, choose func(int) int, seen map[*file]*file) *dir {
 	return out
 }
 
+// sector is what a disk writes whole or not at all.
+const sector = 512
+
 func crashFile(f *file, choose func(int) int) *file {
 	data := f.durable
 	if !bytes.Equal(f.data, f.durable) {
-		switch choose(4) {
+		same := 0 // bytes at the beginning
+		for same < min(len(f.data), len(f.durable)) && f.data[same] == f.durable[same] {
+			same++
+		}
+		switch choose(5) {
 		case 0: // nothing of it reached the disk
 		case 1: // all of it
 			data = f.data
-		case 2: // a part of it; what was synced before more was appended stays
-			least := 0
-			if bytes.HasPrefix(f.data, f.durable) {
-				least = len(f.durable)
+		case 2: // the first part of it; behind that is what was there
+			data = f.data[:same+choose(len(f.data)-same+1)]
+			if n := len(data); n < len(f.durable) {
+				data = append(bytes.Clone(data), f.durable[n:]...)
 			}
-			data = f.data[:least+choose(len(f.data)-least+1)]
 		case 3: // the length, but not the bytes
 			data = make([]byte, max(len(f.data), len(f.durable)))
 			copy(data, f.durable)
+		case 4: // a later part of it, by sectors, but not the first
+			from := min(len(f.data), (same+choose(len(f.data)-same+1)+sector-1)/sector*sector)
+			data = make([]byte, len(f.data))
+			copy(data, f.durable)
+			copy(data[from:], f.data[from:])
 		}
 	}
 	data = bytes.Clone(data)
@@ -500,11 +511,14 @@ func (h *handle) Truncate(size int64) error {
 	if size > int64(len(h.file.data)) {
 		return syscall.EINVAL // nobody here makes a file longer by it
 	}
+	if h.fs.quota >= 0 {
+		h.fs.quota += int64(len(h.file.data)) - size
+	}
 	h.file.data = bytes.Clone(h.file.data[:size])
 	return nil
 }
 
-// Write implements vfs.File; it appends.
+// Write implements vfs.File.
 func (h *handle) Write(p []byte) (int, error) {
 	h.fs.mu.Lock()
 	defer h.fs.mu.Unlock()
@@ -514,12 +528,18 @@ func (h *handle) Write(p []byte) (int, error) {
 		}
 		return 0, err
 	}
-	n := len(p)
-	if h.fs.quota >= 0 {
-		n = int(min(int64(n), h.fs.quota))
-		h.fs.quota -= int64(n)
+	if h.off > int64(len(h.file.data)) {
+		return 0, syscall.EINVAL // nobody here leaves a hole
 	}
-	h.file.data = append(h.file.data, p[:n]...)
+	n := copy(h.file.data[h.off:], p)
+	more := p[n:]
+	if h.fs.quota >= 0 {
+		more = more[:min(int64(len(more)), h.fs.quota)]
+		h.fs.quota -= int64(len(more))
+	}
+	h.file.data = append(h.file.data, more...)
+	n += len(more)
+	h.off += int64(n)
 	h.file.mod = time.Now()
 	if n < len(p) {
 		return n, &fs.PathError{Op: string(OpWrite), Path: h.name, Err: syscall.ENOSPC}
