@@ -38,7 +38,7 @@ type spool struct {
 
 	mu   sync.Mutex
 	file *os.File // open while rows are added to it
-	size int64    // where the next rows go
+	at   int64    // where the next rows go
 	end  int64    // of the zeros behind that, or less
 
 	draining sync.Mutex
@@ -59,17 +59,17 @@ func (s *spool) add(rows []Row) error {
 	if err := s.open(); err != nil {
 		return fmt.Errorf("open audit spool: %w", err)
 	}
-	if s.size+int64(b.Len()) > maxSpool {
+	if s.at+int64(b.Len()) > maxSpool {
 		return plat.Errorf(plat.ErrExhausted, "%s is longer than %d bytes", s.path, int64(maxSpool))
 	}
-	if s.size+int64(b.Len()) > s.end {
+	if s.at+int64(b.Len()) > s.end {
 		// Where there is no room for zeros there may be some for the rows.
-		if _, err := s.file.WriteAt(zeros[:], s.size); err == nil {
-			s.end = s.size + ahead
+		if _, err := s.file.WriteAt(zeros[:], s.at); err == nil {
+			s.end = s.at + ahead
 		}
 	}
-	_, err := s.file.WriteAt(b.Bytes(), s.size)
-	s.size += int64(b.Len())
+	_, err := s.file.WriteAt(b.Bytes(), s.at)
+	s.at += int64(b.Len())
 	if err == nil {
 		err = s.file.Sync()
 	}
@@ -96,7 +96,7 @@ func (s *spool) open() error {
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
-	s.file, s.size, s.end = f, fi.Size(), fi.Size()
+	s.file, s.at, s.end = f, fi.Size(), fi.Size()
 	return nil
 }
 

@@ -30,6 +30,15 @@ func openDir(t *testing.T, dir string, opt dirblob.Options) *dirblob.Driver {
 	return openAs(t, fsys, opt)
 }
 
+func segmentFiles(t *testing.T, dir string) []string {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, "segments", "*.seg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
 // Bodies of every length around the borders, of a known length and of an unknown one, many
 // at once: each range is read as it was written, before a restart and after, with
 // the index and without.
@@ -195,11 +204,7 @@ func TestReclaim(t *testing.T) {
 		}
 	}
 	left := func() (found int) {
-		files, err := filepath.Glob(filepath.Join(dir, "segments", "*.seg"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range files {
+		for _, f := range segmentFiles(t, dir) {
 			b, err := os.ReadFile(f)
 			if err != nil {
 				t.Fatal(err)

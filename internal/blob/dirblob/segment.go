@@ -75,15 +75,15 @@ type log struct {
 	open *group // still filling, or nil
 	free [][]byte
 
-	turn chan struct{} // holds one token; who has it may use what is below
-	file vfs.File      // of the segment that is written to, or nil
-	salt uint64        // the segment's
-	tail position      // its number, and the end of its good part
-	end  int64         // of the zeros behind that, or less
-	full bool          // there was no room for zeros
-	next uint32        // number of the next segment
-	torn bool          // behind tail may be zeros, or what a failed write left
-	left uint32        // a segment that could not be begun and may be there, or 0
+	turn   chan struct{} // holds one token; who has it may use what is below
+	file   vfs.File      // of the segment that is written to, or nil
+	salt   uint64        // the segment's
+	tail   position      // its number, and the end of its good part
+	end    int64         // of the zeros behind that, or less
+	noRoom bool          // there was no room for zeros
+	next   uint32        // number of the next segment
+	torn   bool          // behind tail may be zeros, or what a failed write left
+	left   uint32        // a segment that could not be begun and may be there, or 0
 
 	current atomic.Uint32 // the segment that is written to, 0 for none; for a look without the turn
 }
@@ -211,7 +211,7 @@ func (l *log) write(g *group) error {
 // more of them. A long group makes the file longer itself, for those bytes would be written
 // twice, and so does one on a disk that has no room for zeros.
 func (l *log) lengthen(size int64) error {
-	if l.tail.offset+size <= l.end || size > l.ahead/8 || l.full {
+	if l.tail.offset+size <= l.end || size > l.ahead/8 || l.noRoom {
 		return nil
 	}
 	if _, err := l.file.Seek(l.tail.offset, io.SeekStart); err != nil {
@@ -222,7 +222,7 @@ func (l *log) lengthen(size int64) error {
 			if !full(err) {
 				return err
 			}
-			l.full = true
+			l.noRoom = true
 			return l.back()
 		}
 	}
@@ -335,7 +335,7 @@ func (l *log) begin(g *group) error {
 		return errors.Join(err, f.Close(), ignoreMissing(l.fs.Remove(name)))
 	}
 	l.file, l.salt, l.tail, l.left = f, head.salt, position{n, segmentHeader + g.size}, 0
-	l.end, l.full = l.tail.offset, false
+	l.end, l.noRoom = l.tail.offset, false
 	l.current.Store(n)
 	return nil
 }

@@ -5,7 +5,6 @@ package dirblob_test
 import (
 	"bytes"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -70,11 +69,7 @@ func TestRecordsGoOverZeros(t *testing.T) {
 	const ahead, body = 64 << 10, 1 << 10
 	d := openDir(t, dir, dirblob.Options{Ahead: ahead, SegmentBytes: 16 << 10, Manual: true})
 	lengths := func() (all []int64) {
-		names, err := filepath.Glob(filepath.Join(dir, "segments", "*.seg"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, n := range names {
+		for _, n := range segmentFiles(t, dir) {
 			fi, err := os.Stat(n)
 			if err != nil {
 				t.Fatal(err)
