@@ -30,6 +30,20 @@ func (tx *Tx) insert(ctx context.Context, into, lead string, width int, args []a
 	return nil
 }
 
+// delete removes the rows of a table whose key, columns of it, is one of those given; its
+// texts are as few as those of insert.
+func (tx *Tx) delete(ctx context.Context, from, key string, width int, args []any) error {
+	for rows := 256; len(args) > 0; rows /= 2 {
+		for n := rows * width; len(args) >= n; args = args[n:] {
+			stmt := "DELETE FROM " + from + " WHERE (" + key + ") IN (VALUES " + tx.db.dialect.values("", rows, width) + ")"
+			if _, err := tx.exec(ctx, stmt, args[:n]...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // copyFrom is the number of rows from which copying them is faster than one statement.
 const copyFrom = 64
 

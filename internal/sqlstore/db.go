@@ -103,6 +103,7 @@ type Tx struct {
 	topics map[string]bool
 	fresh  []string // texts to keep prepared from now on
 	after  []func() // called when it has committed
+	undo   []func() // called when it has not, before another one begins
 }
 
 // Write runs fn in one transaction and commits it durably. fn must use only tx:
@@ -140,6 +141,9 @@ func (db *DB) transact(ctx context.Context, tx *Tx, fn func(tx *Tx) error) error
 	defer func() {
 		if !done {
 			_ = raw.Rollback()
+			for _, f := range tx.undo {
+				f()
+			}
 		}
 	}()
 	if err := fn(tx); err != nil {
@@ -154,6 +158,10 @@ func (db *DB) transact(ctx context.Context, tx *Tx, fn func(tx *Tx) error) error
 
 // onCommit has f called when the transaction has committed.
 func (tx *Tx) onCommit(f func()) { tx.after = append(tx.after, f) }
+
+// onRollback has f called when the transaction ends without; by then it is still the
+// only one of a single writer.
+func (tx *Tx) onRollback(f func()) { tx.undo = append(tx.undo, f) }
 
 // whole returns the context of a statement that is too short to be broken off where the
 // engine would start a goroutine for each that could be (SQLite: on one core those kept

@@ -61,3 +61,14 @@ func (s *Lake) LinkStatements(ctx context.Context, channel plat.ChannelID, keys 
 func PendingStatement(id plat.ServiceID) Statement {
 	return Statement{`UPDATE endpoint SET id = id WHERE ` + pendingOn, []any{string(id)}}
 }
+
+// PostPart makes the postings of about so many late files, then ends with an error, if
+// there is one.
+func (s *Lake) PostPart(ctx context.Context, files int, end error) error {
+	return s.db.Write(ctx, func(tx *Tx) error {
+		if err := tx.postPart(ctx, files); err != nil {
+			return err
+		}
+		return end
+	})
+}

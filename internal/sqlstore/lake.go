@@ -440,7 +440,7 @@ func (c *commit) claims(ctx context.Context, tx *Tx, channels map[plat.ChannelID
 	if len(wanted) == 0 {
 		return nil, nil
 	}
-	if err := c.lake.postLate(ctx, tx); err != nil {
+	if err := tx.postLate(ctx); err != nil {
 		return nil, err
 	}
 	all := make([]claim, 0, len(wanted))
@@ -522,7 +522,7 @@ func (s *Lake) PatchMetadata(ctx context.Context, channel plat.ChannelID, id pla
 func (s *Lake) changeMetadata(ctx context.Context, channel plat.ChannelID, id plat.FileID, now time.Time, change func(lake.Metadata) (lake.Metadata, error)) (lake.File, error) {
 	var f lake.File
 	err := s.db.Write(ctx, func(tx *Tx) error {
-		if err := s.postLate(ctx, tx); err != nil {
+		if err := tx.postLate(ctx); err != nil {
 			return err
 		}
 		num, err := s.channelNum(ctx, tx, channel)

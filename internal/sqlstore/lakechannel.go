@@ -68,7 +68,7 @@ func (s *Lake) Gone(ctx context.Context, before time.Time) ([]lake.GoneChannel, 
 func (s *Lake) Sweep(ctx context.Context, id plat.ChannelID, limit int) (bool, error) {
 	clean := true
 	err := s.db.Write(ctx, func(tx *Tx) error {
-		if err := s.postLate(ctx, tx); err != nil { // not after they are swept
+		if err := tx.postLate(ctx); err != nil { // not after they are swept
 			return err
 		}
 		var num int64

@@ -181,7 +181,7 @@ func (s *Lake) strays(ctx context.Context, q Querier, channel plat.ChannelID, nu
 func (s *Lake) RepairTerms(ctx context.Context, channel plat.ChannelID, ids []plat.FileID) error {
 	for _, id := range ids {
 		err := s.db.Write(ctx, func(tx *Tx) error {
-			if err := s.postLate(ctx, tx); err != nil {
+			if err := tx.postLate(ctx); err != nil {
 				return err
 			}
 			num, err := s.channelNum(ctx, tx, channel)

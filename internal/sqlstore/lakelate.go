@@ -5,6 +5,7 @@ package sqlstore
 import (
 	"cmp"
 	"context"
+	"math"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -17,20 +18,37 @@ const (
 	// lateFiles is how many files of a commit at most get their postings later: those of
 	// more are neighbours enough among themselves.
 	lateFiles = 127
-	// lateMost is with how many late files a commit makes all their postings. So a search
-	// looks at no more than lateMost + lateFiles of them.
+	// lateMost is with how many late files a round of their postings begins.
 	lateMost = 512
+	// lateShare is of how many files a commit makes the postings in a round, for each file
+	// of its own. So a search looks at no more than lateMost + lateMost/lateShare +
+	// 2*lateFiles late files.
+	lateShare = 8
+	// lateStep is of how many files PostLate makes them at once, while uploads wait.
+	lateStep = 64
 )
 
 // late counts the files without postings (table file_late, docs/adr/0029). Each posting
 // lies on another page of the index, so a small commit that makes its own writes six
 // pages a file; together with hundreds of others it is less than one. So where the
 // writer is a single one (Dialect.Late) small commits leave their files in file_late.
-// Searches look at those one by one; their postings are made by a change of such a file,
-// by the commit that finds lateMost of them, and by PostLate now and then.
+// Searches look at those one by one; their postings are made in rounds: by the commits
+// from lateMost files on, by PostLate now and then, by a change of such a file.
 type late struct {
-	counted bool         // files holds what the process before left; the writer's
+	counted bool         // files holds what the process before left; the writer's, as the next two are
+	whole   bool         // no round that ended early can have left postings
+	round   *round       // nil: none is under way
 	files   atomic.Int64 // that are committed
+}
+
+// round is the postings of all files that were late when it began, in the order of the
+// index: a part is made with each commit, so that none waits for all, and hundreds of
+// files still share pages. Until the last part is made its files are late, and searches
+// pass over those of their postings that are there.
+type round struct {
+	rows   []*postingRow // that are not made yet
+	each   int           // rows of a file, about
+	places []any         // channel and stamp of its files
 }
 
 // leave puts files of a commit off, by their channels' numbers and stamps.
@@ -47,15 +65,16 @@ func (s *Lake) leave(ctx context.Context, tx *Tx, places []any) error {
 	if err := tx.insert(ctx, "file_late (channel, at)", "", 2, places); err != nil {
 		return err
 	}
-	n := int64(len(places) / 2)
-	tx.onCommit(func() { l.files.Add(n) })
-	if l.files.Load()+n < lateMost {
+	n := len(places) / 2
+	tx.onCommit(func() { l.files.Add(int64(n)) })
+	if l.round == nil && l.files.Load()+int64(n) < lateMost {
 		return nil
 	}
-	return s.postLate(ctx, tx)
+	return tx.postPart(ctx, lateShare*n)
 }
 
-// PostLate makes the postings of all late files, if there are any.
+// PostLate makes the postings of all late files, if there are any, in parts; while uploads
+// go on, those of the files that were late when it began.
 func (s *Lake) PostLate(ctx context.Context) error {
 	if !s.db.dialect.Late {
 		return nil
@@ -65,40 +84,102 @@ func (s *Lake) PostLate(ctx context.Context) error {
 	if err != nil || !some {
 		return s.db.translate(err)
 	}
-	return s.db.Write(ctx, func(tx *Tx) error { return s.postLate(ctx, tx) })
+	for range 2 { // the round that is under way, and one of the files that it left out
+		for more := true; more; {
+			err := s.db.Write(ctx, func(tx *Tx) error {
+				err := tx.postPart(ctx, lateStep)
+				more = tx.db.late.round != nil
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
-// postLate makes the postings of all late files in a transaction. Every change of
-// postings that are there already begins with it.
-func (s *Lake) postLate(ctx context.Context, tx *Tx) error {
-	if !s.db.dialect.Late {
+// postLate makes the postings of all late files. Every change of postings that are there
+// already begins with it.
+func (tx *Tx) postLate(ctx context.Context) error {
+	if !tx.db.dialect.Late {
 		return nil
 	}
-	type place struct {
-		num  int64
-		file lake.File
+	if err := tx.endRound(ctx); err != nil {
+		return err
 	}
-	files, err := scanAll(ctx, s.db, tx, func(r interface{ Scan(...any) error }) (p place, err error) {
+	return tx.postPart(ctx, math.MaxInt32)
+}
+
+// endRound makes the rest of a round, before postings are deleted: later it would make
+// them again.
+func (tx *Tx) endRound(ctx context.Context) error {
+	if tx.db.late.round == nil {
+		return nil
+	}
+	return tx.postPart(ctx, math.MaxInt32)
+}
+
+// postPart makes the postings of about so many files, of a new round where none is under
+// way.
+func (tx *Tx) postPart(ctx context.Context, files int) error {
+	l := &tx.db.late
+	tx.onRollback(func() { l.round, l.whole = nil, false })
+	if l.round == nil {
+		if err := tx.beginRound(ctx); err != nil || l.round == nil {
+			return err
+		}
+	}
+	r := l.round
+	n := min(len(r.rows), files*r.each)
+	if err := insertSorted(ctx, tx, r.rows[:n]); err != nil {
+		return err
+	}
+	if r.rows = r.rows[n:]; len(r.rows) > 0 {
+		return nil
+	}
+	l.round = nil
+	tx.onCommit(func() { l.files.Add(-int64(len(r.places) / 2)) })
+	return tx.delete(ctx, "file_late", "channel, at", 2, r.places)
+}
+
+// beginRound begins one of all late files; without any there is none.
+func (tx *Tx) beginRound(ctx context.Context) error {
+	type place struct {
+		num, at int64
+		file    lake.File
+	}
+	late, err := scanAll(ctx, tx.db, tx, func(r interface{ Scan(...any) error }) (p place, err error) {
+		return p, r.Scan(&p.num, &p.at)
+	}, `SELECT channel, at FROM file_late`)
+	if err != nil || len(late) == 0 {
+		return err
+	}
+	files, err := scanAll(ctx, tx.db, tx, func(r interface{ Scan(...any) error }) (p place, err error) {
 		p.file, err = scanFile("")(scanTail{r, &p.num})
 		return p, err
 	}, `SELECT `+fileColumns+`, f.channel FROM file_late l CROSS JOIN file f WHERE f.channel = l.channel AND f.at = l.at`)
 	if err != nil {
 		return err
 	}
-	var postings []postingRow
+	r := &round{places: make([]any, 0, 2*len(late))}
+	for _, p := range late { // also of files that are gone
+		r.places = append(r.places, p.num, p.at)
+	}
+	var rows []postingRow
 	for _, p := range files {
-		postings = appendPostings(postings, p.num, micros(p.file.UploadedAt), micros(p.file.ExpiresAt), lake.Terms(p.file.ContentType, p.file.Metadata))
+		rows = appendPostings(rows, p.num, micros(p.file.UploadedAt), micros(p.file.ExpiresAt), lake.Terms(p.file.ContentType, p.file.Metadata))
 	}
-	if err := insertPostings(ctx, tx, postings); err != nil {
-		return err
+	l := &tx.db.late
+	if !l.whole {
+		if err := deletePostingRows(ctx, tx, rows); err != nil {
+			return err
+		}
 	}
-	res, err := tx.ExecContext(ctx, `DELETE FROM file_late`)
-	if err != nil {
-		return err
-	}
-	n, err := res.RowsAffected()
-	tx.onCommit(func() { s.db.late.files.Add(-n) })
-	return err
+	l.whole = true
+	r.rows, r.each = inOrder(rows), len(rows)/len(late)+1
+	l.round = r
+	return nil
 }
 
 // lateOf returns the late files of a channel, in order of the upload time.

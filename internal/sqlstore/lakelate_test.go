@@ -155,6 +155,53 @@ func TestLatePostings(t *testing.T) {
 		}
 		w.sound(files)
 	})
+	t.Run("a part with each commit", func(t *testing.T) {
+		w := newLateWorld(t)
+		files := w.commit(200) // at once
+		each := w.rows("posting") / 200
+		for w.rows("file_late") < 512 {
+			files = append(files, w.commit(4)...)
+		}
+		for parts := 1; parts <= 10; parts++ {
+			made := w.rows("posting")/each - 200
+			if late := w.rows("file_late"); late != len(files)-200 || made < 32*parts || made > 48*parts {
+				t.Fatalf("after %d parts %d of %d files are late, and there are the postings of %d", parts, late, len(files)-200, made)
+			}
+			if n := w.count("split:train"); n != int64(len(files)) {
+				t.Fatalf("found %d of %d", n, len(files))
+			}
+			files = append(files, w.commit(4)...)
+		}
+		for range 8 {
+			files = append(files, w.commit(4)...)
+		}
+		if late := w.rows("file_late"); late >= 128 {
+			t.Errorf("%d are late after the round, want those that came meanwhile", late)
+		}
+		w.sound(files)
+	})
+	t.Run("a restart amid a round", func(t *testing.T) {
+		w := newLateWorld(t)
+		files := w.commit(40)
+		if err := w.lake.PostPart(t.Context(), 20, nil); err != nil {
+			t.Fatal(err)
+		}
+		made := w.rows("posting")
+		if err := w.db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		w.open()
+		if _, err := w.lake.DeleteFile(t.Context(), lateChannel, files[0].ID, plat.SystemClock()); err != nil {
+			t.Fatal(err)
+		}
+		if n := w.count("split:train"); n != 39 {
+			t.Errorf("found %d, want 39", n)
+		}
+		w.sound(files[1:])
+		if all := w.rows("posting"); made == 0 || made >= all {
+			t.Errorf("%d postings of %d were made before the restart, want some", made, all)
+		}
+	})
 	t.Run("changes", func(t *testing.T) {
 		w := newLateWorld(t)
 		files := w.commit(4)

@@ -150,7 +150,7 @@ func TestSearchOfLateFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		var files []lake.File // in order of the upload time
-		for range rapid.IntRange(1, 8).Draw(t, "steps") {
+		for range rapid.IntRange(1, 12).Draw(t, "steps") {
 			files = w.step(t, channel, files)
 		}
 		if rapid.IntRange(0, 3).Draw(t, "expire") == 0 {
@@ -178,13 +178,24 @@ func TestSearchOfLateFiles(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		if n := w.rows("file_late"); n > 0 {
+			t.Fatalf("%d files are late when their postings are made", n)
+		}
+		if bad, err := w.lake.CheckTerms(w.Context(), channel, files); err != nil || len(bad) > 0 {
+			t.Fatalf("without their postings: %v, %v", bad, err)
+		}
+		if n, err := w.lake.StrayTerms(w.Context(), channel, false); err != nil || n > 0 {
+			t.Fatalf("%d stray postings, %v", n, err)
+		}
 	})
 }
+
+var errFull = errors.New("no room")
 
 // step changes a channel at random and returns its files then.
 func (w *lateWorld) step(t *rapid.T, channel plat.ChannelID, files []lake.File) []lake.File {
 	ctx, now := w.Context(), plat.SystemClock()
-	kind := rapid.IntRange(0, 9).Draw(t, "step")
+	kind := rapid.IntRange(0, 11).Draw(t, "step")
 	if len(files) == 0 {
 		kind = 0
 	}
@@ -211,8 +222,14 @@ func (w *lateWorld) step(t *rapid.T, channel plat.ChannelID, files []lake.File) 
 				files = append(files, o.File)
 			}
 		}
-	case 6:
+	case 5:
 		err = w.lake.PostLate(ctx)
+	case 6, 10: // of a round that later steps find half made
+		err = w.lake.PostPart(ctx, rapid.IntRange(1, 4).Draw(t, "part"), nil)
+	case 11: // it has not happened
+		if err = w.lake.PostPart(ctx, rapid.IntRange(1, 4).Draw(t, "part"), errFull); errors.Is(err, errFull) {
+			err = nil
+		}
 	case 7:
 		_, err = w.lake.DeleteFile(ctx, channel, files[i].ID, now)
 		files = slices.Delete(files, i, i+1)

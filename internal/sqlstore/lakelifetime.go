@@ -28,7 +28,7 @@ func lockFile(ctx context.Context, tx *Tx, num int64, channel plat.ChannelID, id
 func (s *Lake) SetLifetime(ctx context.Context, channel plat.ChannelID, id plat.FileID, l lake.Lifetime, now time.Time) (lake.File, error) {
 	var f lake.File
 	err := s.db.Write(ctx, func(tx *Tx) error {
-		if err := s.postLate(ctx, tx); err != nil {
+		if err := tx.postLate(ctx); err != nil {
 			return err
 		}
 		num, err := s.channelNum(ctx, tx, channel)

@@ -51,9 +51,13 @@ func inOrder(rows []postingRow) []*postingRow {
 	return out
 }
 
-func insertPostings(ctx context.Context, tx *Tx, all []postingRow) error {
+func insertPostings(ctx context.Context, tx *Tx, rows []postingRow) error {
+	return insertSorted(ctx, tx, inOrder(rows))
+}
+
+// insertSorted is insertPostings of rows that are in order.
+func insertSorted(ctx context.Context, tx *Tx, rows []*postingRow) error {
 	const table, width = "posting (channel, key, token, at, whole, expires_at, sig)", 7
-	rows := inOrder(all)
 	if tx.db.dialect.Unnest {
 		return tx.insertColumns(ctx, table, "", "$1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::boolean[], $6::bigint[], $7::bigint[]", len(rows), []any{
 			each(rows, func(r *postingRow) int64 { return r.channel }), each(rows, func(r *postingRow) string { return r.key }),
@@ -79,6 +83,9 @@ func each[T any](rows []*postingRow, of func(*postingRow) T) []T {
 }
 
 func deletePostings(ctx context.Context, tx *Tx, num, at int64, terms []lake.Term) error {
+	if err := tx.endRound(ctx); err != nil {
+		return err
+	}
 	for _, t := range terms {
 		if _, err := tx.ExecContext(ctx, `DELETE FROM posting WHERE channel = $1 AND key = $2 AND token = $3 AND at = $4`, num, t.Key, t.Token, at); err != nil {
 			return err
@@ -93,7 +100,9 @@ func deletePostingRows(ctx context.Context, tx *Tx, all []postingRow) error {
 	if len(rows) == 0 {
 		return nil
 	}
-	const del = `DELETE FROM posting WHERE (channel, key, token, at) IN `
+	if err := tx.endRound(ctx); err != nil {
+		return err
+	}
 	if tx.db.dialect.Unnest {
 		// Each is looked up on its own (see probe), then deleted where it is: nobody moves
 		// the entries of a file whose row this transaction has.
@@ -104,16 +113,9 @@ func deletePostingRows(ctx context.Context, tx *Tx, all []postingRow) error {
 			each(rows, func(r *postingRow) string { return r.token }), each(rows, func(r *postingRow) int64 { return r.at }))
 		return err
 	}
-	for n := 512; len(rows) > 0; n /= 2 { // few different texts: see Tx.insert
-		for ; len(rows) >= n; rows = rows[n:] {
-			args := make([]any, 0, 4*n)
-			for _, r := range rows[:n] {
-				args = append(args, r.channel, r.key, r.token, r.at)
-			}
-			if _, err := tx.ExecContext(ctx, del+`(VALUES `+tx.db.dialect.values("", n, 4)+`)`, args...); err != nil {
-				return err
-			}
-		}
+	args := make([]any, 0, 4*len(rows))
+	for _, r := range rows {
+		args = append(args, r.channel, r.key, r.token, r.at)
 	}
-	return nil
+	return tx.delete(ctx, "posting", "channel, key, token, at", 4, args)
 }

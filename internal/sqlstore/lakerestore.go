@@ -104,7 +104,7 @@ func (s *Lake) RestoreFiles(ctx context.Context, channel plat.ChannelID, files [
 		if err != nil {
 			return err
 		}
-		if err := s.postLate(ctx, tx); err != nil { // a late file whose row is missing would get its postings twice
+		if err := tx.postLate(ctx); err != nil { // a late file whose row is missing would get its postings twice
 			return err
 		}
 		var fileRows []any
@@ -152,7 +152,7 @@ func (s *Lake) RenewFile(ctx context.Context, f lake.File) error {
 		if err != nil {
 			return err
 		}
-		if err := s.postLate(ctx, tx); err != nil { // its postings are about to be exchanged
+		if err := tx.postLate(ctx); err != nil { // its postings are about to be exchanged
 			return err
 		}
 		old, err := scanFile(f.Channel)(tx.QueryRowContext(ctx,
