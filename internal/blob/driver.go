@@ -56,6 +56,10 @@ type PutOptions struct {
 	// IfNoneMatch makes the put fail with ErrExists when the key exists. Check
 	// and put are one atomic step.
 	IfNoneMatch bool
+	// New says that the key was never used: a driver need not look for what it would
+	// replace. Where that is not so the put still replaces it, but its space may stay taken
+	// until the next change of the key.
+	New bool
 	// ContentType is kept beside the object where the engine can (S3); the index
 	// row is the truth, so a driver may drop it.
 	ContentType string

@@ -159,7 +159,7 @@ func (s *Service) PutBucketFile(ctx context.Context, in BucketUpload) (File, err
 	}
 	defer room.Drop()
 	key := BlobKey(in.Org, f.Channel, f.ID)
-	stored, err := s.blobs.Put(ctx, key, room.Reader(in.Body, in.Size), in.Size, blob.PutOptions{ContentType: f.ContentType})
+	stored, err := s.blobs.Put(ctx, key, room.Reader(in.Body, in.Size), in.Size, blob.PutOptions{ContentType: f.ContentType, New: true})
 	if err != nil {
 		return File{}, fmt.Errorf("upload to bucket %s: %w", c.ID, err)
 	}

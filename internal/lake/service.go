@@ -261,7 +261,7 @@ func (s *Service) Upload(ctx context.Context, in Upload) (File, error) {
 	}
 	defer room.Drop()
 	key := BlobKey(in.Org, f.Channel, f.ID)
-	stored, err := s.blobs.Put(ctx, key, room.Reader(in.Body, in.Size), in.Size, blob.PutOptions{ContentType: f.ContentType})
+	stored, err := s.blobs.Put(ctx, key, room.Reader(in.Body, in.Size), in.Size, blob.PutOptions{ContentType: f.ContentType, New: true})
 	if err != nil {
 		return File{}, fmt.Errorf("upload to channel %s: %w", f.Channel, err)
 	}

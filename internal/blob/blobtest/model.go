@@ -55,7 +55,7 @@ func checkModel(t *testing.T, h Harness) {
 				if size < -1 {
 					size = 0
 				}
-				opt := blob.PutOptions{IfNoneMatch: rapid.Bool().Draw(rt, "if none match")}
+				opt := blob.PutOptions{IfNoneMatch: rapid.Bool().Draw(rt, "if none match"), New: rapid.Bool().Draw(rt, "new")}
 				err := d.Put(t.Context(), key, body(text), size, opt)
 				_, exists := model[key]
 				switch {

@@ -246,6 +246,22 @@ func overwriteCases() []Case {
 				t.Errorf("List = %q", keys)
 			}
 		})},
+		{"Put/new_of_a_key_that_is_used_overwrites_all_the_same", nil, on(func(t *testing.T, d blob.Driver) {
+			put(t, d, "k", random(2<<20))
+			if err := d.Put(t.Context(), "k", body("x"), 1, blob.PutOptions{New: true}); err != nil {
+				t.Fatal(err)
+			}
+			wantObject(t, d, "k", "x")
+			if keys := keysOf(t, d, "", 10); len(keys) != 1 {
+				t.Errorf("List = %q", keys)
+			}
+			if err := d.Delete(t.Context(), "k"); err != nil {
+				t.Fatal(err)
+			}
+			if keys := keysOf(t, d, "", 10); len(keys) != 0 {
+				t.Errorf("List after the deletion = %q", keys)
+			}
+		})},
 		{"Open/a_reader_keeps_its_version_when_the_key_is_overwritten", nil, on(func(t *testing.T, d blob.Driver) {
 			checkVersion(t, d, func(key string) { put(t, d, key, random(1<<20)) })
 		})},

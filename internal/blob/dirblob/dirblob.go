@@ -268,7 +268,7 @@ func (d *Driver) Put(ctx context.Context, key string, r io.Reader, size int64, o
 			return err
 		}
 		if len(*buf) <= most {
-			return d.putSmall(ctx, key, dir, name, *buf, opt.IfNoneMatch)
+			return d.putSmall(ctx, key, dir, name, *buf, opt)
 		}
 		r = io.MultiReader(bytes.NewReader(*buf), r)
 	}
@@ -339,23 +339,23 @@ func (d *Driver) readSmall(ctx context.Context, buf *[]byte, r io.Reader, size i
 }
 
 // putSmall makes body the object of key, in a segment.
-func (d *Driver) putSmall(ctx context.Context, key, dir, name string, body []byte, ifNoneMatch bool) error {
+func (d *Driver) putSmall(ctx context.Context, key, dir, name string, body []byte, opt blob.PutOptions) error {
 	end, err := d.begin(ctx, key)
 	if err != nil {
 		return err
 	}
-	err = d.putSmallLocked(key, dir, name, body, ifNoneMatch)
+	err = d.putSmallLocked(key, dir, name, body, opt)
 	end()
 	d.kick()
 	return err
 }
 
-func (d *Driver) putSmallLocked(key, dir, name string, body []byte, ifNoneMatch bool) error {
+func (d *Driver) putSmallLocked(key, dir, name string, body []byte, opt blob.PutOptions) error {
 	old, err := d.small.find(key)
 	if err != nil {
 		return translate(err)
 	}
-	if ifNoneMatch {
+	if opt.IfNoneMatch {
 		if old != nil && !old.gone {
 			return errExists
 		}
@@ -370,7 +370,7 @@ func (d *Driver) putSmallLocked(key, dir, name string, body []byte, ifNoneMatch 
 	if err := d.small.put(key, body, old); err != nil {
 		return translate(err)
 	}
-	if old == nil || old.gone {
+	if (old == nil || old.gone) && !opt.IfNoneMatch && !opt.New { // or there is known to be no file
 		// From here on the segment hides a file of the key. One that stays is only
 		// space lost, until the next change of the key.
 		if _, err := d.fs.Stat(name); err == nil {

@@ -130,7 +130,7 @@ func (j *Journal) write(ctx context.Context, entries []Entry) error {
 	if err != nil {
 		return err
 	}
-	if _, err := j.blobs.Put(ctx, j.key(batchPrefix), bytes.NewReader(raw), int64(len(raw)), blob.PutOptions{}); err != nil {
+	if _, err := j.blobs.Put(ctx, j.key(batchPrefix), bytes.NewReader(raw), int64(len(raw)), blob.PutOptions{New: true}); err != nil {
 		return fmt.Errorf("write journal: %w", err)
 	}
 	return nil
