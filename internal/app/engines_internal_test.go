@@ -13,6 +13,9 @@ import (
 
 	"panal/internal/config"
 	"panal/internal/plat"
+	"panal/internal/secret"
+	"panal/internal/sqlstore"
+	"panal/internal/sqlstore/sqlite"
 	"panal/internal/sqlstore/sqlstoretest"
 )
 
@@ -48,7 +51,7 @@ func TestFilesElsewhere(t *testing.T) {
 	}
 }
 
-// A lost key file is not made anew by commands that only ask, or a server would start with it.
+// A lost key file is not made anew by commands, or a server would start with it.
 func TestKeysLost(t *testing.T) {
 	cfg := installed(t)
 	lost := keyFile(cfg)
@@ -57,8 +60,9 @@ func TestKeysLost(t *testing.T) {
 	}
 	_, err := Keys(t.Context(), cfg)
 	_, err2 := PruneKeys(t.Context(), cfg)
-	if !errors.Is(err, plat.ErrNotFound) || !errors.Is(err2, plat.ErrNotFound) || !strings.Contains(err.Error(), lost) {
-		t.Errorf("list %v; prune %v", err, err2)
+	_, err3 := RotateKey(cfg)
+	if !errors.Is(err, plat.ErrNotFound) || !errors.Is(err2, plat.ErrNotFound) || !errors.Is(err3, plat.ErrNotFound) || !strings.Contains(err.Error(), lost) {
+		t.Errorf("list %v; prune %v; rotate %v", err, err2, err3)
 	}
 	if _, err := os.Stat(lost); err == nil {
 		t.Error("a key file was made")
@@ -73,6 +77,36 @@ func TestKeysOfAnotherDatabase(t *testing.T) {
 	}
 	gone, err := PruneKeys(t.Context(), cfg)
 	if !errors.Is(err, plat.ErrInvalid) || !strings.Contains(err.Error(), "--database") || len(gone) > 0 {
+		t.Errorf("prune %q, %v", gone, err)
+	}
+}
+
+// Beside secrets that another installation's keys have sealed none of ours is pruned.
+func TestKeysOfAnotherInstallation(t *testing.T) {
+	cfg, other := installed(t), installed(t)
+	db, err := sqlite.Open(t.Context(), filepath.Join(cfg.Data, fileControl), "outbox", "control")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	ring, err := openKeys(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	orgs, err := sqlstore.NewOrgs(db).Organizations(t.Context())
+	if err != nil || len(orgs) == 0 {
+		t.Fatalf("%v, %v", orgs, err)
+	}
+	secrets := secret.NewService(sqlstore.NewSecrets(db), ring, plat.SystemClock)
+	if _, err := secrets.Create(t.Context(), orgs[0].ID, "1", secret.New{Name: "sealed", Value: "dmFsdWU="}); err != nil {
+		t.Fatal(err)
+	}
+	cfg.KeyFile = keyFile(other)
+	if _, err := RotateKey(cfg); err != nil {
+		t.Fatal(err)
+	}
+	gone, err := PruneKeys(t.Context(), cfg)
+	if !errors.Is(err, plat.ErrConflict) || !strings.Contains(err.Error(), "--key-file") || len(gone) > 0 {
 		t.Errorf("prune %q, %v", gone, err)
 	}
 }

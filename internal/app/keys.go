@@ -98,8 +98,8 @@ func Keys(ctx context.Context, cfg config.Server) ([]Key, error) {
 		all = append(all, Key{ID: id, Active: i == 0, Sealed: sealed[id]})
 		delete(sealed, id)
 	}
-	for id, n := range sealed { // what no key here opens
-		all = append(all, Key{ID: id + " (missing)", Sealed: n})
+	for _, id := range slices.Sorted(maps.Keys(sealed)) { // what no key here opens
+		all = append(all, Key{ID: id + " (missing)", Sealed: sealed[id]})
 	}
 	return all, nil
 }
@@ -117,7 +117,7 @@ func openKeys(cfg config.Server) (*keyring.Ring, error) {
 // RotateKey puts a new key in front of the key file; a server that runs takes it up
 // within seconds.
 func RotateKey(cfg config.Server) (id string, err error) {
-	ring, err := keyring.Open(keyFile(cfg))
+	ring, err := openKeys(cfg)
 	if err != nil {
 		return "", err
 	}
@@ -135,10 +135,16 @@ func PruneKeys(ctx context.Context, cfg config.Server) (gone []string, err error
 	if err != nil {
 		return nil, err
 	}
-	for _, id := range ring.IDs()[1:] {
-		if sealed[id] == 0 {
+	for i, id := range ring.IDs() {
+		if i > 0 && sealed[id] == 0 {
 			gone = append(gone, id)
 		}
+		delete(sealed, id)
+	}
+	// Beside another installation's database, or an old copy of the file, what looks unused
+	// may be all that opens secrets elsewhere.
+	if missing := slices.Sorted(maps.Keys(sealed)); len(missing) > 0 {
+		return nil, plat.Errorf(plat.ErrConflict, "the database has secrets sealed by the key %s, which %s has not; nothing was removed: give the server's own --database and --key-file ('panal key list' tells what each key has sealed)", missing[0], keyFile(cfg))
 	}
 	if len(gone) == 0 {
 		return nil, nil
