@@ -131,7 +131,7 @@ func (tx *Tx) postPart(ctx context.Context, files int) error {
 		}
 	}
 	r := l.round
-	n := min(len(r.rows), files*r.each)
+	n := min(len(r.rows), min(len(r.rows), files)*r.each)
 	if err := insertSorted(ctx, tx, r.rows[:n]); err != nil {
 		return err
 	}
