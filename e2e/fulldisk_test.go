@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -275,6 +276,56 @@ def handler(context):
 	if n := count(); n != len(stored) {
 		t.Errorf("count after a restart is %d, want %d", n, len(stored))
 	}
+}
+
+// TestDeleteOnAFullDisk: files can be deleted, however many, from a disk without a free
+// byte, which gives room for others.
+func TestDeleteOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	disk := smallDisk(t, 64)
+	p := startPlatformAt(t, filepath.Join(disk, "data"))
+	channel := p.call(http.MethodPost, p.api.OrgPath("channels"), map[string]string{"name": "full"})["channel"].(map[string]any)["channel_id"].(string)
+	const files = 1200
+	ids := make([]string, files)
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			for i := w; i < files; i += 8 {
+				id, err := p.put(channel, fmt.Sprintf("file-%d", i), sha256Sum(i), false)
+				if err != nil {
+					t.Error(err)
+				}
+				ids[i] = id
+			}
+		})
+	}
+	wg.Wait()
+	if t.Failed() {
+		return
+	}
+	fillDisk(t, filepath.Join(disk, "ballast"))
+	for i, id := range ids[:files-5] {
+		if err := p.api.JSON(context.Background(), http.MethodDelete, client.Path("channels", channel, id), nil, nil, nil); err != nil {
+			t.Fatalf("deletion %d: %v", i, err)
+		}
+	}
+	check := func(want int) {
+		t.Helper()
+		n, err := p.api.CountFiles(context.Background(), channel, "content_type:octet-stream")
+		if listed := p.call(http.MethodGet, client.Path("channels", channel), nil)["files"].([]any); err != nil || int(n) != want || len(listed) != want {
+			t.Errorf("counted %d and listed %d, want %d: %v", n, len(listed), want, err)
+		}
+	}
+	check(5)
+	if err := os.Remove(filepath.Join(disk, "ballast")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.put(channel, "after", sha256Sum(files), false); err != nil {
+		t.Errorf("upload after the disk has room: %v", err)
+	}
+	p.kill()
+	p.start()
+	check(6)
 }
 
 func sha256Sum(i int) []byte {

@@ -91,6 +91,13 @@ type Reclaimer interface {
 	Reclaim()
 }
 
+// Reserver is optional: a driver on the disk of other parts, that keeps room there for what
+// must go on when the disk is full.
+type Reserver interface {
+	// SpendReserve gives that room up. It is kept again once the disk has some.
+	SpendReserve()
+}
+
 // Copier is optional: a driver that copies objects without their bytes passing here. Where it
 // is a Presigner too, clients can put bodies there that are taken in afterwards.
 type Copier interface {

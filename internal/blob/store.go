@@ -139,6 +139,14 @@ func (s *Store) Reclaim() {
 	}
 }
 
+// SpendReserve gives up the room that the driver keeps for deletions on a full disk, if it
+// does: the index needs some for them, too.
+func (s *Store) SpendReserve() {
+	if r, ok := s.d.(Reserver); ok {
+		r.SpendReserve()
+	}
+}
+
 // PresignGet returns a direct URL where the driver has one; ok is false where not.
 func (s *Store) PresignGet(ctx context.Context, key, contentType string, expiry time.Duration) (url string, ok bool, err error) {
 	p, ok := s.d.(Presigner)

@@ -216,7 +216,7 @@ func (s *Service) DeleteBucketFile(ctx context.Context, org plat.OrgID, id plat.
 			return File{}, err
 		}
 		// As in DeleteFile: what the storage keeps now the collector finds.
-		if err := s.blobs.Delete(ctx, BlobKey(org, id, f.ID)); err != nil && !errors.Is(err, plat.ErrUnavailable) {
+		if err := s.blobs.Delete(ctx, BlobKey(org, id, f.ID)); err != nil && !later(err) {
 			return File{}, fmt.Errorf("delete file %s: %w", f.ID, err)
 		}
 		return f, nil

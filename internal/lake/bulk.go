@@ -183,7 +183,7 @@ func (s *Service) Delete(ctx context.Context, org plat.OrgID, d Deletion, limit 
 			out.Files, out.Bytes = out.Files+1, out.Bytes+f.Size
 		}
 		// What the storage keeps now has no row any more: Collect finds it.
-		if err := s.deleteObjects(ctx, keys); err != nil && !errors.Is(err, plat.ErrUnavailable) {
+		if err := s.deleteObjects(ctx, keys); err != nil && !later(err) {
 			return out, fmt.Errorf("delete in channel %s: %w", d.Channel, err)
 		}
 		if !more {
@@ -195,6 +195,12 @@ func (s *Service) Delete(ctx context.Context, org plat.OrgID, d Deletion, limit 
 		return out, fmt.Errorf("delete in channel %s: %w", d.Channel, err)
 	}
 	return out, nil
+}
+
+// later tells whether the storage could not delete an object for now: it is away, or its
+// disk has no room to note it.
+func later(err error) bool {
+	return errors.Is(err, plat.ErrUnavailable) || errors.Is(err, plat.ErrExhausted)
 }
 
 // deleteObjects deletes objects, several at a time: a storage across the network

@@ -4,7 +4,6 @@ package lake
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"panal/internal/plat"
@@ -31,7 +30,7 @@ func (s *Service) SetLifetime(ctx context.Context, org plat.OrgID, channel plat.
 	if !f.Live(s.now()) {
 		// Its row waits for Reap; its bytes go now, so that a download URL given out
 		// before ends with it.
-		if err := s.blobs.Delete(ctx, BlobKey(org, channel, id)); err != nil && !errors.Is(err, plat.ErrUnavailable) {
+		if err := s.blobs.Delete(ctx, BlobKey(org, channel, id)); err != nil && !later(err) {
 			return File{}, fmt.Errorf("end file %s: %w", id, err)
 		}
 	}

@@ -428,7 +428,7 @@ func (s *Service) DeleteFile(ctx context.Context, org plat.OrgID, channel plat.C
 	}
 	// The file is gone for every reader; if the storage fails now, the collector
 	// finds the object later.
-	if err := s.blobs.Delete(ctx, BlobKey(org, channel, id)); err != nil && !errors.Is(err, plat.ErrUnavailable) {
+	if err := s.blobs.Delete(ctx, BlobKey(org, channel, id)); err != nil && !later(err) {
 		return fmt.Errorf("delete file %s: %w", id, err)
 	}
 	return nil

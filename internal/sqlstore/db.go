@@ -51,6 +51,9 @@ type Dialect struct {
 	Snapshot sql.TxOptions
 	// Late: postings may be made some commits later (see late).
 	Late bool
+	// Checkpoint has what stands in the engine's log put where it belongs, so that the next
+	// transaction is written over it; empty where there is no such log.
+	Checkpoint string
 	// Backup copies what a connection sees to a new file, calling step now and then; nil
 	// where the engine has tools of its own.
 	Backup func(raw any, path string, step func() error) error
@@ -124,6 +127,19 @@ func (db *DB) Write(ctx context.Context, fn func(tx *Tx) error) error {
 		db.keptWrite.add(ctx, text)
 	}
 	return nil
+}
+
+// WriteFreeing is Write of what deletes, once more on a full disk: the log's place, at
+// least, can be had again. fn may be called twice.
+func (db *DB) WriteFreeing(ctx context.Context, fn func(tx *Tx) error) error {
+	err := db.Write(ctx, fn)
+	if !errors.Is(err, plat.ErrExhausted) || db.dialect.Checkpoint == "" {
+		return err
+	}
+	if _, failed := db.write.ExecContext(ctx, db.dialect.Checkpoint); failed != nil {
+		return err
+	}
+	return db.Write(ctx, fn)
 }
 
 func (db *DB) transact(ctx context.Context, tx *Tx, fn func(tx *Tx) error) error {

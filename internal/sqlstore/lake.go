@@ -558,7 +558,7 @@ var returning = strings.ReplaceAll(fileColumns, "f.", "") //nolint:gochecknoglob
 // DeleteFile implements lake.Store.
 func (s *Lake) DeleteFile(ctx context.Context, channel plat.ChannelID, id plat.FileID, now time.Time) (lake.File, error) {
 	var f lake.File
-	err := s.db.Write(ctx, func(tx *Tx) error {
+	err := s.db.WriteFreeing(ctx, func(tx *Tx) error {
 		num, err := s.channelNum(ctx, tx, channel)
 		if err != nil {
 			return err
@@ -594,7 +594,7 @@ func (s *Lake) DeleteExpired(ctx context.Context, now time.Time, limit int) ([]l
 		channel plat.ChannelID
 	}
 	var gone []lake.File
-	err := s.db.Write(ctx, func(tx *Tx) error {
+	err := s.db.WriteFreeing(ctx, func(tx *Tx) error {
 		gone = nil
 		scan := func(r interface{ Scan(...any) error }) (place, error) {
 			var p place

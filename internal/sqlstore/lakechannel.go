@@ -29,7 +29,7 @@ func channelTables() [][2]string {
 // DropChannel implements lake.Store. Every read begins with the channel's row, so
 // taking that is enough, however much the channel holds.
 func (s *Lake) DropChannel(ctx context.Context, id plat.ChannelID, now time.Time) error {
-	return s.db.Write(ctx, func(tx *Tx) error {
+	return s.db.WriteFreeing(ctx, func(tx *Tx) error {
 		num, err := s.channelNum(ctx, tx, id)
 		if err != nil {
 			return err
@@ -66,8 +66,9 @@ func (s *Lake) Gone(ctx context.Context, before time.Time) ([]lake.GoneChannel, 
 
 // Sweep implements lake.Store.
 func (s *Lake) Sweep(ctx context.Context, id plat.ChannelID, limit int) (bool, error) {
-	clean := true
-	err := s.db.Write(ctx, func(tx *Tx) error {
+	var clean bool
+	err := s.db.WriteFreeing(ctx, func(tx *Tx) error {
+		clean = true
 		if err := tx.postLate(ctx); err != nil { // not after they are swept
 			return err
 		}

@@ -57,7 +57,7 @@ func (s *Lake) SetLifetime(ctx context.Context, channel plat.ChannelID, id plat.
 // DeleteMatching implements lake.Store.
 func (s *Lake) DeleteMatching(ctx context.Context, in lake.Filter, ids []plat.FileID, now time.Time) ([]lake.File, error) {
 	var gone []lake.File
-	err := s.db.Write(ctx, func(tx *Tx) error {
+	err := s.db.WriteFreeing(ctx, func(tx *Tx) error {
 		gone = nil
 		num, err := s.channelNum(ctx, tx, in.Channel)
 		if err != nil {

@@ -94,6 +94,9 @@ func (d *Driver) maintainOnce(ctx context.Context) (did bool, err error) {
 	return true, d.compact(ctx, wasted, stop)
 }
 
+// SpendReserve implements blob.Reserver.
+func (d *Driver) SpendReserve() { d.small.reserve.give() }
+
 // Reclaim implements blob.Reclaimer: segments with anything dead in them are compacted, once.
 // A restart meanwhile leaves the rest to the usual rule.
 func (d *Driver) Reclaim() {

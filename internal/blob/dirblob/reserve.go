@@ -72,12 +72,17 @@ func (r *reserve) spend(fn func() error) error {
 	if r.size < 1 || !full(err) {
 		return err
 	}
+	r.give()
+	return fn()
+}
+
+// give gives the reserve up.
+func (r *reserve) give() {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.have.Swap(false) {
 		_ = r.fs.Remove(reserveFile) // else keep tries again
 	}
-	r.mu.Unlock()
-	return fn()
 }
 
 // full tells whether err says that a disk is.

@@ -68,6 +68,17 @@ func (s *Store) appendEnds(ctx context.Context, entries ...Entry) error {
 	return unavailable(err)
 }
 
+// freeing makes a deletion, and once more where the index found no room on its disk: with
+// that which the storage keeps there for deletions.
+func (s *Store) freeing(do func() error) error {
+	err := do()
+	if !errors.Is(err, plat.ErrExhausted) {
+		return err
+	}
+	s.j.blobs.SpendReserve()
+	return do()
+}
+
 // CreateChannel implements lake.Store.
 func (s *Store) CreateChannel(ctx context.Context, c lake.Channel) error {
 	if err := s.j.Ready(ctx, false); err != nil {
@@ -112,7 +123,7 @@ func (s *Store) DropChannel(ctx context.Context, id plat.ChannelID, now time.Tim
 	if err != nil {
 		return err
 	}
-	if err := s.Store.DropChannel(ctx, id, now); err != nil {
+	if err := s.freeing(func() error { return s.Store.DropChannel(ctx, id, now) }); err != nil {
 		return s.j.doubt(err)
 	}
 	return s.appendEnds(ctx, ended(org, id, "", now))
@@ -221,11 +232,24 @@ func (s *Store) DeleteFile(ctx context.Context, channel plat.ChannelID, id plat.
 	if err := s.j.Ready(ctx, true); err != nil {
 		return lake.File{}, err
 	}
-	f, err := s.Store.DeleteFile(ctx, channel, id, now)
+	var f lake.File
+	err := s.freeing(func() (err error) {
+		f, err = s.Store.DeleteFile(ctx, channel, id, now)
+		return err
+	})
 	if err != nil {
 		return lake.File{}, s.j.doubt(err)
 	}
 	return f, s.deleted(ctx, []lake.File{f}, now)
+}
+
+// Sweep implements lake.Store.
+func (s *Store) Sweep(ctx context.Context, id plat.ChannelID, limit int) (clean bool, err error) {
+	err = s.freeing(func() (err error) {
+		clean, err = s.Store.Sweep(ctx, id, limit)
+		return err
+	})
+	return clean, err
 }
 
 // DeleteExpired implements lake.Store.
@@ -242,7 +266,11 @@ func (s *Store) deleteMany(ctx context.Context, now time.Time, do func() ([]lake
 	if err := s.j.Ready(ctx, true); err != nil {
 		return nil, err
 	}
-	gone, err := do()
+	var gone []lake.File
+	err := s.freeing(func() (err error) {
+		gone, err = do()
+		return err
+	})
 	if err != nil {
 		return nil, s.j.doubt(err)
 	}

@@ -113,6 +113,7 @@ func Dialect() sqlstore.Dialect {
 		Keep:         true,
 		Whole:        true,
 		Late:         true,
+		Checkpoint:   "PRAGMA wal_checkpoint(RESTART)",
 		Backup:       copyTo,
 	}
 }
