@@ -241,7 +241,11 @@ func (a *API) admit(ctx context.Context, o operation, authorization string, para
 		}
 		t.Definition = d.ID
 	}
-	return id, authz.Check(id, o.Op, t)
+	err = authz.Check(id, o.Op, t)
+	if err != nil && id.Kind == authn.KindDatasource && (o.Op == authz.FileRead || o.Op == authz.FileUpload) {
+		err = a.byName(ctx, id, t.Channel, err)
+	}
+	return id, err
 }
 
 // wild lets the last path parameter hold slashes on chi while the spec shows its
