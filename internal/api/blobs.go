@@ -69,7 +69,7 @@ func presigned(text string) (bool, error) {
 	case "false":
 		return false, nil
 	}
-	return false, plat.InvalidField("presign", "must be true or false")
+	return false, plat.InvalidField("presign", textNoFlag)
 }
 
 // uploadURL returns a URL for one PUT of at most maxBytes under key. It binds no

@@ -5,6 +5,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"strings"
 
 	"panal/internal/authn"
 	"panal/internal/authz"
@@ -100,6 +101,30 @@ func (a *API) datasourcesAnswer(ctx context.Context, channel plat.ChannelID, in 
 		}
 	}
 	return out, nil
+}
+
+// mostLinks is how many of a datasource's links are asked for their names.
+const mostLinks = 32
+
+// byName says more than refused does to a datasource that names a channel by its name: it
+// can't look the id up itself. It learns of no channel that it is not linked to.
+func (a *API) byName(ctx context.Context, id authn.Identity, named plat.ChannelID, refused error) error {
+	if named == "" || strings.Trim(string(named), "0123456789") == "" {
+		return refused
+	}
+	var ids []string
+	for _, c := range id.Channels[:min(len(id.Channels), mostLinks)] {
+		if have, err := a.Lake.Channel(ctx, id.Org, c); err == nil && have.Name == string(named) {
+			ids = append(ids, string(c))
+		}
+	}
+	switch len(ids) {
+	case 0:
+		return plat.Errorf(plat.ErrForbidden, "this datasource is linked to no channel with the id %q; name a channel by its id, which has 13 digits", named)
+	case 1:
+		return plat.Errorf(plat.ErrForbidden, "%q is a channel's name; a datasource names it by its id, %s", named, ids[0])
+	}
+	return plat.Errorf(plat.ErrForbidden, "%d channels are named %q; a datasource names one by its id: %s", len(ids), named, strings.Join(ids, ", "))
 }
 
 // addDatasources adds datasources and their links to channels (data.md §9).

@@ -57,11 +57,11 @@ func codeOf(status int) string {
 }
 
 func newError(status int, description string, detail map[string][]string) *ErrorBody {
-	e := &ErrorBody{status: status, Code: codeOf(status), Description: plat.HideTokens(description), Detail: detail}
+	e := &ErrorBody{status: status, Code: codeOf(status), Description: readable(description), Detail: detail}
 	for _, messages := range detail {
 		for i, m := range messages {
-			if hidden := plat.HideTokens(m); hidden != m {
-				messages[i] = hidden
+			if shown := readable(m); shown != m {
+				messages[i] = shown
 			}
 		}
 	}
@@ -69,6 +69,19 @@ func newError(status int, description string, detail map[string][]string) *Error
 		e.retryAfter = "2"
 	}
 	return e
+}
+
+// maxMessage bounds one text of an error, in bytes: it names what it refuses, and that may
+// be as long as a request can be.
+const maxMessage = 2 << 10
+
+// readable is an error's text without tokens, and no longer than people read.
+func readable(s string) string {
+	s = plat.HideTokens(s)
+	if len(s) <= maxMessage {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxMessage], "") + "…"
 }
 
 // Refusal is the body of an error about what could not be read as a request; text is
@@ -129,6 +142,7 @@ func (f Family) status(err error) int {
 const (
 	textTooLarge = "the body is larger than this operation takes"
 	textDamaged  = "what is stored is damaged, so it is not given out; verify (panal channel verify) names all that is, and a backup may have it"
+	textNoFlag   = "must be true or false"
 	textCutBody  = "the body ended before its declared length, or stalled; nothing was stored"
 )
 
@@ -232,6 +246,9 @@ var hookErrors = sync.OnceFunc(func() { //nolint:gochecknoglobals // huma's hook
 			}
 			if name, what, ok := compat.SplitFieldError(text); ok {
 				field, text = name, what
+			}
+			if text == "invalid boolean" {
+				text = textNoFlag
 			}
 			if detail == nil {
 				detail = map[string][]string{}

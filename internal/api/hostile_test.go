@@ -4,6 +4,7 @@ package api_test
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"net/http"
 	"strconv"
 	"strings"
@@ -104,6 +105,43 @@ func TestSmallRefusals(t *testing.T) {
 		t.Errorf("a long name: %s", body)
 	}
 }
+
+// An error names what it refuses, however it was written, and not at any length.
+func TestErrorsQuoteWhatTheyRefuse(t *testing.T) {
+	w := newWire(t)
+	for path, says := range map[string]string{
+		"/channels/a%2Fb/upload":                        "channel a/b was not found", // a plain handler, as the others do
+		"/channels/%00/upload":                          `channel "\x00" was not found`,
+		w.org + "/channels/%ff/archive":                 `channel "\xff" was not found`,
+		w.org + "/channels/1/datasources/%ff":           `datasource "\xff" was not found`,
+		w.org + "/datasets/2290000000456/items/%ff":     `dataset item "\xff" was not found`,
+		"/channels/" + w.channel() + "%2f/upload":       "/ was not found",
+		w.org + "/channels?limit=" + plenty("9"):        "…",
+		w.org + "/channels/" + plenty("é"):              "…",
+		"/channels/" + plenty("x") + "/upload":          "…",
+		"/channels/" + plenty("deadbeef") + "/metadata": "…",
+	} {
+		method := "GET"
+		switch {
+		case strings.HasSuffix(path, "/upload"), strings.HasSuffix(path, "/archive"):
+			method = "POST"
+		case strings.Contains(path, "/datasources/"):
+			method = "PUT"
+		}
+		status, body := w.do(method, path, w.as, nil)
+		var got struct {
+			Description string `json:"error_description"`
+		}
+		if err := json.Unmarshal([]byte(body), &got); err != nil {
+			t.Fatal(err)
+		}
+		if status/100 != 4 || !strings.Contains(got.Description, says) || len(body) > 5000 {
+			t.Errorf("%s %.80s: %d %.200s", method, path, status, body)
+		}
+	}
+}
+
+func plenty(of string) string { return strings.Repeat(of, 3000) }
 
 // error_detail names the field also for what decodes itself, and never our types.
 func TestErrorsNameTheField(t *testing.T) {

@@ -60,7 +60,9 @@ func TestWireUsers(t *testing.T) {
 	if changed["role"] != "regular" || changed["display_name"] != nil || changed["preferred_language"] != "ja" || changed["email"] != "mika@example.com" {
 		t.Errorf("changed = %v", changed)
 	}
-	w.refused("address taken", 409, "POST", base, obj{"email": "mika@example.com", "role": "regular"})
+	if got := w.refused("address taken", 409, "POST", base, obj{"email": "mika@example.com", "role": "regular"}); got["error_detail"].(obj)["email"] == nil {
+		t.Errorf("address taken: %v", got)
+	}
 	w.refused("address taken by PATCH", 409, "PATCH", one, obj{"email": "admin@acme.example"})
 	for what, body := range map[string]any{
 		"no body": nil, "no e-mail": obj{"role": "regular"}, "no role": obj{"email": "x@y"}, "unknown role": obj{"email": "x@y", "role": "owner"},
@@ -304,6 +306,20 @@ func TestWireDatasourceCredential(t *testing.T) {
 		{"POST", "/deployments/1740000000088"},
 	} {
 		w.refused(c[0]+" "+c[1], 403, c[0], c[1], nil)
+	}
+	// It can't look an id up by a name, so it is told; but of no channel that is not its own.
+	for named, says := range map[string]string{ch: "line 3", unlinked: "line 4"} {
+		w.as = "acme/admin"
+		w.call("PATCH", w.org+"/channels/"+named, obj{"name": says})
+	}
+	w.as = "camera"
+	for path, says := range map[string]string{
+		"line%203/upload": `"line 3" is a channel's name; a datasource names it by its id, ` + ch,
+		"line%204/upload": `no channel with the id "line 4"`, "nothing/upload": `no channel with the id "nothing"`, unlinked + "/upload": "is not linked to the channel",
+	} {
+		if got := w.refused(path, 403, "POST", "/channels/"+path, "x")["error_description"].(string); !strings.Contains(got, says) {
+			t.Errorf("%s: %s", path, got)
+		}
 	}
 	w.bearer["bearer"] = secret
 	w.token["as user"], w.token["by id alone"] = "user-"+id+":"+secret, id+":"+secret

@@ -183,7 +183,7 @@ func (a *API) addLinks() {
 		dry := false
 		if in.DryRun != "" {
 			if dry, err = strconv.ParseBool(in.DryRun); err != nil {
-				return nil, plat.InvalidField("dry_run", "must be true or false")
+				return nil, plat.InvalidField("dry_run", textNoFlag)
 			}
 		}
 		users, more, err := a.Datasets.Referring(ctx, caller(ctx).Org, id)

@@ -59,7 +59,7 @@ func nameable(o operation, param func(string) string) error {
 		var name string
 		name, rest, _ = strings.Cut(after, "}")
 		if v := param(name); name != o.Rest && (strings.IndexByte(v, 0) >= 0 || !utf8.ValidString(v)) {
-			return plat.NotFound(strings.TrimSuffix(name, "_id"), strconv.Quote(v))
+			return plat.NotFound(strings.ReplaceAll(strings.TrimSuffix(name, "_id"), "_", " "), strconv.Quote(v))
 		}
 	}
 }

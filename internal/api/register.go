@@ -241,7 +241,11 @@ func (a *API) admit(ctx context.Context, o operation, authorization string, para
 		}
 		t.Definition = d.ID
 	}
-	return id, authz.Check(id, o.Op, t)
+	err = authz.Check(id, o.Op, t)
+	if err != nil && id.Kind == authn.KindDatasource && (o.Op == authz.FileRead || o.Op == authz.FileUpload) {
+		err = a.byName(ctx, id, t.Channel, err)
+	}
+	return id, err
 }
 
 // wild lets the last path parameter hold slashes on chi while the spec shows its
@@ -293,8 +297,18 @@ func restName(o operation, name string) string {
 	return name
 }
 
-// param returns a path parameter of a plain handler.
-func param(r *http.Request, name string) string { return chi.URLParam(r, name) }
+// param returns a path parameter of a plain handler, decoded as huma does for the others:
+// one channel can be written in several ways, and a NUL can be written at all.
+func param(r *http.Request, name string) string {
+	v := chi.URLParam(r, name)
+	if r.URL.RawPath == "" {
+		return v // the router has matched the decoded path
+	}
+	if decoded, err := url.PathUnescape(v); err == nil {
+		return decoded
+	}
+	return v
+}
 
 func pathParams(path string) []string {
 	var names []string

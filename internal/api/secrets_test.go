@@ -89,6 +89,7 @@ func TestSecretRoundTrip(t *testing.T) {
 		wantAt(t, w.call("GET", secrets+"/"+id+"?return_secret_value="+yes, nil), "versions.0.value", b64("hunter2 ✓"))
 	}
 	wantAt(t, w.call("GET", secrets+"/"+id+"?return_secret_value=False", nil), "versions.0.value", nil)
+	wantAt(t, w.refused("yes", 400, "GET", secrets+"/"+id+"?return_secret_value=yes", nil), "error_detail.return_secret_value.0", "must be true or false")
 	wantAt(t, w.call("GET", secrets+"?return_secret_value=True", nil), "secrets.0.versions.0.value", b64("hunter2 ✓"), "offset", 0, "limit", 50, "has_next", false, "organization_id", w.orgs["acme"].ID)
 
 	// PATCH: absent stays, the CLI joins ids with commas, null takes away.

@@ -4,7 +4,11 @@ package api
 
 import (
 	"context"
+	"encoding/json"
+	"io"
 	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
 
 	"panal/internal/authz"
 	"panal/internal/lake/journal"
@@ -29,6 +33,26 @@ func (q VerifyQuery) options() (opt journal.VerifyOptions, err error) {
 	}
 	opt.Repair, err = flag("repair", q.Repair)
 	return opt, err
+}
+
+// Resolve implements huma.Resolver. Options in a body would be left out without a word: a
+// repair that was not made looks like one that found nothing to do.
+func (VerifyQuery) Resolve(ctx huma.Context) []error {
+	raw, err := io.ReadAll(io.LimitReader(ctx.BodyReader(), defaultMaxBody))
+	if err != nil {
+		return []error{err}
+	}
+	var given map[string]json.RawMessage
+	if json.Unmarshal(raw, &given) != nil {
+		return nil // whatever it is, it names no option
+	}
+	var errs []error
+	for _, name := range []string{"deep", "repair"} {
+		if _, ok := given[name]; ok {
+			errs = append(errs, &huma.ErrorDetail{Location: name, Message: "goes into the query, not into the body: …/verify?" + name + "=true"})
+		}
+	}
+	return errs
 }
 
 // addVerify adds an operation of ours; data.md has none like it.
@@ -69,5 +93,5 @@ func flag(field, s string) (bool, error) {
 	case "true":
 		return true, nil
 	}
-	return false, plat.InvalidField(field, "must be true or false")
+	return false, plat.InvalidField(field, textNoFlag)
 }

@@ -46,6 +46,15 @@ func TestVerifyChannel(t *testing.T) {
 	if o["left"] != 1.0 || x["kind"] != string(journal.KindObjectMissing) || x["examples"].([]any)[0] != f["file_id"] {
 		t.Errorf("a missing object: %v", o)
 	}
+	for _, name := range []string{"deep", "repair"} {
+		got := w.refused(name+" in the body", 400, "POST", path, obj{name: true})
+		if text, _ := got["error_description"].(string); got["error_detail"].(obj)[name] == nil || !strings.Contains(text, "verify?"+name+"=true") {
+			t.Errorf("%s in the body: %v", name, got)
+		}
+	}
+	for _, empty := range []any{obj{}, "{", "null"} { // what known clients send where nothing is to be sent
+		w.call("POST", path, empty)
+	}
 	w.refused("a wrong flag", 400, "POST", path+"?deep=1", nil)
 	w.refused("an unknown channel", 404, "POST", w.org+"/channels/2290000000456/verify", nil)
 	w.as = "acme/regular"

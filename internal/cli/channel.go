@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -35,6 +36,9 @@ func (a channelArg) id(e *env) (string, error) {
 		return a.Channel, nil
 	}
 	all, err := e.api.Channels(e.ctx, true)
+	if errors.Is(err, plat.ErrForbidden) { // a datasource may not look it up; the server tells it the id
+		return a.Channel, nil
+	}
 	if err != nil {
 		return "", err
 	}

@@ -136,7 +136,10 @@ func (s *Service) CreateUser(ctx context.Context, org plat.OrgID, n NewUser) (Us
 
 func emailTaken(err error, email string) error {
 	if errors.Is(err, plat.ErrExists) {
-		return plat.Errorf(plat.ErrExists, "email: a user of this organization has the address %s already", email)
+		return &plat.Error{
+			Kind: plat.ErrExists, Public: fmt.Sprintf("email: a user of this organization has the address %s already", email),
+			Detail: map[string][]string{"email": {"is taken"}}, Err: err,
+		}
 	}
 	return err
 }

@@ -4,6 +4,8 @@ package sqlstore
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	"panal/internal/authn"
@@ -90,12 +92,11 @@ func (tx *Tx) user(ctx context.Context, o plat.OrgID, id plat.UserID) (org.User,
 }
 
 // freeEmail is ErrExists where another user of the organization has u's address, in
-// whatever case. The caller holds the organization's lock.
+// whatever case. The caller holds the organization's lock. The engines don't agree on
+// what LOWER makes of letters beyond ASCII, so we compare.
 func (tx *Tx) freeEmail(ctx context.Context, u org.User) error {
-	var n int
-	err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM person WHERE org_id = $1 AND id <> $2 AND LOWER(email) = LOWER($3)`,
-		string(u.Org), string(u.ID), u.Email).Scan(&n)
-	if err == nil && n > 0 {
+	all, err := scanAll(ctx, tx.db, tx, func(r scanner) (s string, err error) { return s, r.Scan(&s) }, `SELECT email FROM person WHERE org_id = $1 AND id <> $2`, string(u.Org), string(u.ID))
+	if err == nil && slices.ContainsFunc(all, func(other string) bool { return strings.EqualFold(other, u.Email) }) {
 		err = plat.Errorf(plat.ErrExists, "a user has the address %s", u.Email)
 	}
 	return err

@@ -238,31 +238,21 @@ func (m *merged) close() error {
 }
 
 // snapshot opens the whole journal as it is now. Batches that were not compacted yet
-// are held in memory: only those whose key keep wants. It begins again when objects
-// are compacted under its hands.
+// are held in memory: only those whose key keep wants.
 func snapshot(ctx context.Context, b *blob.Store, keep func(key string) bool) (*merged, error) {
-	for attempt := 0; ; attempt++ {
-		m, err := openAll(ctx, b, keep)
-		if err == nil || !errors.Is(err, plat.ErrNotFound) || attempt == 20 {
-			return m, err
-		}
-	}
-}
-
-func openAll(ctx context.Context, b *blob.Store, keep func(string) bool) (_ *merged, err error) {
-	// Batches first: what is merged meanwhile is in a segment that is listed after; and
-	// among segments the lower tiers first, for the same reason.
+	// Batches first: one that is gone when it is read was merged into a segment, which was
+	// stored before, so it is listed after. A compaction takes its batches away one by one,
+	// for seconds where storage is far: beginning again for each would not come to an end.
 	batches, err := list(ctx, b, batchPrefix, 0)
-	if err != nil {
-		return nil, err
-	}
-	segments, err := list(ctx, b, segmentPrefix, 0)
 	if err != nil {
 		return nil, err
 	}
 	var fresh []Entry
 	for _, key := range batches {
 		entries, _, err := readBatch(ctx, b, key)
+		if errors.Is(err, plat.ErrNotFound) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -272,13 +262,31 @@ func openAll(ctx context.Context, b *blob.Store, keep func(string) bool) (_ *mer
 			}
 		}
 	}
-	in := []source{newMemory(fresh)}
-	for _, key := range segments {
+	// Segments are few. The listing has the lower tiers first: what is merged meanwhile is
+	// in one that is listed after, and when one is gone, they are listed again.
+	for attempt := 0; ; attempt++ {
+		segments, err := openSegments(ctx, b)
+		if err == nil {
+			return newMerged(append([]source{newMemory(fresh)}, segments...))
+		}
+		if !errors.Is(err, plat.ErrNotFound) || attempt == 20 {
+			return nil, err
+		}
+	}
+}
+
+func openSegments(ctx context.Context, b *blob.Store) ([]source, error) {
+	keys, err := list(ctx, b, segmentPrefix, 0)
+	if err != nil {
+		return nil, err
+	}
+	var in []source
+	for _, key := range keys {
 		s, err := openSegment(ctx, b, key)
 		if err != nil {
 			return nil, errors.Join(err, (&merged{in: in}).close())
 		}
 		in = append(in, s)
 	}
-	return newMerged(in)
+	return in, nil
 }

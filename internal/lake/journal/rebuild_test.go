@@ -3,8 +3,11 @@
 package journal_test
 
 import (
+	"bytes"
+	"context"
 	"crypto/rand"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"strings"
@@ -275,6 +278,62 @@ func TestCompactionInParts(t *testing.T) {
 	got, err := journal.Rebuild(t.Context(), w.blobs, empty(t, sqlstoretest.SQLite(t), w.clock), false, nil)
 	if err != nil || got.Missing != files { // there are no objects
 		t.Errorf("rebuilt %+v, %v", got, err)
+	}
+}
+
+// slowCompaction is a storage from which batches that are merged already are taken away
+// one by one: the first that a listing names is gone when it is read.
+type slowCompaction struct {
+	blob.Driver
+	begun bool
+}
+
+func (s *slowCompaction) List(ctx context.Context, prefix, after string, limit int) ([]blob.Info, bool, error) {
+	infos, more, err := s.Driver.List(ctx, prefix, after, limit)
+	if s.begun && err == nil && strings.HasPrefix(prefix, journal.Prefix+"batch/") && len(infos) > 0 {
+		err = s.Delete(ctx, infos[0].Key)
+	}
+	return infos, more, err
+}
+
+// TestReadBesideCompaction: the journal is read while a compaction takes its batches away,
+// however long that takes.
+func TestReadBesideCompaction(t *testing.T) {
+	storage := &slowCompaction{Driver: memblob.New()}
+	w := newWorldOn(t, sqlstoretest.SQLite(t), storage)
+	c := w.channel(t)
+	for range 30 {
+		if _, err := w.put(t, c.ID, nil, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	batches, _, err := w.blobs.List(t.Context(), journal.Prefix+"batch/", "", 1000)
+	if err != nil || len(batches) < 30 {
+		t.Fatalf("%d batches, %v", len(batches), err)
+	}
+	kept := map[string][]byte{}
+	for _, b := range batches {
+		rc, _, err := w.blobs.Open(t.Context(), b.Key, 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kept[b.Key], err = io.ReadAll(rc); err != nil {
+			t.Fatal(err)
+		}
+		_ = rc.Close()
+	}
+	if _, err := w.j.Compact(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	for key, raw := range kept {
+		if _, err := w.blobs.Put(t.Context(), key, bytes.NewReader(raw), int64(len(raw)), blob.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	storage.begun = true
+	r, err := w.j.Verify(t.Context(), w.index, c, journal.VerifyOptions{})
+	if err != nil || r.Files != 30 || len(r.Findings) > 0 {
+		t.Errorf("verify = %+v, %v", r, err)
 	}
 }
 

@@ -119,6 +119,10 @@ func userRoundTrip(t *testing.T, s Store) {
 	is(t, "the same address in another case", s.CreateUser(ctx, same9), plat.ErrExists)
 	same9.Org = other
 	ok(t, s.CreateUser(ctx, same9)) // in another organization it is another user
+	same9.ID, same9.Email = "5", "é@example.com"
+	ok(t, s.CreateUser(ctx, same9))
+	same9.ID, same9.Email = "6", "É@example.com"
+	is(t, "the same address in another case of a letter beyond ASCII", s.CreateUser(ctx, same9), plat.ErrExists)
 	all, err := s.Users(ctx, acme, org.Page{Limit: 10})
 	ok(t, err)
 	same(t, "all", all, want)

@@ -25,9 +25,9 @@ func parseRange(h string, size int64) (off, n int64, part, ok bool) {
 		return 0, size, false, true
 	}
 	if first == "" { // the last n bytes
-		k, err := strconv.ParseInt(last, 10, 64)
+		k, valid := position(last)
 		switch {
-		case err != nil || k < 0:
+		case !valid:
 			return 0, size, false, true
 		case k == 0 || size == 0:
 			return 0, 0, true, false
@@ -35,16 +35,16 @@ func parseRange(h string, size int64) (off, n int64, part, ok bool) {
 		k = min(k, size)
 		return size - k, k, true, true
 	}
-	from, err := strconv.ParseInt(first, 10, 64)
-	if err != nil || from < 0 {
+	from, valid := position(first)
+	if !valid {
 		return 0, size, false, true
 	}
 	to := size - 1
 	if last != "" {
 		// A last position that is no number, or before the first, makes the header
 		// invalid, also when the first is past the end.
-		t, err := strconv.ParseInt(last, 10, 64)
-		if err != nil || t < from {
+		t, valid := position(last)
+		if !valid || t < from {
 			return 0, size, false, true
 		}
 		to = min(t, to)
@@ -53,6 +53,16 @@ func parseRange(h string, size int64) (off, n int64, part, ok bool) {
 		return 0, 0, true, false
 	}
 	return from, to - from + 1, true, true
+}
+
+// position reads a position or a length, which has digits alone (RFC 9110 §14.1.1). One
+// that no int64 holds is past the end of any object, as MaxInt64 is.
+func position(s string) (n int64, valid bool) {
+	if s == "" || strings.Trim(s, "0123456789") != "" {
+		return 0, false
+	}
+	n, _ = strconv.ParseInt(s, 10, 64) // of digits alone it only fails to hold them, and is MaxInt64 then
+	return n, true
 }
 
 // Selection is which answer a GET or HEAD gets.

@@ -25,7 +25,14 @@ func TestSelect(t *testing.T) {
 		{[]string{"Range", "bytes=-3"}, tag, 206, 7, 3},
 		{[]string{"Range", "bytes=10-"}, tag, 416, 0, 0},
 		{[]string{"Range", "bytes=0-1,4-5"}, tag, 200, 0, 10},
-		{[]string{"Range", "bytes=12-11"}, tag, 200, 0, 10}, // invalid, not unsatisfiable
+		{[]string{"Range", "bytes=12-11"}, tag, 200, 0, 10},                // invalid, not unsatisfiable
+		{[]string{"Range", "bytes=99999999999999999999-"}, tag, 416, 0, 0}, // no int64 holds these
+		{[]string{"Range", "bytes=9223372036854775808-"}, tag, 416, 0, 0},
+		{[]string{"Range", "bytes=0-99999999999999999999"}, tag, 206, 0, 10},
+		{[]string{"Range", "bytes=-99999999999999999999"}, tag, 206, 0, 10},
+		{[]string{"Range", "bytes=99999999999999999999-1"}, tag, 200, 0, 10},
+		{[]string{"Range", "bytes=+1-2"}, tag, 200, 0, 10}, // a position has no sign
+		{[]string{"Range", "bytes=-+2"}, tag, 200, 0, 10},
 		{[]string{"If-None-Match", tag}, tag, 304, 0, 0},
 		{[]string{"If-None-Match", "W/" + tag}, tag, 304, 0, 0},
 		{[]string{"If-None-Match", `"x", ` + tag}, tag, 304, 0, 0},
