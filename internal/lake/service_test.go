@@ -253,19 +253,21 @@ func TestUploadFaults(t *testing.T) {
 		b.has(1, 1)
 	})
 	t.Run("deleting the bytes fails", func(t *testing.T) {
-		b := newBench(t)
-		f, err := b.put("hello", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b.faults.SetScript(faultblob.Fault{Op: faultblob.OpDelete, Err: plat.ErrUnavailable, Times: 1})
-		if err := b.DeleteFile(t.Context(), org, b.channel, f.ID); err != nil {
-			t.Errorf("DeleteFile = %v, though the file is gone", err)
-		}
-		b.has(1, 0)
-		b.now = b.now.Add(2 * lake.Grace)
-		if n, err := b.Collect(t.Context(), lake.Grace); err != nil || n != 1 {
-			t.Errorf("Collect = %d, %v", n, err)
+		for _, why := range []error{plat.ErrUnavailable, plat.ErrExhausted} { // its disk has no room to note it
+			b := newBench(t)
+			f, err := b.put("hello", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.faults.SetScript(faultblob.Fault{Op: faultblob.OpDelete, Err: why, Times: 1})
+			if err := b.DeleteFile(t.Context(), org, b.channel, f.ID); err != nil {
+				t.Errorf("DeleteFile = %v, though the file is gone", err)
+			}
+			b.has(1, 0)
+			b.now = b.now.Add(2 * lake.Grace)
+			if n, err := b.Collect(t.Context(), lake.Grace); err != nil || n != 1 {
+				t.Errorf("Collect = %d, %v", n, err)
+			}
 		}
 	})
 }
