@@ -10,7 +10,7 @@ import (
 )
 
 // maxKept bounds the texts of one pool that are kept prepared. Only constants of this
-// package, and insert's texts of power-of-two lengths, come here: some dozens.
+// package, and insert's and delete's texts of power-of-two lengths, come here: some dozens.
 const maxKept = 128
 
 // kept holds the prepared statements of a pool by their text. database/sql prepares
