@@ -21,9 +21,9 @@ func Tune() {
 		runtime.GOMAXPROCS(2)
 	}
 	if os.Getenv("GOGC") == "" {
-		// The collector runs after 16 MB and half of what lives, instead of as much as lives:
+		// The collector runs after 10 MB and half of what lives, instead of as much as lives:
 		// a small server's heap is collected half as often, a large one takes less memory.
 		debug.SetGCPercent(50)
-		ballast = make([]byte, 32<<20)
+		ballast = make([]byte, 20<<20)
 	}
 }
