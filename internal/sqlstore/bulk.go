@@ -19,24 +19,26 @@ func (tx *Tx) insert(ctx context.Context, into, lead string, width int, args []a
 			return tx.insertColumns(ctx, into, lead, names, len(args)/width, cols)
 		}
 	}
-	for rows := 256; len(args) > 0; rows /= 2 {
-		for n := rows * width; len(args) >= n; args = args[n:] {
-			stmt := "INSERT INTO " + into + " VALUES " + tx.db.dialect.values(lead, rows, width)
-			if _, err := tx.exec(ctx, stmt, args[:n]...); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return inPowers(args, width, func(rows int, args []any) error {
+		_, err := tx.exec(ctx, "INSERT INTO "+into+" VALUES "+tx.db.dialect.values(lead, rows, width), args...)
+		return err
+	})
 }
 
-// delete removes the rows of a table whose key, columns of it, is one of those given; its
-// texts are as few as those of insert.
+// delete removes the rows of a table whose key, columns of it, is one of those given.
 func (tx *Tx) delete(ctx context.Context, from, key string, width int, args []any) error {
+	return inPowers(args, width, func(rows int, args []any) error {
+		_, err := tx.exec(ctx, "DELETE FROM "+from+" WHERE ("+key+") IN (VALUES "+tx.db.dialect.values("", rows, width)+")", args...)
+		return err
+	})
+}
+
+// inPowers calls do with rows of width values each, a power of two of them at a time, so
+// that there are few different texts.
+func inPowers(args []any, width int, do func(rows int, args []any) error) error {
 	for rows := 256; len(args) > 0; rows /= 2 {
 		for n := rows * width; len(args) >= n; args = args[n:] {
-			stmt := "DELETE FROM " + from + " WHERE (" + key + ") IN (VALUES " + tx.db.dialect.values("", rows, width) + ")"
-			if _, err := tx.exec(ctx, stmt, args[:n]...); err != nil {
+			if err := do(rows, args[:n]); err != nil {
 				return err
 			}
 		}

@@ -350,14 +350,9 @@ func upsertObjects(ctx context.Context, tx *Tx, args []any) (map[string]bool, er
 		cols, marks := columns(width, args)
 		return written, upsert(`SELECT u.* FROM unnest(`+marks+`) AS u`, cols)
 	}
-	for rows := 256; len(args) > 0; rows /= 2 { // few different texts: see Tx.insert
-		for n := rows * width; len(args) >= n; args = args[n:] {
-			if err := upsert(`VALUES `+tx.db.dialect.values("", rows, width), args[:n]); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return written, nil
+	return written, inPowers(args, width, func(rows int, args []any) error {
+		return upsert(`VALUES `+tx.db.dialect.values("", rows, width), args)
+	})
 }
 
 // end removes files whose objects are gone or others now.
